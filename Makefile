@@ -1,0 +1,65 @@
+# Everything runs in .venv, which the first target that needs it makes. `make help` lists the targets.
+BACKBONE ?= resnet18.tv_in1k
+IMAGE_SIZE ?= 64
+DATA ?= fashion_mnist
+DATA_DIR ?= $(or $(FASHION_TL_DATA_DIR),data)
+ARGS ?=
+PYTHON ?= python3
+PORT ?= 6006
+
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+STAMP := .venv/.installed
+FIT := $(BIN)/fashion-tl fit
+DATA_FLAGS := --data.source $(DATA) --data.root '$(DATA_DIR)'
+TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
+
+.DEFAULT_GOAL := help
+.PHONY: help setup phase1 phase2 two_phase scratch runs tensorboard demo test check clean
+
+help: ## list the targets and variables
+	@grep -hE '^[a-z0-9_]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo
+	@echo "variables: BACKBONE=$(BACKBONE) IMAGE_SIZE=$(IMAGE_SIZE) DATA=$(DATA) DATA_DIR=$(DATA_DIR)"
+	@echo "           ARGS='more command-line flags', such as ARGS='--trainer.max_epochs 2 --seed_everything 1'"
+
+setup: $(STAMP) ## make .venv with pinned versions (every other target does it when needed)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+phase1: $(STAMP) ## train the head on the frozen backbone, test, record
+	$(FIT) -c experiments/phase1.yaml $(TRANSFER) $(ARGS)
+
+phase2: $(STAMP) ## go on from phase 1's best checkpoint, unfreeze the backbone's top, test, record
+	$(FIT) -c experiments/phase2.yaml $(TRANSFER) $(ARGS)
+
+two_phase: $(STAMP) ## both phases in one run with a schedule
+	$(FIT) -c experiments/two_phase.yaml $(TRANSFER) $(ARGS)
+
+scratch: $(STAMP) ## train the scratch CNN, test, record
+	$(FIT) -c experiments/scratch.yaml $(DATA_FLAGS) $(ARGS)
+
+runs: $(STAMP) ## list the recorded runs
+	$(BIN)/fashion-tl runs
+
+tensorboard: $(STAMP) ## serve the logs on this machine
+	$(BIN)/tensorboard --logdir lightning_logs --host 127.0.0.1 --port $(PORT)
+
+demo: $(STAMP) ## the whole story offline: pretrain, two phases, scratch, table
+	$(BIN)/python experiments/demo/run.py
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## lint and check types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove caches and the environment; never runs
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

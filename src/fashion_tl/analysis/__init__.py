@@ -1,0 +1,1 @@
+"""Pure functions from predictions to figures; nothing here imports torch or Lightning."""

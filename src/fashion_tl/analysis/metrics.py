@@ -1,0 +1,93 @@
+"""Figures of a classifier from its logits and the true labels, in NumPy alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def softmax(logits: npt.ArrayLike) -> Floats:
+    """Turn logits (N, K) into probabilities (N, K), in float64."""
+    shifted = np.asarray(logits, dtype=np.float64)
+    exponentials = np.exp(shifted - shifted.max(axis=1, keepdims=True))
+    result: Floats = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return result
+
+
+def cross_entropy(logits: npt.ArrayLike, labels: Ints) -> float:
+    """Compute the mean negative log likelihood in nats of labels (N,) under logits (N, K)."""
+    values = np.asarray(logits, dtype=np.float64)
+    highest = values.max(axis=1)
+    log_sum = np.log(np.exp(values - highest[:, None]).sum(axis=1)) + highest
+    return float(np.mean(log_sum - values[np.arange(len(labels)), labels]))
+
+
+def confusion_matrix(predicted: Ints, labels: Ints, classes: int) -> Ints:
+    """Count images by true class (row) and predicted class (column); shape (K, K)."""
+    flat = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return flat.reshape(classes, classes).astype(np.int64)
+
+
+def per_class(matrix: Ints) -> dict[str, Floats]:
+    """Compute precision, recall and F1 of each class from a confusion matrix (K, K).
+
+    Returns:
+        Arrays (K,) under "precision", "recall" and "f1"; 0 where a class was never predicted or never occurs.
+    """
+    hits = np.diag(matrix).astype(np.float64)
+    predicted, actual = matrix.sum(axis=0), matrix.sum(axis=1)
+    precision = np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0)
+    recall = np.divide(hits, actual, out=np.zeros_like(hits), where=actual > 0)
+    both = predicted + actual
+    f1 = np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
+    return {"precision": precision, "recall": recall, "f1": f1}
+
+
+def calibration_error(probabilities: Floats, labels: Ints, bins: int = 15) -> float:
+    """Compute the expected calibration error (Naeini 2015, Guo 2017): mean gap of confidence and accuracy, 0 to 1.
+
+    Args:
+        probabilities: Class probabilities (N, K).
+        labels: True classes (N,).
+        bins: Bins of equal width over (0, 1], closed on the right; a confidence of exactly 1 is in the last one.
+    """
+    confidence = probabilities.max(axis=1)
+    hit = probabilities.argmax(axis=1) == labels
+    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = np.bincount(index, weights=confidence, minlength=bins) - np.bincount(index, weights=hit, minlength=bins)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+def summarise(logits: npt.ArrayLike, labels: npt.ArrayLike, class_names: list[str]) -> dict[str, Any]:
+    """Compute the test figures that a run's record holds.
+
+    Args:
+        logits: Logits (N, K).
+        labels: True classes (N,).
+        class_names: Names of the K classes.
+
+    Returns:
+        Plain values: accuracy, loss, macro precision, recall and F1, calibration error, the same per class, and the
+        confusion matrix.
+    """
+    truth = np.asarray(labels, dtype=np.int64)
+    probabilities = softmax(logits)
+    predicted = probabilities.argmax(axis=1).astype(np.int64)
+    matrix = confusion_matrix(predicted, truth, len(class_names))
+    classes = per_class(matrix)
+    return {
+        "images": len(truth),
+        "accuracy": float(np.mean(predicted == truth)),
+        "loss": cross_entropy(logits, truth),
+        **{f"macro_{name}": float(values.mean()) for name, values in classes.items()},
+        "calibration_error": calibration_error(probabilities, truth),
+        "per_class": {
+            name: {figure: float(values[i]) for figure, values in classes.items()} for i, name in enumerate(class_names)
+        },
+        "confusion_matrix": matrix.tolist(),
+    }

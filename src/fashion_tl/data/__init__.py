@@ -1,0 +1,1 @@
+"""Data: one LightningDataModule, its sources, and what happens to a batch."""

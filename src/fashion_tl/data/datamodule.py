@@ -1,0 +1,219 @@
+"""One LightningDataModule for every source of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, Subset
+
+from fashion_tl.data.images import FolderImages, ImageSet
+from fashion_tl.data.sources import Loaded, make_source
+from fashion_tl.data.splits import stratified_split, take_per_class
+from fashion_tl.data.transforms import Augment, InputSpec, resize_images, to_float
+from fashion_tl.errors import UserError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ImageDataModule(LightningDataModule):
+    """Loads labelled images, splits them, and prepares whole batches on the device.
+
+    Images are held as uint8; a batch is one gather. After the transfer to the device training images are augmented,
+    then the module's ``preprocess``, if it has one, brings them to what its network expects; a module without one
+    gets float images from 0 to 1 at ``image_size``.
+
+    Args:
+        source: fashion_mnist, image_folder, or garments and objects (both drawn by this package).
+        root: Folder with the data; else the environment variable FASHION_TL_DATA_DIR, else "data".
+        folder: For image_folder, the folder of images below root (an absolute path stands for itself).
+        image_size: Height and width that the network sees, in pixels; as held if not given.
+        interpolation: How images are resized: bilinear, bicubic (both antialiased) or nearest.
+        resize: How image files become square: crop (the centre) or squash.
+        batch_size: Images in a training batch.
+        eval_batch_size: Images in a validation or test batch.
+        val_fraction: Share of each class's training images held out for validation, above 0 and below 1.
+        test_fraction: Share of each class held out for the test where a folder has no test set of its own.
+        per_class: Most training images of each class, for curves of accuracy against labels; all if not given.
+        split_seed: Seed of the splits, independent of the run's seed.
+        augment: Random augmentation of the training images.
+        skip_unreadable: Whether to go on without image files that cannot be read, and list them.
+        num_workers: Processes that decode image files that do not fit in memory.
+        drawn: Training images to draw (garments, objects).
+    """
+
+    def __init__(
+        self,
+        source: str = "fashion_mnist",
+        root: str | None = None,
+        folder: str | None = None,
+        image_size: int | None = None,
+        interpolation: str = "bilinear",
+        resize: str = "crop",
+        batch_size: int = 128,
+        eval_batch_size: int = 512,
+        val_fraction: float = 1 / 12,
+        test_fraction: float = 0.2,
+        per_class: int | None = None,
+        split_seed: int = 0,
+        augment: Augment | None = None,
+        skip_unreadable: bool = False,
+        num_workers: int = 2,
+        drawn: int = 6000,
+    ) -> None:
+        super().__init__()
+        problems = [
+            f"data.{name} is {value}, it must be above 0 and below 1"
+            for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction))
+            if not 0 < value < 1
+        ]
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "per_class": per_class or 1}
+        problems += [f"data.{name} is {value}, it must be at least 1" for name, value in sizes.items() if value < 1]
+        if problems:
+            raise UserError("; ".join(problems) + ".")
+        InputSpec(image_size=image_size or 28, interpolation=interpolation, resize=resize)
+        self.root = Path(root or os.environ.get("FASHION_TL_DATA_DIR") or "data").expanduser()
+        self.source_name = source
+        self.source = make_source(
+            source, self.root, folder, image_size, _as_resize(resize), skip_unreadable, drawn, split_seed
+        )
+        self.class_names: list[str] = list(self.source.class_names)
+        self.input_spec: dict[str, Any] = {
+            "channels": self.source.channels,
+            "held_size": self.source.held_size,
+            "image_size": image_size or self.source.held_size,
+            "interpolation": interpolation,
+            "resize": resize,
+        }
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.per_class, self.split_seed = per_class, split_seed
+        self.augment = augment or Augment()
+        self.loaded: Loaded | None = None
+        self.splits: dict[str, Subset[Batch]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images and split them, once.
+
+        Raises:
+            UserError: If files are missing or damaged.
+        """
+        if self.splits:
+            return
+        self.loaded = self.source.load()
+        labels = self.loaded.train.labels
+        stay = torch.arange(len(labels))
+        test: tuple[ImageSet, Tensor]
+        if self.loaded.test is None:
+            stay, held = stratified_split(labels, self.test_fraction, self.split_seed)
+            test = (self.loaded.train, held)
+        else:
+            test = (self.loaded.test, torch.arange(len(self.loaded.test)))
+        kept, held = stratified_split(labels[stay], self.val_fraction, self.split_seed)
+        train, val = stay[kept], stay[held]
+        if self.per_class is not None:
+            train = take_per_class(labels, train, self.per_class, self.split_seed)
+        self.splits = {
+            "train": Subset(self.loaded.train, train.tolist()),
+            "val": Subset(self.loaded.train, val.tolist()),
+            "test": Subset(test[0], test[1].tolist()),
+        }
+        for name, split in self.splits.items():
+            if len(split) == 0:
+                raise UserError(f"no images are left for {name}: there are too few in {self.source_name}.")
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return shuffled training batches; the order depends on the seed and the epoch alone."""
+        split = self.splits["train"]
+        sampler = EpochSampler(split)
+        if self.trainer is not None:
+            # Lightning makes the first iterator of a resumed run before it tells the sampler the epoch.
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
+        return self._loader(split, self.batch_size, sampler=sampler, drop_last=len(split) > self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return validation batches."""
+        return self._loader(self.splits["val"], self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return test batches, in the order of the test set."""
+        return self._loader(self.splits["test"], self.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return the test batches."""
+        return self.test_dataloader()
+
+    def _loader(self, split: Subset[Batch], batch_size: int, **kwargs: Any) -> DataLoader[Batch]:  # noqa: ANN401
+        workers = self.num_workers if isinstance(split.dataset, FolderImages) else 0
+        pin = torch.cuda.is_available()
+        return DataLoader(
+            split,
+            batch_size=batch_size,
+            collate_fn=_as_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin,
+            # Else each new iterator would draw from the global generator, and a resumed run makes one iterator less.
+            generator=torch.Generator(),
+            **kwargs,
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment (in training) and preprocess a batch on the device."""
+        images, labels = batch
+        if self.trainer is not None and self.trainer.training:
+            images = self.augment(images)
+        return self.prepare(images), labels
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Bring images (B, C, H, W) to what the trainer's module expects."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        preprocess = getattr(module, "preprocess", None)
+        if preprocess is not None:
+            return cast(Tensor, preprocess(images))
+        return resize_images(to_float(images), self.input_spec["image_size"], self.input_spec["interpolation"])
+
+    def describe(self) -> dict[str, Any]:
+        """List what a run's record says about the data, as plain values; call it after ``setup``."""
+        loaded = self.loaded
+        return {
+            "source": self.source_name,
+            "fingerprint": loaded.fingerprint if loaded else None,
+            "class_names": self.class_names,
+            "sizes": {name: len(split) for name, split in self.splits.items()},
+            "split_seed": self.split_seed,
+            "per_class": self.per_class,
+            "skipped": loaded.skipped if loaded else [],
+            **self.input_spec,
+        }
+
+
+class EpochSampler(RandomSampler):
+    """Shuffles by seed and epoch alone, so that a resumed run sees the same batches; Lightning sets the epoch."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) whose order comes next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield all indices in the order of the epoch."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + self.epoch) % 2**63)
+        count = len(cast(Subset[Batch], self.data_source))
+        yield from torch.randperm(count, generator=generator).tolist()
+
+
+def _as_is(batch: Any) -> Any:  # noqa: ANN401 - a batch comes whole from `__getitems__`
+    return batch
+
+
+def _as_resize(name: str) -> Literal["crop", "squash"]:
+    return cast(Literal["crop", "squash"], name)

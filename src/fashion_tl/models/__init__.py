@@ -1,0 +1,1 @@
+"""Networks as plain modules: scratch CNNs, timm backbones, and how they divide into stages."""

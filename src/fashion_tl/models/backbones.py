@@ -1,0 +1,147 @@
+"""Backbones from timm, by name, with messages that say what to do when one cannot be had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.models.staged import probe
+
+LOCAL, HUB = "local-dir:", "hf-hub:"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone and what a checkpoint must know to build it again without its weights.
+
+    Attributes:
+        module: Maps images (B, C, H, W) to features (B, F).
+        architecture: timm's name of the architecture, without tag or prefix.
+        arguments: Keyword arguments that rebuild it together with the architecture.
+        channels: Channels C of the images that it takes.
+        features: Number of features F that it gives.
+        mean: Mean per channel of the images it was trained with, on the scale 0 to 1.
+        std: Standard deviation per channel, on the same scale.
+        weights: Name of the pretrained weights, or "random".
+    """
+
+    module: nn.Module
+    architecture: str
+    arguments: dict[str, Any]
+    channels: int
+    features: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: str
+
+
+def create_backbone(name: str, pretrained: bool, image_size: int, arguments: dict[str, Any] | None = None) -> Backbone:
+    """Create a timm backbone without its classifier.
+
+    Args:
+        name: Any name that ``timm.create_model`` takes: "resnet18.tv_in1k", "local-dir:FOLDER", "hf-hub:OWNER/NAME".
+        pretrained: Whether to load the weights that the name stands for.
+        image_size: Height and width of the images that it will see, in pixels.
+        arguments: More keyword arguments of the architecture.
+
+    Raises:
+        UserError: If there is no such backbone, its weights cannot be read or fetched, or the images are too small.
+    """
+    import timm
+
+    described = _described(name)
+    given = {**described.get("model_args", {}), **(arguments or {})}
+    if described.get("pretrained_cfg", {}).get("fixed_input_size", False):
+        given["img_size"] = image_size
+    created = name if pretrained or not name.startswith(LOCAL) else str(described["architecture"])
+    try:
+        module = timm.create_model(created, pretrained=pretrained, num_classes=0, **given)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError, ImportError) as error:
+        raise _cannot_create(name, pretrained, error) from error
+    built: Any = module
+    config: dict[str, Any] = {**described.get("pretrained_cfg", {}), **built.pretrained_cfg}
+    channels = int(config.get("input_size", (3,))[0])
+    try:
+        shape = probe(module, channels, image_size)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"images of {image_size} px do not fit backbone {name!r} ({str(error).splitlines()[0]}). "
+            f"It was trained at {config.get('input_size', ('?',))[-1]} px; choose a size with --data.image_size."
+        ) from error
+    if len(shape) != 2 or 0 in shape:
+        raise UserError(f"backbone {name!r} gives an output of shape {shape}, not one vector an image; choose another.")
+    return Backbone(
+        module=module,
+        architecture=str(config.get("architecture") or described.get("architecture") or name.split(".")[0]),
+        arguments=given,
+        channels=channels,
+        features=shape[1],
+        mean=tuple(config.get("mean", (0.5,) * channels)),
+        std=tuple(config.get("std", (0.5,) * channels)),
+        weights=name if pretrained else "random",
+    )
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Hash all tensors of a module's state, names and order included, to 16 hexadecimal digits of SHA-256."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _described(name: str) -> dict[str, Any]:
+    """Read what is known of a backbone before it is built: architecture, arguments, pretrained configuration."""
+    import timm
+
+    if name.startswith(LOCAL):
+        folder = Path(name.removeprefix(LOCAL))
+        config = folder / "config.json"
+        if not config.is_file():
+            found = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
+            raise UserError(
+                f"backbone {name!r}: {config} is missing ({found or 'the folder is empty'}). "
+                "A local-dir: backbone is a folder with config.json and model.safetensors, as timm saves them."
+            )
+        try:
+            described: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"backbone {name!r}: {config} is not JSON ({error}).") from error
+        if "architecture" not in described:
+            raise UserError(f"backbone {name!r}: {config} names no 'architecture'.")
+        return described
+    if name.startswith(HUB):
+        return {}
+    if "/" in name:
+        raise UserError(
+            f"backbone {name!r} needs a prefix: write '{HUB}{name}' for a hub or '{LOCAL}{name}' for a folder."
+        )
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise unknown_name("backbone", name, timm.list_models(), "timm.list_models() lists them all.")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(architecture)]
+    if tag and tag not in tags:
+        raise unknown_name(f"weights of {architecture}", tag, tags)
+    known_config: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return {"architecture": architecture, "pretrained_cfg": known_config.to_dict() if known_config else {}}
+
+
+def _cannot_create(name: str, pretrained: bool, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if not pretrained:
+        return UserError(f"cannot build backbone {name!r}: {reason}")
+    if name.startswith(LOCAL):
+        return UserError(f"cannot load backbone {name!r}: {reason}. The folder must hold config.json and its weights.")
+    return UserError(
+        f"cannot fetch the weights of backbone {name!r}: {reason}. With no connection to the hub, either download "
+        "them elsewhere and name the folder (--model.backbone local-dir:FOLDER), point HF_ENDPOINT at a mirror, "
+        "or train from random weights (--model.pretrained false)."
+    )

@@ -1,0 +1,179 @@
+"""The LightningModule that every classifier shares: one step, one optimizer, phases."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from fashion_tl.data.transforms import InputSpec, Preprocess
+from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.finetuning.callback import FreezeUnfreeze
+from fashion_tl.finetuning.optim import build_optimizer, check_optimizer, group_rates, parameter_groups
+from fashion_tl.finetuning.phases import parse_phases
+from fashion_tl.finetuning.schedules import PhasePlateau, PhaseSchedule, check_schedule, factor
+from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
+
+BATCH_NORM = ("train", "affine", "eval")
+
+
+class ImageClassifier(LightningModule):
+    """Trains a staged network to classify images, in one phase or several.
+
+    Args:
+        class_names: Names of the K classes, in the order of their labels.
+        input_spec: Fields of ``InputSpec``: how the images are held, at which size the network sees them.
+        train: What trains: "all", "head", the name of the lowest stage, the number of top stages, or a mapping from
+            a phase's first epoch to one of these, such as {0: head, 5: layer4}.
+        batch_norm: What BatchNorm does in the trained stages: train, affine (statistics stay) or eval (all stays).
+        optimizer: adamw, adam or sgd (with Nesterov momentum).
+        lr: Peak learning rate of the head.
+        backbone_lr: Peak learning rate of the top stage; the same as lr if not given.
+        layer_decay: Factor on the learning rate from each stage to the one below it, 0 to 1.
+        weight_decay: Weight decay of matrices and filters; biases and norms have none.
+        momentum: Momentum of SGD.
+        schedule: cosine (after a warm-up), one_cycle, step, plateau or constant; it begins anew with each phase.
+        warmup: Share of a phase in which the rate rises (cosine, one_cycle).
+        step_size: Epochs between two drops of the step schedule.
+        gamma: Factor of a drop (step, plateau).
+        plateau_patience: Epochs without a better validation loss before a drop (plateau).
+        label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016), 0 to 1.
+    """
+
+    network: StagedNetwork
+    preprocess: Preprocess
+    architecture: str
+    weights: str
+    weights_hash: str | None
+
+    def __init__(
+        self,
+        class_names: list[str],
+        input_spec: dict[str, Any] | None = None,
+        train: str | int | dict[int, Any] = "all",
+        batch_norm: str = "train",
+        optimizer: str = "adamw",
+        lr: float = 1e-3,
+        backbone_lr: float | None = None,
+        layer_decay: float = 1.0,
+        weight_decay: float = 0.01,
+        momentum: float = 0.9,
+        schedule: str = "cosine",
+        warmup: float = 0.1,
+        step_size: int = 3,
+        gamma: float = 0.1,
+        plateau_patience: int = 2,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_optimizer(optimizer, lr)
+        check_schedule(schedule)
+        if batch_norm not in BATCH_NORM:
+            raise unknown_name("batch_norm", batch_norm, BATCH_NORM)
+        if len(class_names) < 2:
+            raise UserError(f"a classifier needs at least 2 classes; got {list(class_names)}.")
+        self.class_names = tuple(class_names)
+        self.input_spec = InputSpec(**(input_spec or {}))
+        self.phases = parse_phases(train)
+        self.batch_norm = cast(BatchNormPolicy, batch_norm)
+        self.optimizer_name, self.momentum, self.weight_decay = optimizer, momentum, weight_decay
+        self.lr, self.backbone_lr, self.layer_decay = lr, lr if backbone_lr is None else backbone_lr, layer_decay
+        self.schedule, self.plateau_patience, self.gamma = schedule, plateau_patience, gamma
+        self.shape = partial(factor, schedule, warmup=warmup, step_size=step_size, gamma=gamma)
+        self.label_smoothing = label_smoothing
+        self.accuracy = nn.ModuleDict(
+            {s: MulticlassAccuracy(len(class_names), average="micro", validate_args=False) for s in _STAGES.values()}
+        )
+
+    def use(self, network: StagedNetwork, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Take the network and what it expects; called once by each leaf.
+
+        Raises:
+            UserError: If a phase names a stage that the network does not have.
+        """
+        self.network = network.to(memory_format=torch.channels_last)
+        self.preprocess = Preprocess(self.input_spec, channels, mean, std)
+        for phase in self.phases:
+            network.resolve(phase.train)
+        self.enter_phase(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (B, K) of preprocessed images (B, C, H, W)."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def enter_phase(self, index: int) -> None:
+        """Freeze and unfreeze as a phase asks."""
+        self.network.freeze_below(self.network.resolve(self.phases[index].train), self.batch_norm)
+
+    def describe_phase(self, index: int) -> str:
+        """Say in words what trains in a phase."""
+        return self.network.describe(self.network.resolve(self.phases[index].train))
+
+    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        logits = self(images)
+        smoothing = self.label_smoothing if stage == "train" else 0.0
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        accuracy = cast(MulticlassAccuracy, self.accuracy[_STAGES[stage]])
+        accuracy.update(logits.detach(), labels)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        return loss, logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the training loss of a batch of preprocessed images and labels."""
+        return self._step(batch, "train")[0]
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log validation loss and accuracy."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log test loss and accuracy and return logits and labels for the run's record."""
+        _, logits = self._step(batch, "test")
+        return {"logits": logits, "labels": batch[1]}
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the class probabilities (B, K) of a batch."""
+        return self(batch[0]).softmax(1)  # type: ignore[no-any-return]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring the freeze/unfreeze callback along, so that the module needs nothing but a Trainer."""
+        return [FreezeUnfreeze()]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer over all parameters, and the schedule of its rates."""
+        groups = parameter_groups(self.network, self.weight_decay)
+        optimizer = build_optimizer(self.optimizer_name, groups, self.lr, self.momentum)
+        rates = [
+            group_rates(self.network, list(groups), phase, self.lr, self.backbone_lr, self.layer_decay)
+            for phase in self.phases
+        ]
+        if self.schedule == "plateau":
+            plateau = PhasePlateau(optimizer, rates, self.gamma, self.plateau_patience)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+        total, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs or -1
+        if self.schedule != "constant" and epochs < 1:
+            raise UserError(f"schedule {self.schedule!r} needs an end: set --trainer.max_epochs.")
+        steps_per_epoch = max(1, round(total / epochs)) if epochs > 0 else 1
+        schedule = PhaseSchedule(optimizer, self.phases, rates, steps_per_epoch, epochs, self.shape)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what rebuilds this module from the checkpoint alone, as plain values."""
+        checkpoint["fashion_tl_module"] = type(self).__name__
+        checkpoint["hyper_parameters"] = {**checkpoint.get("hyper_parameters", {}), **self.rebuilding()}
+
+    def rebuilding(self) -> dict[str, Any]:
+        """Return the hyperparameters that must differ when a checkpoint is loaded, such as ``pretrained``."""
+        return {}
+
+
+_STAGES = {"train": "on_train", "val": "on_val", "test": "on_test"}

@@ -1,0 +1,1 @@
+"""The record of a run: writing it and reading it."""

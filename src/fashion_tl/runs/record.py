@@ -1,0 +1,141 @@
+"""Where the files of a run lie, and reading and writing its record; needs neither torch nor Lightning."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fashion_tl.errors import UserError, unknown_name
+
+COMPLETED, RUNNING, INTERRUPTED, FAILED = "completed", "running", "interrupted", "failed"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The two folders of one version of a named run.
+
+    Attributes:
+        logs: TensorBoard events, configuration, metrics and the record.
+        checkpoints: ``best.ckpt`` and ``last.ckpt``.
+    """
+
+    logs: Path
+    checkpoints: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.logs.parent.name
+
+    @property
+    def version(self) -> int:
+        """Number of the version, from 0."""
+        return int(self.logs.name.removeprefix("version_"))
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint that validation chose."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last whole epoch, to resume from."""
+        return self.checkpoints / "last.ckpt"
+
+
+def check_name(name: str) -> str:
+    """Return a run's name, or raise a UserError if it cannot be the name of a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
+        raise UserError(f"--name {name!r}: a run's name is made of letters, digits, '_', '-', '+' and '.'.")
+    return name
+
+
+def versions(folder: Path, name: str) -> list[int]:
+    """List the version numbers of a run's name below a folder, ascending."""
+    found = (re.fullmatch(r"version_(\d+)", p.name) for p in (folder / name).glob("version_*"))
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def paths_of(log_dir: Path, checkpoint_dir: Path, name: str, version: int) -> RunPaths:
+    """Return the folders of one version of a run."""
+    folder = f"version_{version}"
+    return RunPaths(log_dir / name / folder, checkpoint_dir / name / folder)
+
+
+def next_paths(log_dir: Path, checkpoint_dir: Path, name: str) -> RunPaths:
+    """Return the folders of the next version of a run; none of them exists yet."""
+    taken = [*versions(log_dir, name), *versions(checkpoint_dir, name)]
+    return paths_of(log_dir, checkpoint_dir, check_name(name), max(taken, default=-1) + 1)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under another name and rename it when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write ``run.json`` into the log folder of a run."""
+    write_text(folder / "run.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read ``run.json`` from the log folder of a run.
+
+    Raises:
+        UserError: If there is no record, or it is damaged.
+    """
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: {folder} is not the log folder of a run.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(record, dict) or "status" not in record:
+        raise UserError(f"{path} is damaged: it is not the record of a run.")
+    return record
+
+
+def all_records(log_dir: Path) -> Iterator[tuple[Path, dict[str, Any] | UserError]]:
+    """Yield the log folder and the record of every run, or what is wrong with it, by name and version."""
+    for name in sorted(p.name for p in log_dir.glob("*") if p.is_dir()):
+        for version in versions(log_dir, name):
+            folder = log_dir / name / f"version_{version}"
+            try:
+                yield folder, read_record(folder)
+            except UserError as error:
+                yield folder, error
+
+
+def newest_completed(log_dir: Path, checkpoint_dir: Path, name: str) -> RunPaths:
+    """Find the newest completed version of a run.
+
+    Raises:
+        UserError: If no run of that name was completed; the message names the command that makes one.
+    """
+    for version in reversed(versions(log_dir, name)):
+        paths = paths_of(log_dir, checkpoint_dir, name, version)
+        try:
+            done = read_record(paths.logs)["status"] == COMPLETED
+        except UserError:
+            continue
+        if done and paths.best.is_file():
+            return paths
+    known = sorted({p.parent.parent.name for p in log_dir.glob("*/version_*/run.json")})
+    if known and name not in known:
+        raise unknown_name("run", name, known, f"No run of that name is in {log_dir}; `make {name}` may make one.")
+    raise UserError(
+        f"there is no completed run {name!r} in {log_dir} (with its checkpoint in {checkpoint_dir}). "
+        f"Run it first: `make {name}`, or `fashion-tl fit -c experiments/{name}.yaml`."
+    )

@@ -1,0 +1,253 @@
+"""The verbs over records, checkpoints and backbones; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fashion_tl.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fashion_tl.modules.base import ImageClassifier
+
+
+def run(args: list[str]) -> None:
+    """Run one of the verbs ``predict``, ``export``, ``stages`` and ``runs`` with command-line arguments."""
+    parser = argparse.ArgumentParser(prog="fashion-tl")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    verb = verbs.add_parser("predict", help="classify image files with a checkpoint")
+    verb.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
+    verb.add_argument("images", type=Path, nargs="+", help="image files, or folders that are searched for images")
+    verb.add_argument("--output", type=Path, help="CSV file to write; standard output if not given")
+    verb.add_argument("--batch_size", type=int, default=64, help="images in a batch")
+    verb.add_argument("--invert", action="store_true", help="invert first: for dark objects on white, as photographed")
+    verb.add_argument("--skip_unreadable", action="store_true", help="leave out files that cannot be read")
+    verb.set_defaults(do=predict)
+
+    verb = verbs.add_parser("export", help="write a trained backbone as a local-dir: backbone of timm")
+    verb.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
+    verb.add_argument("folder", type=Path, help="new folder to write config.json and model.safetensors into")
+    verb.set_defaults(do=export)
+
+    verb = verbs.add_parser("stages", help="list the stages of a backbone, which are the boundaries it can train from")
+    verb.add_argument("backbone", help="any name that timm knows")
+    verb.add_argument("--image_size", type=int, default=224, help="height and width of the images in pixels")
+    verb.set_defaults(do=stages)
+
+    verb = verbs.add_parser("runs", help="list the recorded runs")
+    verb.add_argument("names", nargs="*", help="names of runs; all if none is given")
+    verb.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="folder of all records")
+    verb.add_argument("--newest", action="store_true", help="only the newest completed version of each name")
+    verb.set_defaults(do=runs)
+
+    options = vars(parser.parse_args(args))
+    options.pop("verb")
+    do: Callable[..., None] = options.pop("do")
+    do(**options)
+
+
+def load_classifier(path: Path) -> ImageClassifier:
+    """Build the classifier that a checkpoint holds, from the checkpoint alone.
+
+    Raises:
+        UserError: If the checkpoint cannot be read.
+    """
+    from fashion_tl.modules import scratch, transfer
+    from fashion_tl.modules.checkpoints import load_checkpoint
+
+    classes = {c.__name__: c for c in (scratch.ScratchClassifier, transfer.TransferClassifier)}
+    name = load_checkpoint(path)["fashion_tl_module"]
+    if name not in classes:
+        raise UserError(f"{path} holds a {name}, which this version of fashion_tl does not know.")
+    return cast("ImageClassifier", classes[name].load_from_checkpoint(path, map_location="cpu")).eval()
+
+
+def predict(
+    checkpoint: Path, images: list[Path], output: Path | None, batch_size: int, invert: bool, skip_unreadable: bool
+) -> None:
+    """Write one row an image: path, predicted class, and the probability of every class."""
+    from fashion_tl.runs.record import write_text
+
+    if batch_size < 1:
+        raise UserError(f"--batch_size is {batch_size}, it must be at least 1.")
+    files = _image_files(images)
+    module = load_classifier(checkpoint)
+    rows = [["path", "class", *module.class_names]]
+    for names, batch in _decoded(files, module, batch_size, skip_unreadable):
+        probabilities = probabilities_of(module, 255 - batch if invert else batch)
+        for name, row in zip(names, probabilities.tolist(), strict=True):
+            best = max(range(len(row)), key=row.__getitem__)
+            rows.append([str(name), module.class_names[best], *(f"{p:.6f}" for p in row)])
+    import io
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    if output is None:
+        sys.stdout.write(text.getvalue())
+    else:
+        write_text(output, text.getvalue())
+        print(f"{len(rows) - 1} images: {output}")
+
+
+def probabilities_of(module: ImageClassifier, images: Tensor) -> Tensor:
+    """Classify images as a run holds them.
+
+    Args:
+        module: A classifier; it is used in eval mode.
+        images: Images (B, 1 or 3, H, W), uint8 or float in 0 to 1.
+
+    Returns:
+        Probabilities (B, K).
+    """
+    import torch
+
+    module.eval()
+    with torch.inference_mode():
+        prepared = module.preprocess(images.to(module.device))
+        return cast("Tensor", module(prepared).softmax(1))
+
+
+def _image_files(paths: list[Path]) -> list[Path]:
+    from fashion_tl.data.image_folder import SUFFIXES
+
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            if not found:
+                raise UserError(f"the folder {path} holds no images ({' '.join(SUFFIXES)}).")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"{path} does not exist: give image files, or folders of them.")
+    return files
+
+
+def _decoded(
+    files: list[Path], module: ImageClassifier, batch_size: int, skip: bool
+) -> Iterator[tuple[list[Path], Tensor]]:
+    """Decode files as the training images were: to the size and channels that they were held in."""
+    import torch
+
+    from fashion_tl.data.images import UnreadableImageError, decode_image
+    from fashion_tl.data.transforms import to_grey
+
+    spec = module.input_spec
+    size = spec.held_size or spec.image_size
+    for start in range(0, len(files), batch_size):
+        names, tensors = [], []
+        for path in files[start : start + batch_size]:
+            try:
+                tensors.append(decode_image(path, size, "squash" if spec.resize == "squash" else "crop"))
+                names.append(path)
+            except UnreadableImageError as error:
+                if not skip:
+                    raise UserError(f"{path} cannot be read: {error.reason}. --skip_unreadable goes on.") from error
+                print(f"skipped {path}: {error.reason}", file=sys.stderr)
+        if tensors:
+            batch = torch.stack(tensors)
+            yield names, to_grey(batch) if spec.channels == 1 else batch
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Write the backbone of a TransferClassifier so that ``--model.backbone local-dir:FOLDER`` loads it."""
+    from safetensors.torch import save_file
+
+    from fashion_tl.modules.transfer import TransferClassifier
+
+    module = load_classifier(checkpoint)
+    if not isinstance(module, TransferClassifier):
+        raise UserError(f"{checkpoint} holds no timm backbone: only a TransferClassifier can be exported.")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists and is not empty; name a new folder.")
+    made, size = module.made, module.input_spec.image_size
+    config: dict[str, Any] = {
+        "architecture": made.architecture,
+        "num_classes": 0,
+        "num_features": made.features,
+        "model_args": {k: v for k, v in made.arguments.items() if k != "img_size"},
+        "pretrained_cfg": {
+            **{k: made.module.pretrained_cfg[k] for k in ("first_conv", "classifier", "pool_size")},  # type: ignore[index]
+            "num_classes": 0,
+            "input_size": [made.channels, size, size],
+            "fixed_input_size": "img_size" in made.arguments,
+            "interpolation": module.input_spec.interpolation,
+            "mean": module.preprocess.mean.flatten().tolist(),
+            "std": module.preprocess.std.flatten().tolist(),
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in made.module.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    print(f"local-dir:{folder}")
+
+
+def stages(backbone: str, image_size: int) -> None:
+    """Print the stages of a backbone with their parameters."""
+    from torch import nn
+
+    from fashion_tl.models.backbones import create_backbone
+    from fashion_tl.models.staged import StagedNetwork, divide_timm
+
+    made = create_backbone(backbone, pretrained=False, image_size=image_size)
+    network = StagedNetwork(made.module, nn.Identity(), divide_timm(made.module))
+    counts = [0] * len(network.stage_names)
+    for _, stage, parameter in network.staged_parameters():
+        counts[stage] += parameter.numel()
+    width = max(len(name) for name in network.stage_names)
+    for name, count in zip(network.stage_names, counts, strict=True):
+        print(f"{name:{width}} {count:>12,} parameters")
+    print(f"{made.features} features, images of {made.channels} channels, mean {made.mean}, std {made.std}")
+
+
+def runs(names: list[str], log_dir: Path, newest: bool) -> None:
+    """Print a table of the recorded runs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fashion_tl.runs.record import COMPLETED, all_records
+
+    table = Table(
+        "run", "version", "status", "test accuracy", "macro F1", "trained / all parameters", "epochs", "seconds"
+    )
+    rows: dict[str, list[list[str]]] = {}
+    for folder, record in all_records(log_dir):
+        name, number = folder.parent.name, folder.name.removeprefix("version_")
+        if names and name not in names:
+            continue
+        if isinstance(record, UserError):
+            print(record, file=sys.stderr)
+            continue
+        if newest and record["status"] != COMPLETED:
+            continue
+        row = [name, number, *_columns(record)]
+        rows[name] = [row] if newest else [*rows.get(name, []), row]
+    missing = [name for name in names if name not in rows]
+    if missing or not rows:
+        raise UserError(f"no recorded run {'of the name ' + ', '.join(missing) if missing else 'at all'} in {log_dir}.")
+    for name in names or rows:
+        for row in rows[name]:
+            table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _columns(record: dict[str, Any]) -> list[str]:
+    test, model, time = record.get("test") or {}, record.get("model") or {}, record.get("time") or {}
+    trained = [phase["trained_parameters"] for phase in model.get("phases", [])]
+    return [
+        str(record["status"]),
+        f"{test['accuracy']:.4f}" if "accuracy" in test else "not recorded",
+        f"{test['macro_f1']:.4f}" if "macro_f1" in test else "not recorded",
+        f"{max(trained):,} / {model['parameters']:,}" if trained and "parameters" in model else "not recorded",
+        str(len(time["epoch_seconds"])) if "epoch_seconds" in time else "not recorded",
+        f"{time['fit_seconds']:.0f}" if "fit_seconds" in time else "not recorded",
+    ]

@@ -1,0 +1,327 @@
+"""The verbs that train and test: LightningCLI with this package's defaults, and a record for every run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.finetuning.callback import EarlyStopping
+from fashion_tl.models.staged import count_parameters
+from fashion_tl.modules.base import ImageClassifier
+from fashion_tl.modules.checkpoints import load_checkpoint
+from fashion_tl.modules.scratch import ScratchClassifier as ScratchClassifier  # so that YAML can name it alone
+from fashion_tl.modules.transfer import TransferClassifier as TransferClassifier
+from fashion_tl.runs.progress import PhaseProgressBar
+from fashion_tl.runs.record import COMPLETED, RunPaths, newest_completed, next_paths, paths_of, read_record
+from fashion_tl.runs.recorder import RunRecorder
+from fashion_tl.runs.tensorboard import RunLogger, TensorBoardPictures
+
+MONITORS = ("val/accuracy", "val/loss")
+QUIET = (
+    # What is frozen is in eval mode, on purpose.
+    r".*module\(s\) in eval mode at the start of training.*",
+    # Images lie in memory and a batch is one gather: worker processes would only cost time.
+    r".*does not have many workers.*",
+    # Checkpoints of a resumed run belong beside those of its first part.
+    r".*Checkpoint directory .* exists and is not empty.*",
+    # The progress bar shows the epoch; a short epoch is no fault.
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    # Between torch and Lightning; nothing here can change it.
+    r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
+)
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI whose ``fit`` tests the best checkpoint afterwards and leaves a complete record."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.command = "fashion-tl " + shlex.join(args)
+        super().__init__(
+            ImageClassifier,
+            ImageDataModule,
+            args=args,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"prog": "fashion-tl", "description": "Train and test image classifiers."},
+            trainer_defaults={
+                "max_epochs": 10,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 20,
+                "enable_model_summary": False,
+            },
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Offer Lightning's verbs except ``predict``, which here takes image files."""
+        verbs = LightningCLI.subcommands()
+        return {verb: verbs[verb] for verb in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to a run, and link what the model must know of the data."""
+        parser.add_argument("--extends", type=str | None, help="A YAML file that this one changes, beside it.")
+        parser.add_argument(
+            "--name", type=str, default="run", help="Name of the run; every run is a new version of it."
+        )
+        parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="Folder of all records.")
+        parser.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), help="Folder of checkpoints.")
+        parser.add_argument("--monitor", type=str, default=MONITORS[0], help="val/accuracy or val/loss: what chooses.")
+        parser.add_argument(
+            "--patience", type=int | None, help="Epochs of the last phase without improvement to allow."
+        )
+        parser.add_argument("--find_lr", type=bool, default=False, help="Search the learning rate before training.")
+        parser.set_defaults({"model": {"class_path": "fashion_tl.modules.transfer.TransferClassifier"}})
+        parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+        parser.link_arguments("data.input_spec", "model.init_args.input_spec", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, without Lightning's warning that the arguments come from a list."""
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _parse_ckpt_path(self) -> None:
+        """Let the configuration win over a checkpoint's hyperparameters; what is checked is that they fit."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle what depends on the machine and on earlier runs, before anything is built."""
+        config = self.config[self.config.subcommand]
+        if config.monitor not in MONITORS:
+            raise unknown_name("monitor", config.monitor, MONITORS)
+        config.extends = None
+        if config.trainer.precision is None:
+            config.trainer.precision = best_precision(str(config.trainer.accelerator))
+        if config.trainer.enable_progress_bar is None:
+            config.trainer.enable_progress_bar = True
+        model = config.model.init_args
+        checkpoint = config.get("ckpt_path")
+        if checkpoint:
+            load_checkpoint(Path(checkpoint))
+            if "pretrained" in model:
+                model.pretrained, model.init_from = False, None
+        start = model.get("init_from")
+        if start and not start.endswith(".ckpt"):
+            model.init_from = str(newest_completed(config.log_dir, config.checkpoint_dir, start).best)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - Lightning's type
+        """Build the Trainer with this run's logger and callbacks."""
+        config = self.config[self.subcommand]
+        fast = bool(config.trainer.fast_dev_run)
+        callbacks: list[Any] = []
+        if self.config_init[self.subcommand].trainer.enable_progress_bar:
+            callbacks.append(PhaseProgressBar())
+        logger: Any = False
+        self.paths: RunPaths | None = None
+        if self.subcommand == "fit" and not fast:
+            self.paths = self._run_paths()
+            logger = config.trainer.logger if config.trainer.logger else RunLogger(self.paths)
+            callbacks += self._run_callbacks(self.paths)
+        if config.patience is not None and not fast:
+            mode = "min" if config.monitor.endswith("loss") else "max"
+            callbacks.append(
+                EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_on_train_epoch_end=True)
+            )
+        trainer = self.config_init[self.subcommand].trainer
+        trainer.callbacks = [*(trainer.callbacks or []), *callbacks]
+        checkpointing = bool(trainer.enable_checkpointing is not False and self.paths)
+        try:
+            return super().instantiate_trainer(logger=logger, enable_checkpointing=checkpointing, **kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise UserError(f"trainer: {error}") from error
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Read checkpoints as plain values only."""
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def _run_paths(self) -> RunPaths:
+        config = self.config[self.subcommand]
+        resumed = Path(config.ckpt_path) if config.get("ckpt_path") else None
+        if resumed is not None and resumed.parent.parent == config.checkpoint_dir / config.name:
+            old = paths_of(
+                config.log_dir, config.checkpoint_dir, config.name, int(resumed.parent.name.removeprefix("version_"))
+            )
+            if (old.logs / "run.json").is_file() and read_record(old.logs)["status"] != COMPLETED:
+                return old
+        return next_paths(config.log_dir, config.checkpoint_dir, config.name)
+
+    def _run_callbacks(self, paths: RunPaths) -> list[Any]:
+        config = self.config[self.subcommand]
+        seed = int(config.seed_everything)
+        text = self._parser(self.subcommand).dump(config, skip_none=False)
+        mode = "min" if config.monitor.endswith("loss") else "max"
+        best = ModelCheckpoint(
+            paths.checkpoints,
+            "best",
+            monitor=config.monitor,
+            mode=mode,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        # After the best one, whose state it holds then; `save_last` would skip epochs without a new best.
+        last = ModelCheckpoint(paths.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+        recorder = RunRecorder(paths, text, self.command, seed, config.monitor)
+        pictures = TensorBoardPictures({**_flat(config.model), **_flat(config.data), "seed": seed}, paths.logs)
+        return [recorder, pictures, LearningRateMonitor("step"), best, last]
+
+    def before_fit(self) -> None:
+        """Load the data before anything is written, so that a mistake leaves nothing behind."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        if self.paths is None:
+            return
+        _check_disk(self.paths, self.model)
+        print(_summary(self.paths, self.model, self.datamodule))
+        if self.config.fit.find_lr:
+            self._find_lr()
+
+    before_validate = before_test = before_fit
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, once, and say where the record is."""
+        if self.paths is None:
+            return
+        best = str(self.paths.best)
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        test = read_record(self.paths.logs)["test"]
+        print(
+            f"{self.paths.name} version {self.paths.version}: test accuracy {test['accuracy']:.4f}, "
+            f"loss {test['loss']:.4f}, macro F1 {test['macro_f1']:.4f} on {test['images']:,} images\n"
+            f"record: {self.paths.logs}   checkpoint: {self.paths.best}"
+        )
+
+    def _find_lr(self) -> None:
+        from lightning.pytorch import Trainer
+        from lightning.pytorch.tuner.tuning import Tuner
+
+        trainer = Trainer(
+            accelerator=self.config.fit.trainer.accelerator,
+            precision=self.config.fit.trainer.precision,
+            logger=False,
+            max_epochs=1,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        found = Tuner(trainer).lr_find(self.model, datamodule=self.datamodule, update_attr=False)
+        suggestion = found.suggestion() if found else None
+        if suggestion is None:
+            raise UserError("the learning-rate finder found no rate; set one with --model.lr.")
+        ratio = self.model.backbone_lr / self.model.lr
+        self.model.lr, self.model.backbone_lr = suggestion, suggestion * ratio
+        print(f"learning-rate finder: lr {suggestion:.2e}, backbone_lr {suggestion * ratio:.2e}")
+
+
+def run(args: list[str]) -> None:
+    """Run one of the verbs ``fit``, ``validate`` and ``test`` with command-line arguments."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for pattern in QUIET:
+            warnings.filterwarnings("ignore", pattern)
+        TrainingCLI(expand_extends(args))
+
+
+def expand_extends(args: list[str]) -> list[str]:
+    """Put the files that configurations extend in front of them.
+
+    Args:
+        args: Command-line arguments, in which ``-c FILE`` or ``--config FILE`` names configurations.
+
+    Returns:
+        The same arguments, with ``-c BASE`` before each file that says ``extends: BASE``, a path beside it.
+
+    Raises:
+        UserError: If a file is missing, is not a YAML mapping, or extends itself.
+    """
+    expanded: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        flag, equals, value = arg.partition("=")
+        if flag not in ("-c", "--config"):
+            expanded.append(arg)
+            continue
+        named = value if equals else next(rest, "")
+        for path in _chain(Path(named)):
+            expanded += ["-c", str(path)]
+    return expanded
+
+
+def _chain(path: Path) -> list[Path]:
+    import yaml
+
+    chain = [path]
+    while True:
+        try:
+            content = yaml.safe_load(chain[0].read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"the configuration {chain[0]} cannot be read: {getattr(error, 'strerror', error)}."
+            ) from error
+        except yaml.YAMLError as error:
+            raise UserError(f"the configuration {chain[0]} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"the configuration {chain[0]} is not a mapping of settings.")
+        if not content.get("extends"):
+            return chain
+        base = chain[0].parent / str(content["extends"])
+        if base in chain:
+            raise UserError(f"the configuration {base} extends itself.")
+        chain.insert(0, base)
+
+
+def best_precision(accelerator: str) -> str:
+    """Choose bf16-mixed on a CUDA GPU that computes it natively, else 32-true."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def _check_disk(paths: RunPaths, model: ImageClassifier) -> None:
+    """Refuse to start where two checkpoints, with the optimizer's state, will not fit."""
+    needed = 2 * 3 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
+    folder = paths.checkpoints
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{os.path.abspath(folder)} has {free / 2**20:.0f} MiB free, this run's checkpoints may need "
+            f"{needed / 2**20:.0f} MiB. Free some space or choose another disk with --checkpoint_dir."
+        )
+
+
+def _summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> str:
+    """Say in a few lines what is about to be trained on what."""
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    parameters = f"{count_parameters(model.network):,} parameters"
+    lines = [
+        f"{paths.name} version {paths.version}: {model.architecture} ({model.weights}), {parameters}",
+        f"data: {data.source_name}, {sizes}, {len(data.class_names)} classes, {model.input_spec.image_size} px",
+    ]
+    for index, phase in enumerate(model.phases):
+        lines.append(f"phase {index + 1} from epoch {phase.start + 1}: trains {model.describe_phase(index)}")
+    return "\n".join(lines)
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - jsonargparse's namespace
+    """Flatten a configuration to plain values, for TensorBoard's table."""
+    values: dict[str, Any] = {}
+    for key, value in dict(config.as_dict() if hasattr(config, "as_dict") else config).items():
+        if isinstance(value, dict) and key != "train":
+            values.update(_flat(value, f"{prefix}{key}." if key != "init_args" else prefix))
+        else:
+            values[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return values

@@ -1,0 +1,59 @@
+"""What tests share: one thread, real data where it is at hand, a small run on the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+DATA = Path(os.environ.get("FASHION_TL_DATA_DIR", "../shared/data"))
+BACKBONE = DATA.parent / "weights" / "mobilenetv2_035.keras_in1k"
+
+Fit = Callable[..., int]
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of the real data; skips where it is not at hand."""
+    if not (DATA / "FashionMNIST").is_dir():
+        pytest.skip("needs the real data: set FASHION_TL_DATA_DIR")
+    return DATA.resolve()
+
+
+@pytest.fixture
+def real_backbone() -> str:
+    """Name of the pretrained backbone; skips where it is not at hand."""
+    if not BACKBONE.is_dir():
+        pytest.skip("needs real weights beside FASHION_TL_DATA_DIR")
+    return f"local-dir:{BACKBONE.resolve()}"
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, without the user's settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FASHION_TL_DATA_DIR", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def fit(workdir: Path) -> Fit:
+    """Run ``fashion-tl fit`` in the process on a few drawn garments; returns the exit status."""
+    from fashion_tl.cli import main
+
+    def run(*args: str, name: str = "run", epochs: int = 1, classifier: str = "TransferClassifier") -> int:
+        small = [
+            *("--name", name, "--data.source", "garments", "--data.drawn", "120", "--data.batch_size", "32"),
+            *("--trainer.max_epochs", str(epochs), "--trainer.enable_progress_bar", "false"),
+            *("--model", classifier),
+        ]
+        if classifier == "TransferClassifier":
+            small += ["--model.backbone", "test_resnet", "--model.pretrained", "false", "--data.image_size", "32"]
+        return main(["fit", *small, *args])
+
+    return run

@@ -1,0 +1,592 @@
+"""Image folders: every mode and geometry of the decoder, the layouts, the messages, memory against disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms.v2 import functional as tvf
+
+from fashion_tl.data import image_folder
+from fashion_tl.data.image_folder import (
+    SUFFIXES,
+    FolderIndex,
+    default_memory_limit,
+    folder_fingerprint,
+    load_folder,
+    scan_folder,
+)
+from fashion_tl.data.images import FolderImages, InMemoryImages, UnreadableImageError, decode_image
+from fashion_tl.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+RED, WHITE, GREY = (255, 0, 0), (255, 255, 255), (128, 128, 128)
+IN_MEMORY, ON_DISK = 2**30, 0
+
+
+def identity(batch: Any) -> Any:
+    return batch
+
+
+def noise(height: int, width: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def save(path: Path, image: Image.Image | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image or Image.new("RGB", (6, 5), RED)).save(path)
+    return path
+
+
+def assert_colour(path: Path, expected: tuple[int, int, int], tolerance: int = 1) -> None:
+    pixels = decode_image(path, 4, "squash")
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (3, 4, 4)
+    assert pixels.is_contiguous()
+    difference = (pixels.int() - torch.tensor(expected).view(3, 1, 1)).abs().max()
+    assert difference <= tolerance, pixels[:, 0, 0]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A divided folder: 4 + 3 training and 2 + 1 test images, all different, of different sizes."""
+    counts = {"train/cat": 4, "train/dog": 3, "test/cat": 2, "test/dog": 1}
+    for seed, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            save(tmp_path / "set" / name / f"{number}.png", noise(8 + number, 12, 10 * seed + number))
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def damaged(tree: Path) -> Path:
+    """The same with three unreadable training images of cats, one of them truncated."""
+    truncated = tree / "train/cat/0.png"
+    save(truncated, noise(64, 64))
+    truncated.write_bytes(truncated.read_bytes()[:6000])
+    (tree / "train/cat/1.png").write_bytes(b"")
+    (tree / "train/cat/2.png").write_text("a page of text, not an image")
+    return tree
+
+
+# The decoder: modes
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "expected"),
+    [
+        ("rgb.png", Image.new("RGB", (6, 5), RED), RED),
+        ("grey.png", Image.new("L", (6, 5), 128), GREY),
+        ("bit.png", Image.new("1", (6, 5), 1), WHITE),
+        ("rgba.png", Image.new("RGBA", (6, 5), (0, 0, 0, 127)), GREY),
+        ("opaque.png", Image.new("RGBA", (6, 5), (*RED, 255)), RED),
+        ("la.png", Image.new("LA", (6, 5), (0, 0)), WHITE),
+        ("cmyk.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), (254, 0, 0)),
+        ("cmyk.tif", Image.new("CMYK", (6, 5), (0, 255, 255, 0)), RED),
+        ("lab.tif", Image.new("LAB", (6, 5), (255, 128, 128)), WHITE),
+        ("ycbcr.jpg", Image.new("YCbCr", (16, 16), (128, 128, 128)), GREY),
+        ("grey16.png", Image.fromarray(np.full((5, 6), 32768, np.uint16)), GREY),
+        ("white16.png", Image.fromarray(np.full((5, 6), 65535, np.uint16)), WHITE),
+        ("dark16.png", Image.fromarray(np.full((5, 6), 257, np.uint16)), (1, 1, 1)),
+        ("grey16.tif", Image.fromarray(np.full((5, 6), 32768, np.uint16)), GREY),
+        ("grey32.tif", Image.fromarray(np.full((5, 6), 32768, np.int32)), GREY),
+        ("grey16.pgm", Image.fromarray(np.full((5, 6), 32768, np.int32)), GREY),
+        ("palette.gif", Image.new("RGB", (6, 5), RED).convert("P"), RED),
+        ("red.webp", Image.new("RGB", (16, 16), RED), RED),
+        ("red.bmp", Image.new("RGB", (6, 5), RED), RED),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_mode_becomes_rgb(tmp_path: Path, name: str, image: Image.Image, expected: tuple[int, int, int]) -> None:
+    assert_colour(save(tmp_path / name, image), expected, tolerance=3 if name.endswith(("jpg", "webp")) else 1)
+
+
+def test_big_endian_16_bit(tmp_path: Path) -> None:
+    # A big-endian TIFF opens in mode I;16B, for which Pillow has its own conversions.
+    values = {256: 4, 257: 4, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: 4, 279: 32}
+    entries = b"".join(
+        tag.to_bytes(2, "big") + (4).to_bytes(2, "big") + (1).to_bytes(4, "big") + value.to_bytes(4, "big")
+        for tag, value in values.items()
+    )
+    path = tmp_path / "big.tif"
+    path.write_bytes(
+        b"MM\0*"
+        + (40).to_bytes(4, "big")
+        + (32768).to_bytes(2, "big") * 16
+        + len(values).to_bytes(2, "big")
+        + entries
+        + bytes(4)
+    )
+    with Image.open(path) as image:
+        assert image.mode == "I;16B"
+    assert_colour(path, GREY)
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255])], ids=["index", "table"])
+def test_transparent_palette_is_laid_on_white(tmp_path: Path, transparency: int | bytes) -> None:
+    image = Image.new("P", (6, 5), 0)
+    image.putpalette([0, 0, 0, *RED])
+    image.save(tmp_path / "clear.png", transparency=transparency)
+    assert_colour(tmp_path / "clear.png", WHITE)
+    image.paste(1, (0, 0, 6, 5))
+    image.save(tmp_path / "red.png", transparency=transparency)
+    assert_colour(tmp_path / "red.png", RED)
+
+
+def test_transparent_colour_of_rgb_is_laid_on_white(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 5), RED).save(tmp_path / "key.png", transparency=RED)
+    assert_colour(tmp_path / "key.png", WHITE)
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    image = noise(8, 8)
+    for orientation, turned in {1: image, 6: image.transpose(Image.Transpose.ROTATE_270)}.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / "turned.png", exif=exif)
+        pixels = decode_image(tmp_path / "turned.png", 8, "crop")
+        assert torch.equal(pixels, torch.from_numpy(np.array(turned)).permute(2, 0, 1))
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (6, 5), colour) for colour in (RED, WHITE)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    assert_colour(tmp_path / "film.gif", RED)
+
+
+# The decoder: geometry
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(48, 64, 24), (64, 48, 24), (40, 40, 16), (10, 14, 20)])
+def test_crop_equals_torchvision(tmp_path: Path, height: int, width: int, size: int) -> None:
+    image = noise(height, width)
+    expected = tvf.center_crop(tvf.resize(image, [size]), [size])
+    pixels = decode_image(save(tmp_path / "a.png", image), size, "crop")
+    difference = (pixels.int() - tvf.pil_to_tensor(expected).int()).abs().max()
+    assert difference <= 1
+
+
+def test_crop_of_odd_sides_is_centred(tmp_path: Path) -> None:
+    image = Image.new("RGB", (101, 20), "black")
+    image.paste(RED, (45, 0, 56, 20))
+    pixels = decode_image(save(tmp_path / "a.png", image), 20, "crop")
+    assert torch.equal(pixels, pixels.flip(2))
+    assert pixels[0, 10, 10] == 255
+    assert pixels[0, 10, 0] == 0
+
+
+def test_squash_equals_torchvision(tmp_path: Path) -> None:
+    image = noise(48, 64)
+    pixels = decode_image(save(tmp_path / "a.png", image), 24, "squash")
+    assert torch.equal(pixels, tvf.pil_to_tensor(tvf.resize(image, [24, 24])))
+
+
+def test_narrow_image_does_not_grow(tmp_path: Path) -> None:
+    # Scaled before the crop it would take 2 GB.
+    assert_colour(save(tmp_path / "line.png", Image.new("RGB", (30000, 1), RED)), RED)
+    assert decode_image(tmp_path / "line.png", 128, "crop").float().mean(dim=(1, 2)).tolist() == list(RED)
+
+
+# The decoder: errors
+
+
+def make_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def make_text(path: Path) -> None:
+    path.write_text("not an image")
+
+
+def make_truncated(path: Path) -> None:
+    noise(64, 64).save(path, "PNG")
+    path.write_bytes(path.read_bytes()[:6000])
+
+
+def make_truncated_jpeg(path: Path) -> None:
+    noise(64, 64).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def make_nothing(path: Path) -> None:
+    pass
+
+
+def make_float(path: Path) -> None:
+    Image.fromarray(np.full((5, 6), 0.5, np.float32)).save(path, "TIFF")
+
+
+def make_beyond_16_bit(path: Path) -> None:
+    Image.fromarray(np.full((5, 6), 70000, np.int32)).save(path, "TIFF")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_empty, "the file is empty"),
+        (make_text, "not an image"),
+        (make_truncated, "truncated"),
+        (make_truncated_jpeg, "truncated"),
+        (make_nothing, "No such file"),
+        (make_float, "floating-point"),
+        (make_beyond_16_bit, "outside 0 to 65535"),
+    ],
+)
+def test_unreadable_file_is_named(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
+    path = tmp_path / "odd.png"
+    make(path)
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_image(path, 8, "crop")
+    assert str(path) in str(caught.value)
+    assert reason in str(caught.value)
+    assert "`--data.skip_unreadable true`" in str(caught.value)
+    assert reason in caught.value.reason
+
+
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "bomb.png", noise(20, 20))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UnreadableImageError, match=r"bomb\.png .*400 pixels.*skip_unreadable"):
+        decode_image(path, 8, "crop")
+
+
+@pytest.mark.parametrize("error", [SyntaxError("broken PNG file"), EOFError("no more frames"), KeyError("ImageWidth")])
+def test_other_errors_of_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UnreadableImageError, match=r"a\.png cannot be read as an image: .*(broken|no more|ImageWidth)"):
+        decode_image(tmp_path / "a.png", 8, "crop")
+
+
+# The layouts
+
+
+def test_divided_folder(tree: Path) -> None:
+    index = scan_folder(tree)
+    assert index.class_names == ("cat", "dog")
+    assert [(path.relative_to(tree).as_posix(), label) for path, label in index.train] == [
+        *((f"train/cat/{number}.png", 0) for number in range(4)),
+        *((f"train/dog/{number}.png", 1) for number in range(3)),
+    ]
+    assert index.test is not None
+    assert [(path.relative_to(tree).as_posix(), label) for path, label in index.test] == [
+        ("test/cat/0.png", 0),
+        ("test/cat/1.png", 0),
+        ("test/dog/0.png", 1),
+    ]
+
+
+def test_one_folder_is_left_to_the_caller(tree: Path) -> None:
+    index = scan_folder(tree / "train")
+    assert index == FolderIndex(("cat", "dog"), scan_folder(tree).train, None)
+
+
+def test_no_file_is_opened(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "open", None)
+    assert len(scan_folder(damaged).train) == 7
+
+
+def test_what_counts_and_in_which_order(tmp_path: Path) -> None:
+    counted = ["B.JPG", "a.png", "a/z.png", "a0.png", "deep/er/x.tiff", "é.png", "\U0001f600.png", "\uff5e.png"]
+    not_counted = [".hidden.png", ".git/x.png", "deep/.cache/x.png", "notes.txt", "png", "x.npy"]
+    for name in [*reversed(counted), *not_counted]:
+        path = tmp_path / "one" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for number, suffix in enumerate(SUFFIXES):
+        (tmp_path / "two").mkdir(exist_ok=True)
+        (tmp_path / "two" / f"{number}{suffix}").touch()
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "README.md").touch()
+    index = scan_folder(tmp_path)
+    assert index.class_names == ("one", "two")
+    names = [path.relative_to(tmp_path / "one").as_posix() for path, label in index.train if label == 0]
+    assert names == sorted(counted, key=str.encode)
+    assert sum(label == 1 for _, label in index.train) == len(SUFFIXES)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere/x.png")
+    save(tmp_path / "root/a/0.png")
+    (tmp_path / "root/a/up").symlink_to(tmp_path / "root")
+    (tmp_path / "root/a/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
+    root = tmp_path / "root"
+    assert [(path.relative_to(root).as_posix(), label) for path, label in scan_folder(root).train] == [
+        ("a/0.png", 0),
+        ("a/more/x.png", 0),
+        ("b/x.png", 1),
+    ]
+
+
+def test_home_is_expanded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tree.parent))
+    assert scan_folder(Path("~/set")) == scan_folder(tree)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "train"):
+        save(tmp_path / name / "0.png")
+    assert scan_folder(tmp_path).class_names == ("bus", "train")
+
+
+def scan_error(root: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        scan_folder(root)
+    assert str(root) in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_root(tmp_path: Path) -> None:
+    message = scan_error(tmp_path / "nowhere")
+    assert "does not exist" in message
+    assert "one subfolder of images per class" in message
+
+
+def test_root_is_a_file(tmp_path: Path) -> None:
+    assert "is not a folder" in scan_error(save(tmp_path / "a.png"))
+
+
+def test_no_class_folders(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    message = scan_error(tmp_path)
+    assert "no class folders" in message
+    assert "one subfolder of images per class" in message
+
+
+def test_one_class(tmp_path: Path) -> None:
+    save(tmp_path / "cat/0.png")
+    message = scan_error(tmp_path)
+    assert "one class folder, 'cat'" in message
+    assert "at least two" in message
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "Valid"])
+def test_validation_folder(tree: Path, name: str) -> None:
+    (tree / name).mkdir()
+    message = scan_error(tree)
+    assert repr(name) in message
+    assert "by seed" in message
+    assert "Move its images" in message
+
+
+@pytest.mark.parametrize("names", [["train"], ["test"], ["Test", "Train"]])
+def test_half_of_a_divided_folder(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        save(tmp_path / name / "cat/0.png")
+    message = scan_error(tmp_path)
+    assert "'train' and 'test' are needed" in message
+    assert str(tmp_path / names[0]) in message
+
+
+def test_all_problems_are_told_together(tree: Path) -> None:
+    for name in ("train/bird", "train/ape", "test/cow"):
+        (tree / name).mkdir()
+    save(tree / "test/fish/0.png")
+    message = scan_error(tree)
+    assert f"no images in {tree / 'train/ape'}, {tree / 'train/bird'}." in message
+    assert f"no images in {tree / 'test/cow'}." in message
+    assert f"{tree / 'train'} has no folder for 'cow', 'fish'" in message
+    assert f"{tree / 'test'} has no folder for 'ape', 'bird'" in message
+    assert ".jpg" in message
+
+
+def test_folder_that_cannot_be_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path).name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "dog cannot be listed: Permission denied" in scan_error(tree)
+
+
+# Loading
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_memory_and_disk_hold_the_same(tree: Path, resize: Literal["crop", "squash"]) -> None:
+    entries = scan_folder(tree).train
+    needed = 7 * 3 * 8 * 8
+    memory, left_out = load_folder(entries, 8, resize, needed, False, "")
+    disk, also_left_out = load_folder(entries, 8, resize, needed - 1, False, "")
+    assert isinstance(memory, InMemoryImages)
+    assert isinstance(disk, FolderImages)
+    assert left_out == also_left_out == []
+    assert memory.channels == disk.channels == 3
+    assert len(memory) == len(disk) == 7
+    assert memory.labels.tolist() == disk.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    order = [6, 0, 3, 3]
+    for (one, one_label), (other, other_label) in [
+        (memory.__getitems__(order), disk.__getitems__(order)),
+        (memory[2], disk[2]),
+        (memory[-1], disk[6]),
+    ]:
+        assert one.dtype == other.dtype == torch.uint8
+        assert one_label.dtype == other_label.dtype == torch.int64
+        assert torch.equal(one, other)
+        assert torch.equal(one_label, other_label)
+    assert torch.equal(memory[3][0], decode_image(entries[3][0], 8, resize))
+    for dataset in (memory, disk):
+        with pytest.raises(IndexError):
+            dataset[7]
+
+
+@pytest.mark.parametrize(("limit", "workers"), [(IN_MEMORY, 0), (ON_DISK, 0), (ON_DISK, 1)])
+def test_data_loader_reads_batches_of_a_subset(tree: Path, limit: int, workers: int) -> None:
+    dataset, _ = load_folder(scan_folder(tree).train, 8, "crop", limit, False, "")
+    subset = Subset(dataset, [5, 1, 0, 6, 2])
+    loader = DataLoader(subset, batch_size=2, collate_fn=identity, num_workers=workers)
+    batches = list(loader)
+    assert [labels.tolist() for _, labels in batches] == [[1, 0], [0, 1], [0]]
+    assert [images.shape for images, _ in batches] == [(2, 3, 8, 8), (2, 3, 8, 8), (1, 3, 8, 8)]
+    assert torch.equal(torch.cat([images for images, _ in batches]), dataset.__getitems__([5, 1, 0, 6, 2])[0])
+
+
+def test_error_of_a_worker_keeps_its_type(damaged: Path) -> None:
+    paths = [path for path, _ in scan_folder(damaged).train[:2]]
+    dataset = FolderImages(paths, torch.zeros(2, dtype=torch.int64), 8)
+    batches = iter(DataLoader(dataset, batch_size=2, collate_fn=identity, num_workers=1))
+    with pytest.raises(UnreadableImageError, match=r"0\.png cannot be read .*skip_unreadable"):
+        next(batches)
+    # Ends the worker: left to the garbage collector, an iterator that raised can wait 5 s for it.
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize("limit", [IN_MEMORY, ON_DISK])
+def test_skip_unreadable(damaged: Path, limit: int) -> None:
+    entries = scan_folder(damaged).train
+    dataset, left_out = load_folder(entries, 8, "crop", limit, True, "")
+    assert left_out == [str(damaged / f"train/cat/{number}.png") for number in range(3)]
+    assert dataset.labels.tolist() == [0, 1, 1, 1]
+    expected = torch.stack([decode_image(path, 8, "crop") for path, _ in entries[3:]])
+    assert torch.equal(dataset.__getitems__([0, 1, 2, 3])[0], expected)
+
+
+def test_unreadable_files_stop_the_load(damaged: Path) -> None:
+    entries = scan_folder(damaged).train
+    with pytest.raises(UserError) as caught:
+        load_folder(entries, 8, "crop", IN_MEMORY, False, "")
+    message = str(caught.value)
+    assert "3 of 7 files" in message
+    for number in range(3):
+        assert str(damaged / f"train/cat/{number}.png") in message
+    assert "`--data.skip_unreadable true`" in message
+    # Only the header is looked at when the images stay on disk: the truncated file is met by the workers.
+    with pytest.raises(UserError, match="2 of 7 files"):
+        load_folder(entries, 8, "crop", ON_DISK, False, "")
+
+
+def test_ten_unreadable_files_are_named(tmp_path: Path) -> None:
+    entries = [(tmp_path / f"{number:02}.png", number % 2) for number in range(13)]
+    with pytest.raises(UserError) as caught:
+        load_folder(entries, 8, "crop", ON_DISK, False, "")
+    assert "09.png" in str(caught.value)
+    assert "10.png" not in str(caught.value)
+    assert "(13 in all)" in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", [IN_MEMORY, ON_DISK])
+def test_class_without_a_readable_image(damaged: Path, limit: int) -> None:
+    (damaged / "train/cat/3.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no file can be read as an image in .*train/cat, .*class would be lost"):
+        load_folder(scan_folder(damaged).train, 8, "crop", limit, True, "")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_many_files_show_progress_and_keep_their_order(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setattr(image_folder, "_PROGRESS_FROM", 2)
+    monkeypatch.setattr(image_folder, "_SLAB", 3)
+    monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
+    dataset, _ = load_folder(scan_folder(tree).train, 8, "crop", IN_MEMORY, False, "Decoding train")
+    assert dataset.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert ("Decoding train" in captured.err) == terminal
+    assert bool(captured.err) == terminal
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64)),
+        (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2)),
+    ],
+)
+def test_in_memory_images_check_their_tensors(images: Tensor, labels: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"must be u?int"):
+        InMemoryImages(images, labels)
+
+
+def test_folder_images_check_their_labels() -> None:
+    with pytest.raises(ValueError, match="must be int64"):
+        FolderImages([Path("a.png")], torch.zeros(2, dtype=torch.int64), 8)
+
+
+def test_default_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_memory_limit() > 2**20
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert default_memory_limit() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    monkeypatch.setattr(os, "sysconf", refuse)
+    assert default_memory_limit() == 2**31
+
+
+# The fingerprint
+
+
+def every_entry(root: Path) -> list[tuple[Path, int]]:
+    index = scan_folder(root)
+    return index.train + (index.test or [])
+
+
+def test_fingerprint_is_that_of_a_copy(tree: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree, tmp_path / "deeper/copy")
+    for path, _ in every_entry(tmp_path / "deeper/copy"):
+        os.utime(path, (0, 0))
+    assert folder_fingerprint(every_entry(tree)) == folder_fingerprint(every_entry(tmp_path / "deeper/copy"))
+    assert len(folder_fingerprint(every_entry(tree))) == 64
+
+
+def test_fingerprint_changes(tree: Path) -> None:
+    big = tree / "train/cat/0.png"
+    big.write_bytes(bytes(20000))
+    seen = [folder_fingerprint(every_entry(tree))]
+    for position in (0, 19999):
+        content = bytearray(big.read_bytes())
+        content[position] = 1
+        big.write_bytes(content)
+        seen.append(folder_fingerprint(every_entry(tree)))
+    big.write_bytes(big.read_bytes() + b"\1")
+    seen.append(folder_fingerprint(every_entry(tree)))
+    big.rename(big.with_name("00.png"))
+    seen.append(folder_fingerprint(every_entry(tree)))
+    (tree / "test/cat/1.png").unlink()
+    seen.append(folder_fingerprint(every_entry(tree)))
+    seen.append(folder_fingerprint([(path, 0) for path, _ in every_entry(tree)]))
+    assert len(set(seen)) == len(seen)
+
+
+def test_fingerprint_of_a_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.png cannot be read: No such file"):
+        folder_fingerprint([(tmp_path / "gone.png", 0)])
