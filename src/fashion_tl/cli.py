@@ -80,11 +80,16 @@ def main(args: Sequence[str] | None = None) -> int:
         )
         return 2
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+        return _status(stop)
     except KeyboardInterrupt:
         return 130
-    except BaseException as error:
-        if type(error).__name__ == "SIGTERMException":
-            return 143
-        raise
     return 0
+
+
+def _status(stop: SystemExit) -> int:
+    """Tell apart why the process was about to exit: Lightning turns both signals into a SystemExit."""
+    if type(stop).__name__ == "SIGTERMException":
+        return 143
+    if isinstance(stop.__context__, KeyboardInterrupt):
+        return 130
+    return stop.code if isinstance(stop.code, int) else 0

@@ -147,7 +147,7 @@ def _decoded(
         names, tensors = [], []
         for path in files[start : start + batch_size]:
             try:
-                tensors.append(decode_image(path, size, "squash" if spec.resize == "squash" else "crop"))
+                tensors.append(decode_image(path, size, "squash" if spec.resize == "squash" else "crop", spec.crop))
                 names.append(path)
             except UnreadableImageError as error:
                 if not skip:

@@ -38,6 +38,8 @@ QUIET = (
     r".*Checkpoint directory .* exists and is not empty.*",
     # The progress bar shows the epoch; a short epoch is no fault.
     r".*The number of training batches .* is smaller than the logging interval.*",
+    # `validate` and `test` need the weights of a checkpoint, not the callbacks that wrote it.
+    r".*callbacks used to create the checkpoint need to be provided.*",
     # Between torch and Lightning; nothing here can change it.
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
@@ -226,6 +228,8 @@ class TrainingCLI(LightningCLI):
 
 def run(args: list[str]) -> None:
     """Run one of the verbs ``fit``, ``validate`` and ``test`` with command-line arguments."""
+    # Lightning calls methods that jsonargparse has renamed.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():

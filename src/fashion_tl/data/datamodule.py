@@ -35,6 +35,7 @@ class ImageDataModule(LightningDataModule):
         image_size: Height and width that the network sees, in pixels; as held if not given.
         interpolation: How images are resized: bilinear, bicubic (both antialiased) or nearest.
         resize: How image files become square: crop (the centre) or squash.
+        crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
         batch_size: Images in a training batch.
         eval_batch_size: Images in a validation or test batch.
         val_fraction: Share of each class's training images held out for validation, above 0 and below 1.
@@ -55,6 +56,7 @@ class ImageDataModule(LightningDataModule):
         image_size: int | None = None,
         interpolation: str = "bilinear",
         resize: str = "crop",
+        crop: float = 0.875,
         batch_size: int = 128,
         eval_batch_size: int = 512,
         val_fraction: float = 1 / 12,
@@ -72,6 +74,7 @@ class ImageDataModule(LightningDataModule):
             for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction))
             if not 0 < value < 1
         ]
+        problems += [f"data.crop is {crop}, it must be above 0 and at most 1"] if not 0 < crop <= 1 else []
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "per_class": per_class or 1}
         problems += [f"data.{name} is {value}, it must be at least 1" for name, value in sizes.items() if value < 1]
         if problems:
@@ -80,7 +83,7 @@ class ImageDataModule(LightningDataModule):
         self.root = Path(root or os.environ.get("FASHION_TL_DATA_DIR") or "data").expanduser()
         self.source_name = source
         self.source = make_source(
-            source, self.root, folder, image_size, _as_resize(resize), skip_unreadable, drawn, split_seed
+            source, self.root, folder, image_size, _as_resize(resize), crop, skip_unreadable, drawn, split_seed
         )
         self.class_names: list[str] = list(self.source.class_names)
         self.input_spec: dict[str, Any] = {
@@ -89,6 +92,7 @@ class ImageDataModule(LightningDataModule):
             "image_size": image_size or self.source.held_size,
             "interpolation": interpolation,
             "resize": resize,
+            "crop": crop if source == "image_folder" else 1.0,
         }
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.val_fraction, self.test_fraction = val_fraction, test_fraction

@@ -91,6 +91,7 @@ def load_folder(
     memory_limit_bytes: int,
     skip_unreadable: bool,
     description: str,
+    crop: float = 1.0,
 ) -> tuple[ImageSet, list[str]]:
     """Decode the images into memory where they fit, else check the files and leave them to the workers.
 
@@ -104,6 +105,7 @@ def load_folder(
         memory_limit_bytes: Most bytes that the decoded images (3 * size * size each) may take.
         skip_unreadable: Leave unreadable files out instead of stopping.
         description: Text before the progress bar.
+        crop: Share of the shorter side that is kept, see `decode_image`.
 
     Returns:
         The images in the order of `entries`, and the paths of the files left out.
@@ -122,9 +124,9 @@ def load_folder(
         """Read one file and return what is wrong with it."""
         try:
             if images is not None:
-                images[index] = decode_image(paths[index], size, resize).numpy()
+                images[index] = decode_image(paths[index], size, resize, crop).numpy()
             elif skip_unreadable:
-                decode_image(paths[index], size, resize)
+                decode_image(paths[index], size, resize, crop)
             else:
                 check_header(paths[index])
         except UnreadableImageError as error:
@@ -147,7 +149,7 @@ def load_folder(
             images = images[: len(kept)]
     skipped = [str(path) for path in unreadable]
     if images is None:
-        return FolderImages(paths, labels, size, resize), skipped
+        return FolderImages(paths, labels, size, resize, crop), skipped
     return InMemoryImages(torch.from_numpy(images), labels), skipped
 
 

@@ -119,7 +119,12 @@ class FolderImages(ImageSet):
     channels = 3
 
     def __init__(
-        self, paths: Sequence[Path], labels: Tensor, size: int, resize: Literal["crop", "squash"] = "crop"
+        self,
+        paths: Sequence[Path],
+        labels: Tensor,
+        size: int,
+        resize: Literal["crop", "squash"] = "crop",
+        crop: float = 1.0,
     ) -> None:
         """Hold the paths; no file is opened.
 
@@ -128,6 +133,7 @@ class FolderImages(ImageSet):
             labels: int64 (N,).
             size: Height and width of the decoded images, in pixels.
             resize: How an image becomes square, see `decode_image`.
+            crop: Share of the shorter side that is kept, see `decode_image`.
 
         Raises:
             ValueError: The labels are not int64 (N,).
@@ -138,6 +144,7 @@ class FolderImages(ImageSet):
         self.labels = labels
         self.size = size
         self.resize: Literal["crop", "squash"] = resize
+        self.crop = crop
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return a batch, see `ImageSet.__getitems__`.
@@ -145,11 +152,11 @@ class FolderImages(ImageSet):
         Raises:
             UnreadableImageError: A file cannot be decoded.
         """
-        images = [decode_image(self.paths[index], self.size, self.resize) for index in indices]
+        images = [decode_image(self.paths[index], self.size, self.resize, self.crop) for index in indices]
         return torch.stack(images), self.labels[torch.tensor(indices, dtype=torch.int64)]
 
 
-def decode_image(path: Path, size: int, resize: Literal["crop", "squash"]) -> Tensor:
+def decode_image(path: Path, size: int, resize: Literal["crop", "squash"], crop: float = 1.0) -> Tensor:
     """Decode one image file of any mode to a square RGB image.
 
     The EXIF rotation is applied, transparency is laid on white, 16-bit grey levels are scaled to 8 bits, and the first
@@ -158,7 +165,8 @@ def decode_image(path: Path, size: int, resize: Literal["crop", "squash"]) -> Te
     Args:
         path: The image file.
         size: Height and width of the result, in pixels.
-        resize: "crop" scales the shorter side to `size` and keeps the centre; "squash" scales each side to `size`.
+        resize: "crop" keeps a square around the centre; "squash" scales each side to `size`.
+        crop: Side of that square as a share of the shorter side, above 0 to 1; ImageNet's custom is 0.875.
 
     Returns:
         uint8 (3, size, size), values 0 to 255.
@@ -170,7 +178,7 @@ def decode_image(path: Path, size: int, resize: Literal["crop", "squash"]) -> Te
         ImageOps.exif_transpose(image, in_place=True)
         rgb = _to_rgb(image)
         # The crop is a box of the resampling itself: the same pixels, but a 10000 x 1 image never grows first.
-        side = min(rgb.size) if resize == "crop" else None
+        side = crop * min(rgb.size) if resize == "crop" else None
         left, top = ((length - (side or length)) / 2 for length in rgb.size)
         box = (left, top, rgb.width - left, rgb.height - top)
         pixels = np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR, box=box))

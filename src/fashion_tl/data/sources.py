@@ -100,15 +100,18 @@ class ImageFolderSource:
         folder: The folder.
         size: Height and width to decode to, in pixels.
         resize: "crop" or "squash".
+        crop: Share of the shorter side that is kept.
         skip_unreadable: Whether to go on without files that cannot be read.
     """
 
     channels = 3
 
-    def __init__(self, folder: Path, size: int, resize: Literal["crop", "squash"], skip_unreadable: bool) -> None:
+    def __init__(
+        self, folder: Path, size: int, resize: Literal["crop", "squash"], crop: float, skip_unreadable: bool
+    ) -> None:
         self.index: FolderIndex = scan_folder(folder)
         self.class_names, self.held_size = self.index.class_names, size
-        self.resize, self.skip_unreadable = resize, skip_unreadable
+        self.resize, self.crop, self.skip_unreadable = resize, crop, skip_unreadable
 
     def load(self) -> Loaded:
         """Decode all images that fit in memory together."""
@@ -119,7 +122,7 @@ class ImageFolderSource:
             if part is not None:
                 share = int(limit * len(part) / max(1, len(entries)))
                 loaded = load_folder(
-                    part, self.held_size, self.resize, share, self.skip_unreadable, f"reading {name} images"
+                    part, self.held_size, self.resize, share, self.skip_unreadable, f"reading {name} images", self.crop
                 )
                 sets.append(loaded[0])
                 skipped += loaded[1]
@@ -133,6 +136,7 @@ def make_source(
     folder: str | None,
     size: int | None,
     resize: Literal["crop", "squash"],
+    crop: float,
     skip_unreadable: bool,
     drawn: int,
     seed: int,
@@ -150,7 +154,7 @@ def make_source(
         raise unknown_name("source", name, SOURCES, "Set it with --data.source.")
     if size is None:
         raise UserError("data.source image_folder needs --data.image_size: the files may have any size.")
-    return ImageFolderSource(root / folder if folder else root, size, resize, skip_unreadable)
+    return ImageFolderSource(root / folder if folder else root, size, resize, crop, skip_unreadable)
 
 
 def fingerprint(*tensors: Tensor) -> str:

@@ -26,6 +26,7 @@ class InputSpec:
         image_size: Height and width that the network sees, in pixels.
         interpolation: "bilinear" and "bicubic" (both antialiased), or "nearest".
         resize: How a file of other proportions is brought to a square: "crop" or "squash".
+        crop: Side of the cropped square as a share of the shorter side.
     """
 
     channels: int = 3
@@ -33,6 +34,7 @@ class InputSpec:
     image_size: int = 224
     interpolation: str = "bilinear"
     resize: str = "crop"
+    crop: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the values a user can set."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,9 @@ class TransferClassifier(ImageClassifier):
         self.save_hyperparameters()
         size = self.input_spec.image_size
         self.made = create_backbone(backbone, pretrained and init_from is None, size, backbone_args)
-        head = nn.Linear(self.made.features, len(class_names))
-        network = StagedNetwork(
-            self.made.module,
-            nn.Sequential(nn.Dropout(dropout), head) if dropout > 0 else head,
-            divide_timm(self.made.module),
-        )
+        layers = {"dropout": nn.Dropout(dropout), "linear": nn.Linear(self.made.features, len(class_names))}
+        head = nn.Sequential(OrderedDict(layers))
+        network = StagedNetwork(self.made.module, head, divide_timm(self.made.module))
         self.use(network, self.made.channels, tuple(mean or self.made.mean), tuple(std or self.made.std))
         self.architecture, self.weights = self.made.architecture, self.made.weights
         if init_from is not None:

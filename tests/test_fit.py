@@ -1,0 +1,210 @@
+"""Whole runs through the command line, on a few drawn garments."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from fashion_tl import training
+from fashion_tl.runs.record import read_record
+
+from .conftest import Fit
+
+TWO_PHASES = ("--model.train", "{0: head, 2: {train: layer3, lr: 0.001}}", "--model.lr", "0.01", "--model.dropout", "0.2")
+AUGMENTED = ("--data.augment", "{mirror: 0.5, shift: 2, rotation: 10, brightness: 0.2, contrast: 0.2, erase: 0.5}")
+RUN_FILES = {"config.yaml", "metrics.csv", "run.json", "test_predictions.npz"}
+
+
+def state(path: str) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def logits(name: str, version: int = 0) -> np.ndarray[Any, Any]:
+    with np.load(f"lightning_logs/{name}/version_{version}/test_predictions.npz") as file:
+        return file["logits"]  # type: ignore[no-any-return]
+
+
+class StopAt(Callback):
+    """Raises in the middle of an epoch, as Ctrl-C does."""
+
+    def __init__(self, epoch: int, batch: int, error: BaseException) -> None:
+        self.epoch, self.batch, self.error = epoch, batch, error
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (self.epoch, self.batch):
+            raise self.error
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Stop the runs that follow at an epoch and a batch."""
+    original = training.TrainingCLI._run_callbacks
+    on_interrupt = signal.getsignal(signal.SIGINT)
+
+    def arm(epoch: int, batch: int, error: BaseException) -> None:
+        stop = StopAt(epoch, batch, error)
+        monkeypatch.setattr(training.TrainingCLI, "_run_callbacks", lambda cli, paths: [*original(cli, paths), stop])
+
+    yield arm
+    signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores it after a Ctrl-C
+
+
+def test_a_run_leaves_exactly_its_record(fit: Fit):
+    assert fit(*TWO_PHASES, *AUGMENTED, epochs=3) == 0
+    logs = Path("lightning_logs/run/version_0")
+    files = {p.name for p in logs.iterdir()}
+    assert {f for f in files if not f.startswith("events.out.tfevents")} == RUN_FILES
+    assert {p.name for p in Path("checkpoints/run/version_0").iterdir()} == {"best.ckpt", "last.ckpt"}
+    record = json.loads((logs / "run.json").read_text())
+    assert record["status"] == "completed"
+    assert record["reason"] == "all epochs done"
+    assert record["data"]["sizes"] == {"train": 110, "val": 10, "test": 40}
+    assert [p["trains"] for p in record["model"]["phases"]] == ["head", "layer3 and above"]
+    assert record["model"]["phases"][0]["trained_parameters"] == 970
+    assert len(record["time"]["epoch_seconds"]) == 3
+    assert record["time"]["images_per_second"] > 0
+    assert record["peak_memory_bytes"] > 0
+    assert set(record["best"]) == {"epoch", "monitor", "value"}
+    with np.load(logs / "test_predictions.npz") as file:
+        assert file["logits"].shape == (40, 10)
+        hits = file["logits"].argmax(1) == file["label"]
+        assert record["test"]["accuracy"] == hits.mean()
+    rows = (logs / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 4
+    assert rows[0].startswith("epoch,step,train/loss,train/accuracy,val/loss,val/accuracy,lr")
+
+
+def test_the_recorded_configuration_runs_again(fit: Fit, workdir: Path):
+    assert fit(*TWO_PHASES, *AUGMENTED, "--seed_everything", "3") == 0
+    from fashion_tl.cli import main
+
+    assert main(["fit", "-c", "lightning_logs/run/version_0/config.yaml", "--name", "again"]) == 0
+    assert np.array_equal(logits("run"), logits("again"))
+
+
+def test_the_same_seed_gives_the_same_logits_and_another_seed_others(fit: Fit):
+    for version, seed in enumerate(("1", "1", "2")):
+        assert fit(*TWO_PHASES, *AUGMENTED, "--seed_everything", seed, epochs=3) == 0
+        assert Path(f"checkpoints/run/version_{version}/best.ckpt").is_file()
+    assert np.array_equal(logits("run", 0), logits("run", 1))
+    assert not np.array_equal(logits("run", 0), logits("run", 2))
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 2), (2, 0), (3, 1)])
+def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(fit: Fit, stop_at, epoch, batch):
+    arguments = (*TWO_PHASES, *AUGMENTED, "--patience", "4")
+    assert fit(*arguments, name="whole", epochs=4) == 0
+    stop_at(epoch, batch, KeyboardInterrupt())
+    assert fit(*arguments, name="cut", epochs=4) == 130
+    record = read_record(Path("lightning_logs/cut/version_0"))
+    assert (record["status"], record["reason"]) == ("interrupted", "stopped by Ctrl-C")
+    stop_at(99, 0, KeyboardInterrupt())
+    assert fit(*arguments, "--ckpt_path", "checkpoints/cut/version_0/last.ckpt", name="cut", epochs=4) == 0
+    assert [p.name for p in Path("lightning_logs/cut").iterdir()] == ["version_0"]
+    for name in ("best", "last"):
+        assert same(state(f"checkpoints/whole/version_0/{name}.ckpt"), state(f"checkpoints/cut/version_0/{name}.ckpt"))
+    assert np.array_equal(logits("whole"), logits("cut"))
+    record = read_record(Path("lightning_logs/cut/version_0"))
+    assert record["status"] == "completed"
+    assert len(record["time"]["epoch_seconds"]) == 4
+
+
+def test_sigterm_leaves_an_interrupted_record_and_status_143(fit: Fit, stop_at):
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    stop_at(0, 1, SIGTERMException())
+    assert fit(epochs=2) == 143
+    assert read_record(Path("lightning_logs/run/version_0"))["reason"] == "stopped by SIGTERM"
+    assert Path("checkpoints/run/version_0/last.ckpt").is_file()
+
+
+def test_what_is_frozen_stays_bit_identical_and_moves_in_the_next_phase(fit: Fit):
+    assert fit("--model.train", "head", "--model.lr", "0.01", name="phase1", epochs=2) == 0
+    from fashion_tl.tools import load_classifier
+
+    torch.manual_seed(0)
+    first = state("checkpoints/phase1/version_0/last.ckpt")
+    untrained = state_before_training("phase1")
+    frozen = [k for k in first if k.startswith("network.backbone.")]
+    assert any("running_mean" in k for k in frozen)
+    assert all(torch.equal(first[k], untrained[k]) for k in frozen)
+    assert not torch.equal(first["network.head.linear.weight"], untrained["network.head.linear.weight"])
+    assert fit("--model.train", "1", "--model.init_from", "phase1", name="phase2", epochs=1) == 0
+    second = state("checkpoints/phase2/version_0/last.ckpt")
+    moved = {k for k in frozen if not torch.equal(first[k], second[k])}
+    expected = {k for k in frozen if k.startswith("network.backbone.layer4.")}
+    assert moved == expected
+    assert load_classifier(Path("checkpoints/phase2/version_0/best.ckpt")).class_names[0] == "T-shirt/top"
+
+
+def state_before_training(name: str) -> dict[str, torch.Tensor]:
+    """Build the same run's module again, from its recorded configuration, without training it."""
+    import yaml
+
+    from fashion_tl.modules.transfer import TransferClassifier
+
+    config = yaml.safe_load(Path(f"lightning_logs/{name}/version_0/config.yaml").read_text())
+    torch.manual_seed(config["seed_everything"])
+    arguments = config["model"]["init_args"]
+    names = read_record(Path(f"lightning_logs/{name}/version_0"))["data"]["class_names"]
+    spec = {"channels": 1, "held_size": 28, "image_size": 32}
+    return TransferClassifier(class_names=names, input_spec=spec, **arguments).state_dict()
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "step", "plateau", "constant"])
+def test_every_schedule_and_optimizer_runs(fit: Fit, schedule):
+    optimizer = {"step": "sgd", "plateau": "adam"}.get(schedule, "adamw")
+    flags = ("--model.schedule", schedule, "--model.optimizer", optimizer, *TWO_PHASES)
+    assert fit(*flags, epochs=3) == 0
+
+
+def test_gradient_accumulation_and_clipping_are_the_trainers_own(fit: Fit):
+    flags = ("--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "1.0")
+    assert fit(*flags, epochs=2) == 0
+    assert read_record(Path("lightning_logs/run/version_0"))["status"] == "completed"
+
+
+def test_early_stopping_says_so(fit: Fit):
+    assert fit("--patience", "1", "--model.lr", "1e-12", epochs=9) == 0
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert record["reason"].startswith("early stopping: val/accuracy did not improve for 1 epoch")
+
+
+def test_scratch_trains_at_the_size_the_images_have(fit: Fit):
+    assert fit(classifier="ScratchClassifier") == 0
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert record["model"]["input"]["image_size"] == 28
+    assert record["model"]["parameters"] < 500_000
+
+
+def test_the_learning_rate_finder_sets_a_rate(fit: Fit, capsys):
+    assert fit("--find_lr", "true", "--data.batch_size", "8", "--model.backbone_lr", "0.0001") == 0
+    assert "learning-rate finder: lr" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_tested_and_validated_by_its_verbs(fit: Fit, workdir, capsys):
+    from fashion_tl.cli import main
+
+    assert fit() == 0
+    capsys.readouterr()
+    common = ("-c", "lightning_logs/run/version_0/config.yaml", "--ckpt_path", "checkpoints/run/version_0/best.ckpt")
+    for verb in ("test", "validate"):
+        assert main([verb, *common]) == 0
+        assert f"{verb if verb == 'test' else 'val'}/accuracy" in capsys.readouterr().out
+    assert [p.name for p in Path("lightning_logs/run").iterdir()] == ["version_0"]
+
+
+def test_fast_dev_run_leaves_nothing(fit: Fit, workdir: Path):
+    assert fit("--trainer.fast_dev_run", "true") == 0
+    assert list(workdir.iterdir()) == []
