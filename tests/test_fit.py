@@ -17,7 +17,14 @@ from fashion_tl.runs.record import read_record
 
 from .conftest import Fit
 
-TWO_PHASES = ("--model.train", "{0: head, 2: {train: layer3, lr: 0.001}}", "--model.lr", "0.01", "--model.dropout", "0.2")
+TWO_PHASES = (
+    "--model.train",
+    "{0: head, 2: {train: layer3, lr: 0.001}}",
+    "--model.lr",
+    "0.01",
+    "--model.dropout",
+    "0.2",
+)
 AUGMENTED = ("--data.augment", "{mirror: 0.5, shift: 2, rotation: 10, brightness: 0.2, contrast: 0.2, erase: 0.5}")
 RUN_FILES = {"config.yaml", "metrics.csv", "run.json", "test_predictions.npz"}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +74,7 @@ def predict(
     checkpoint: Path, images: list[Path], output: Path | None, batch_size: int, invert: bool, skip_unreadable: bool
 ) -> None:
     """Write one row an image: path, predicted class, and the probability of every class."""
+    from fashion_tl.data.transforms import to_float
     from fashion_tl.runs.record import write_text
 
     if batch_size < 1:
@@ -82,7 +83,7 @@ def predict(
     module = load_classifier(checkpoint)
     rows = [["path", "class", *module.class_names]]
     for names, batch in _decoded(files, module, batch_size, skip_unreadable):
-        probabilities = probabilities_of(module, 255 - batch if invert else batch)
+        probabilities = probabilities_of(module, 1 - to_float(batch) if invert else batch)
         for name, row in zip(names, probabilities.tolist(), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             rows.append([str(name), module.class_names[best], *(f"{p:.6f}" for p in row)])
@@ -93,7 +94,10 @@ def predict(
     if output is None:
         sys.stdout.write(text.getvalue())
     else:
-        write_text(output, text.getvalue())
+        try:
+            write_text(output, text.getvalue())
+        except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
+            raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
         print(f"{len(rows) - 1} images: {output}")
 
 
@@ -121,7 +125,13 @@ def _image_files(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            found = sorted(
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in SUFFIXES
+                and p.is_file()
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
+            )
             if not found:
                 raise UserError(f"the folder {path} holds no images ({' '.join(SUFFIXES)}).")
             files += found
@@ -167,8 +177,8 @@ def export(checkpoint: Path, folder: Path) -> None:
     module = load_classifier(checkpoint)
     if not isinstance(module, TransferClassifier):
         raise UserError(f"{checkpoint} holds no timm backbone: only a TransferClassifier can be exported.")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is not empty; name a new folder.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder; name a new one.")
     made, size = module.made, module.input_spec.image_size
     config: dict[str, Any] = {
         "architecture": made.architecture,
@@ -220,8 +230,10 @@ def runs(names: list[str], log_dir: Path, newest: bool) -> None:
         "run", "version", "status", "test accuracy", "macro F1", "trained / all parameters", "epochs", "seconds"
     )
     rows: dict[str, list[list[str]]] = {}
+    known: dict[str, None] = {}
     for folder, record in all_records(log_dir):
         name, number = folder.parent.name, folder.name.removeprefix("version_")
+        known[name] = None
         if names and name not in names:
             continue
         if isinstance(record, UserError):
@@ -232,8 +244,12 @@ def runs(names: list[str], log_dir: Path, newest: bool) -> None:
         row = [name, number, *_columns(record)]
         rows[name] = [row] if newest else [*rows.get(name, []), row]
     missing = [name for name in names if name not in rows]
+    for name in missing:
+        if known and name not in known:
+            raise unknown_name("run", name, known, f"These are in {log_dir}.")
     if missing or not rows:
-        raise UserError(f"no recorded run {'of the name ' + ', '.join(missing) if missing else 'at all'} in {log_dir}.")
+        kind = "completed" if newest else "recorded"
+        raise UserError(f"no {kind} run {'of the name ' + ', '.join(missing) if missing else 'at all'} in {log_dir}.")
     for name in names or rows:
         for row in rows[name]:
             table.add_row(*row)

@@ -118,6 +118,17 @@ class TrainingCLI(LightningCLI):
         if start and not start.endswith(".ckpt"):
             model.init_from = str(newest_completed(config.log_dir, config.checkpoint_dir, start).best)
 
+    def instantiate_classes(self) -> None:
+        """Build everything, with the errors of this package as they are."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse wraps whatever a constructor raises into a message about types.
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__
+            raise (cause or error) from None
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - Lightning's type
         """Build the Trainer with this run's logger and callbacks."""
         config = self.config[self.subcommand]

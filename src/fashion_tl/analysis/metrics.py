@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fashion_tl.errors import UserError
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -58,7 +60,7 @@ def calibration_error(probabilities: Floats, labels: Ints, bins: int = 15) -> fl
     """
     confidence = probabilities.max(axis=1)
     hit = probabilities.argmax(axis=1) == labels
-    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    index = np.searchsorted(np.arange(1, bins) / bins, confidence)
     gap = np.bincount(index, weights=confidence, minlength=bins) - np.bincount(index, weights=hit, minlength=bins)
     return float(np.abs(gap).sum() / len(labels))
 
@@ -74,8 +76,17 @@ def summarise(logits: npt.ArrayLike, labels: npt.ArrayLike, class_names: list[st
     Returns:
         Plain values: accuracy, loss, macro precision, recall and F1, calibration error, the same per class, and the
         confusion matrix.
+
+    Raises:
+        UserError: If a logit is not finite, as after a training that diverged.
     """
     truth = np.asarray(labels, dtype=np.int64)
+    finite = int(np.isfinite(logits).all(axis=1).sum())
+    if finite < len(truth):
+        raise UserError(
+            f"the logits of {len(truth) - finite} of {len(truth)} images are not finite: the training has diverged. "
+            "Lower the learning rate (--model.lr) or train with --trainer.precision 32-true."
+        )
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=1).astype(np.int64)
     matrix = confusion_matrix(predicted, truth, len(class_names))

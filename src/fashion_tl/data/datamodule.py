@@ -45,7 +45,8 @@ class ImageDataModule(LightningDataModule):
         augment: Random augmentation of the training images.
         skip_unreadable: Whether to go on without image files that cannot be read, and list them.
         num_workers: Processes that decode image files that do not fit in memory.
-        drawn: Training images to draw (garments, objects).
+        drawn: Training and validation images to draw (garments, objects).
+        drawn_test: Test images to draw; a third of ``drawn``, at most 2,000, if not given.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ImageDataModule(LightningDataModule):
         skip_unreadable: bool = False,
         num_workers: int = 2,
         drawn: int = 6000,
+        drawn_test: int | None = None,
     ) -> None:
         super().__init__()
         problems = [
@@ -75,15 +77,29 @@ class ImageDataModule(LightningDataModule):
             if not 0 < value < 1
         ]
         problems += [f"data.crop is {crop}, it must be above 0 and at most 1"] if not 0 < crop <= 1 else []
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "per_class": per_class or 1}
-        problems += [f"data.{name} is {value}, it must be at least 1" for name, value in sizes.items() if value < 1]
+        counts = [
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("per_class", 1 if per_class is None else per_class, 1),
+            ("num_workers", num_workers, 0),
+        ]
+        problems += [f"data.{name} is {n}, it must be at least {least}" for name, n, least in counts if n < least]
         if problems:
             raise UserError("; ".join(problems) + ".")
-        InputSpec(image_size=image_size or 28, interpolation=interpolation, resize=resize)
+        InputSpec(image_size=28 if image_size is None else image_size, interpolation=interpolation, resize=resize)
         self.root = Path(root or os.environ.get("FASHION_TL_DATA_DIR") or "data").expanduser()
         self.source_name = source
         self.source = make_source(
-            source, self.root, folder, image_size, _as_resize(resize), crop, skip_unreadable, drawn, split_seed
+            source,
+            self.root,
+            folder,
+            image_size,
+            _as_resize(resize),
+            crop,
+            skip_unreadable,
+            drawn,
+            drawn_test,
+            split_seed,
         )
         self.class_names: list[str] = list(self.source.class_names)
         self.input_spec: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,11 @@ def load_fashion_mnist(root: Path, train: bool) -> tuple[Tensor, Tensor]:
         data = gzip.decompress(path.read_bytes()) if path.is_file() else unpacked.read_bytes()
         arrays.append(_parse_idx(data, path if path.is_file() else unpacked))
     images, labels = arrays
+    if images.shape != (*labels.shape[:1], SIZE, SIZE) or labels.ndim != 1 or labels.max(initial=0) >= len(CLASS_NAMES):
+        raise UserError(
+            f"the {part} files in {raw} are damaged or do not belong together: images of shape {images.shape}, labels "
+            f"of shape {labels.shape} up to {labels.max(initial=0)}. Delete them to have them downloaded again."
+        )
     return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
 
 
@@ -84,8 +90,9 @@ def _download(root: Path) -> None:
 
 def _parse_idx(data: bytes, path: Path) -> np.ndarray:
     """Read an IDX file of unsigned bytes: magic number, big-endian sizes, values."""
-    header = np.frombuffer(data, ">u4", count=1 + data[3]) if len(data) >= 16 else np.zeros(1, ">u4")
-    values = np.frombuffer(data, np.uint8, offset=4 * len(header))
-    if header[0] >> 8 != 0x08 or values.size != int(np.prod(header[1:], dtype=np.int64)):
+    rank = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
+    start = 4 + 4 * rank
+    sizes = [int.from_bytes(data[i : i + 4]) for i in range(4, start, 4)]
+    if rank == 0 or len(data) - start != math.prod(sizes):
         raise UserError(f"{path} is damaged: it is not a whole IDX file. Delete it to have it downloaded again.")
-    return values.reshape([int(n) for n in header[1:]]).copy()
+    return np.frombuffer(data, np.uint8, offset=start).reshape(sizes).copy()

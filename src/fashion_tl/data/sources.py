@@ -69,27 +69,33 @@ class DrawnSource:
 
     Args:
         name: "garments" or "objects".
-        count: Training images to draw; the test set is a third of it, at most 2,000.
+        count: Training images to draw.
+        test_count: Test images to draw; a third of ``count``, at most 2,000, if not given.
         seed: The same seed gives the same pixels.
     """
 
     channels = 1
     held_size = DRAWN_SIZE
 
-    def __init__(self, name: Literal["garments", "objects"], count: int, seed: int) -> None:
+    def __init__(self, name: Literal["garments", "objects"], count: int, test_count: int | None, seed: int) -> None:
         self.draw: Callable[[int, int, int], tuple[Tensor, Tensor]]
         if name == "garments":
             self.class_names, self.draw = garments.CLASS_NAMES, garments.draw_garments
         else:
             self.class_names, self.draw = objects.CLASS_NAMES, objects.draw_objects
-        if count < 4 * len(self.class_names):
-            raise UserError(f"data.drawn is {count}: at least {4 * len(self.class_names)} images must be drawn.")
+        least = 4 * len(self.class_names)
+        self.test_count = min(count // 3, 2000) if test_count is None else test_count
+        if count < least or self.test_count < len(self.class_names):
+            raise UserError(
+                f"data.drawn is {count} and data.drawn_test is {self.test_count}: {name} needs at least {least} images "
+                f"to train and {len(self.class_names)} to test."
+            )
         self.count, self.seed = count, seed
 
     def load(self) -> Loaded:
         """Draw the training and the test images, from different seeds."""
         train = self.draw(self.count, 2 * self.seed, self.held_size)
-        test = self.draw(max(len(self.class_names), min(self.count // 3, 2000)), 2 * self.seed + 1, self.held_size)
+        test = self.draw(self.test_count, 2 * self.seed + 1, self.held_size)
         return Loaded(InMemoryImages(*train), InMemoryImages(*test), fingerprint(*train, *test))
 
 
@@ -139,6 +145,7 @@ def make_source(
     crop: float,
     skip_unreadable: bool,
     drawn: int,
+    drawn_test: int | None,
     seed: int,
 ) -> Source:
     """Make a source by name; the other arguments are those of ``ImageDataModule``.
@@ -149,12 +156,12 @@ def make_source(
     if name == "fashion_mnist":
         return FashionMNISTSource(root)
     if name in ("garments", "objects"):
-        return DrawnSource(cast(Literal["garments", "objects"], name), drawn, seed)
+        return DrawnSource(cast(Literal["garments", "objects"], name), drawn, drawn_test, seed)
     if name != "image_folder":
         raise unknown_name("source", name, SOURCES, "Set it with --data.source.")
     if size is None:
         raise UserError("data.source image_folder needs --data.image_size: the files may have any size.")
-    return ImageFolderSource(root / folder if folder else root, size, resize, crop, skip_unreadable)
+    return ImageFolderSource(root / Path(folder or "").expanduser(), size, resize, crop, skip_unreadable)
 
 
 def fingerprint(*tensors: Tensor) -> str:

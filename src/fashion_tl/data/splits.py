@@ -11,8 +11,8 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
 
     Args:
         labels: Integer labels (N,).
-        fraction: Share of each class that is held out, 0 to 1; a class of at least 2 images gives at least one and
-            keeps at least one.
+        fraction: Share of each class that is held out, 0 to 1; above 0, a class of at least 2 images gives at least
+            one. Every class keeps at least one.
         seed: The same seed gives the same split.
 
     Returns:
@@ -23,9 +23,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=generator)]
-        count = round(len(members) * fraction)
-        if fraction > 0 and len(members) > 1:
-            count = min(max(count, 1), len(members) - 1)
+        count = min(max(round(len(members) * fraction), 1), len(members) - 1) if fraction > 0 else 0
         held.append(members[:count])
         stay.append(members[count:])
     return torch.cat(stay).sort().values, torch.cat(held).sort().values

@@ -210,7 +210,7 @@ def shift_images(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def _warp(images: Tensor, flip: Tensor | None, degrees: Tensor, shifts: Tensor) -> Tensor:
-    """Rotate counter-clockwise, shift and mirror in one bilinear resampling, so that an image is smoothed once."""
+    """Mirror, rotate counter-clockwise, then shift, in one bilinear resampling, so that an image is smoothed once."""
     height, width = images.shape[-2:]
     angle = degrees * (math.pi / 180)
     cos, sin = angle.cos(), angle.sin()

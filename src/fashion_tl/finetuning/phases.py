@@ -50,11 +50,12 @@ def parse_phases(spec: TrainSpec) -> tuple[Phase, ...]:
         try:
             start = int(epoch)
             fields = dict(entry) if isinstance(entry, dict) else {"train": entry}
-            phases.append(Phase(start, **fields))
+            phases.append(_checked(Phase(start, **fields)))
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"model.train: cannot read the phase {epoch!r}: {entry!r}. Write the first epoch and a boundary, as in "
-                "{0: head, 5: layer4}, or {5: {train: layer4, lr: 0.001, backbone_lr: 0.0001}}."
+                f"model.train: cannot read the phase {epoch!r}: {entry!r} ({error}). "
+                "Write the first epoch and a boundary, as in {0: head, 5: layer4}, "
+                "or {5: {train: layer4, lr: 0.001, backbone_lr: 0.0001}}."
             ) from error
     phases.sort(key=lambda phase: phase.start)
     if not phases or phases[0].start != 0:
@@ -62,6 +63,16 @@ def parse_phases(spec: TrainSpec) -> tuple[Phase, ...]:
             f"model.train: the first phase must start at epoch 0, as in {{0: head, 5: layer4}}; got {spec}."
         )
     return tuple(phases)
+
+
+def _checked(phase: Phase) -> Phase:
+    """Raise a TypeError or ValueError for what is no boundary or no learning rate."""
+    if not isinstance(phase.train, str | int):
+        raise TypeError("a boundary is a name or a number")
+    rates = [None if rate is None else float(rate) for rate in (phase.lr, phase.backbone_lr)]
+    if any(rate is not None and not rate >= 0 for rate in rates):
+        raise ValueError("a learning rate is not below 0")
+    return Phase(phase.start, phase.train, *rates)
 
 
 def phase_at(phases: tuple[Phase, ...], epoch: float) -> int:

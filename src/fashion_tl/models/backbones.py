@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.models.staged import probe
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
+_WEIGHTS = tuple(stem + end for stem in ("", "open_clip_") for end in ("model.safetensors", "pytorch_model.bin"))
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,25 @@ def create_backbone(name: str, pretrained: bool, image_size: int, arguments: dic
     """
     import timm
 
-    described = _described(name)
+    failures = _failures()
+    try:
+        described = _described(name)
+    except failures as error:
+        raise _cannot_create(name, pretrained, error) from error
     given = {**described.get("model_args", {}), **(arguments or {})}
     if described.get("pretrained_cfg", {}).get("fixed_input_size", False):
         given["img_size"] = image_size
     created = name if pretrained or not name.startswith(LOCAL) else str(described["architecture"])
     try:
+        if pretrained and not name.startswith(LOCAL):
+            source = described["pretrained_cfg"]
+            _ask_hub(source.get("hf_hub_id") or "", (source.get("hf_hub_filename") or _WEIGHTS[0], *_WEIGHTS))
         module = timm.create_model(created, pretrained=pretrained, num_classes=0, **given)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError, ImportError) as error:
+    except failures as error:
         raise _cannot_create(name, pretrained, error) from error
     built: Any = module
-    config: dict[str, Any] = {**described.get("pretrained_cfg", {}), **built.pretrained_cfg}
-    channels = int(config.get("input_size", (3,))[0])
+    config: dict[str, Any] = {**built.pretrained_cfg, **described.get("pretrained_cfg", {})}
+    channels = int(given.get("in_chans") or config.get("input_size", (3,))[0])
     try:
         shape = probe(module, channels, image_size)
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -79,12 +90,12 @@ def create_backbone(name: str, pretrained: bool, image_size: int, arguments: dic
         raise UserError(f"backbone {name!r} gives an output of shape {shape}, not one vector an image; choose another.")
     return Backbone(
         module=module,
-        architecture=str(config.get("architecture") or described.get("architecture") or name.split(".")[0]),
+        architecture=str(described["architecture"]),
         arguments=given,
         channels=channels,
         features=shape[1],
-        mean=tuple(config.get("mean", (0.5,) * channels)),
-        std=tuple(config.get("std", (0.5,) * channels)),
+        mean=_per_channel(config.get("mean", (0.5,)), channels),
+        std=_per_channel(config.get("std", (0.5,)), channels),
         weights=name if pretrained else "random",
     )
 
@@ -98,9 +109,15 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Fit statistics to the channels that a network takes; filters of other channels were summed, so these average."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
 def _described(name: str) -> dict[str, Any]:
     """Read what is known of a backbone before it is built: architecture, arguments, pretrained configuration."""
     import timm
+    from timm.models import load_model_config_from_hf
 
     if name.startswith(LOCAL):
         folder = Path(name.removeprefix(LOCAL))
@@ -115,11 +132,13 @@ def _described(name: str) -> dict[str, Any]:
             described: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"backbone {name!r}: {config} is not JSON ({error}).") from error
-        if "architecture" not in described:
+        if not isinstance(described, dict) or "architecture" not in described:
             raise UserError(f"backbone {name!r}: {config} names no 'architecture'.")
         return described
     if name.startswith(HUB):
-        return {}
+        _ask_hub(name.removeprefix(HUB), ("config.json",))
+        config_of_hub, architecture, arguments = load_model_config_from_hf(name.removeprefix(HUB))
+        return {"architecture": architecture, "model_args": arguments, "pretrained_cfg": config_of_hub}
     if "/" in name:
         raise UserError(
             f"backbone {name!r} needs a prefix: write '{HUB}{name}' for a hub or '{LOCAL}{name}' for a folder."
@@ -134,14 +153,38 @@ def _described(name: str) -> dict[str, Any]:
     return {"architecture": architecture, "pretrained_cfg": known_config.to_dict() if known_config else {}}
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """List what timm and the libraries below it raise when a network cannot be built or its weights be had."""
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined] # of httpx or httpx2, by version
+    from safetensors import SafetensorError
+
+    timm_raises = (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError, ImportError)
+    return (*timm_raises, EOFError, pickle.UnpicklingError, HTTPError, SafetensorError)
+
+
+def _ask_hub(repository: str, files: tuple[str, ...]) -> None:
+    """Raise at once where no file is in the cache and no hub answers; huggingface_hub would retry for half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, _, revision = repository.partition("@")
+    if not repository or any(
+        isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in files
+    ):
+        return
+    with suppress(HfHubHTTPError):  # an answer, if a refusal: timm's own request says what is wrong
+        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision or None), timeout=4)
+
+
 def _cannot_create(name: str, pretrained: bool, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if not pretrained:
-        return UserError(f"cannot build backbone {name!r}: {reason}")
-    if name.startswith(LOCAL):
+    reason = " ".join(str(error).split("\n")[:2]).strip().rstrip(".") or type(error).__name__
+    if name.startswith(LOCAL) and pretrained:
         return UserError(f"cannot load backbone {name!r}: {reason}. The folder must hold config.json and its weights.")
+    if not pretrained and not name.startswith(HUB):
+        return UserError(f"cannot build backbone {name!r}: {reason}.")
+    random = "--model.pretrained false" if pretrained else "an architecture's name alone, such as resnet18"
     return UserError(
-        f"cannot fetch the weights of backbone {name!r}: {reason}. With no connection to the hub, either download "
-        "them elsewhere and name the folder (--model.backbone local-dir:FOLDER), point HF_ENDPOINT at a mirror, "
-        "or train from random weights (--model.pretrained false)."
+        f"cannot fetch backbone {name!r}: {reason}. With no connection to the hub, either download "
+        "it elsewhere and name the folder (--model.backbone local-dir:FOLDER), point HF_ENDPOINT at a mirror, "
+        f"or train from random weights ({random})."
     )

@@ -73,14 +73,15 @@ class LightCNN(nn.Module):
         dropout: Dropout before the head, 0 to 1.
     """
 
-    def __init__(self, in_channels: int, widths: Sequence[int] = (32, 64, 96), dropout: float = 0.0) -> None:
+    def __init__(self, in_channels: int, widths: Sequence[int] = (32, 64, 112), dropout: float = 0.0) -> None:
         super().__init__()
         if len(widths) != 3:
             raise UserError(f"model.network_args.widths has {len(widths)} values; network 'light' needs 3.")
         first, second, third = widths
-        self.stem = nn.Sequential(_ConvNorm(in_channels, first), _ConvNorm(first, second), nn.MaxPool2d(2))
-        self.middle = nn.Sequential(_Residual(second), _ConvNorm(second, third), nn.MaxPool2d(2))
+        self.stem = nn.Sequential(_ConvNorm(in_channels, first), nn.MaxPool2d(2))
+        self.middle = nn.Sequential(_ConvNorm(first, second), _Residual(second), nn.MaxPool2d(2))
         self.top = nn.Sequential(
+            _ConvNorm(second, third),
             _Residual(third),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),

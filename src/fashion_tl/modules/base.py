@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, cast
 
@@ -74,6 +75,17 @@ class ImageClassifier(LightningModule):
         super().__init__()
         check_optimizer(optimizer, lr)
         check_schedule(schedule)
+        _check_ranges(
+            backbone_lr=lr if backbone_lr is None else backbone_lr,
+            layer_decay=layer_decay,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            warmup=warmup,
+            step_size=step_size,
+            gamma=gamma,
+            plateau_patience=plateau_patience,
+            label_smoothing=label_smoothing,
+        )
         if batch_norm not in BATCH_NORM:
             raise unknown_name("batch_norm", batch_norm, BATCH_NORM)
         if len(class_names) < 2:
@@ -177,3 +189,17 @@ class ImageClassifier(LightningModule):
 
 
 _STAGES = {"train": "on_train", "val": "on_val", "test": "on_test"}
+_FROM_ZERO = ("backbone_lr", "weight_decay", "plateau_patience")
+_SHARES = ("layer_decay", "momentum", "warmup", "gamma", "label_smoothing")
+_RANGES = {**dict.fromkeys(_FROM_ZERO, (0, math.inf)), **dict.fromkeys(_SHARES, (0, 1)), "step_size": (1, math.inf)}
+
+
+def _check_ranges(**given: float) -> None:
+    """Raise one UserError that tells all numbers out of their range."""
+    problems = [
+        f"model.{name} is {value}, allowed is {_RANGES[name][0]} to {_RANGES[name][1]}"
+        for name, value in given.items()
+        if not _RANGES[name][0] <= value <= _RANGES[name][1]
+    ]
+    if problems:
+        raise UserError("; ".join(problems) + ".")

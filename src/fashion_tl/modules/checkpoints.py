@@ -23,7 +23,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"there is no checkpoint {path}. A run writes its own as checkpoints/NAME/version_N/best.ckpt."
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "fashion_tl_module" not in checkpoint:

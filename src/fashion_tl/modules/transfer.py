@@ -49,13 +49,16 @@ class TransferClassifier(ImageClassifier):
         layers = {"dropout": nn.Dropout(dropout), "linear": nn.Linear(self.made.features, len(class_names))}
         head = nn.Sequential(OrderedDict(layers))
         network = StagedNetwork(self.made.module, head, divide_timm(self.made.module))
-        self.use(network, self.made.channels, tuple(mean or self.made.mean), tuple(std or self.made.std))
+        start = {} if init_from is None else self._read_start(Path(init_from))
+        saved = start.get("hyper_parameters", {})
+        statistics = (tuple(mean or saved.get("mean", self.made.mean)), tuple(std or saved.get("std", self.made.std)))
+        self.use(network, self.made.channels, *statistics)
         self.architecture, self.weights = self.made.architecture, self.made.weights
         if init_from is not None:
-            self._start_from(Path(init_from))
+            self._start_from(start, init_from)
         self.weights_hash = weights_hash(self.made.module)
 
-    def _start_from(self, path: Path) -> None:
+    def _read_start(self, path: Path) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)
         saved = checkpoint["hyper_parameters"]
         if saved.get("backbone") != self.made.architecture:
@@ -68,6 +71,9 @@ class TransferClassifier(ImageClassifier):
                 f"{path} was trained on other classes ({', '.join(saved['class_names'])}) than this run's data has "
                 f"({', '.join(self.class_names)}): give both the same data."
             )
+        return checkpoint
+
+    def _start_from(self, checkpoint: dict[str, Any], path: str) -> None:
         prefix = "network."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         try:

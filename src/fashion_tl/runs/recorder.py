@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import platform
 import resource
 import subprocess
@@ -144,6 +145,9 @@ class RunRecorder(Callback):
         self._summarise_training(trainer)
         if self.paths.logs.exists():
             self._write()
+        if self.paths.last.is_file():
+            command = str(self.record["command"]).partition(" --ckpt_path")[0]
+            print(f"{self.paths.name}: {self._stopping}. To go on: {command} --ckpt_path {self.paths.last}")
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the history in the checkpoint, as plain values."""
@@ -172,7 +176,7 @@ class RunRecorder(Callback):
             "images_per_second": images * len(rows) / sum(seconds) if seconds else None,
         }
         self.record["peak_memory_bytes"] = _peak_memory()
-        scored = [row for row in rows if self.monitor in row]
+        scored = [row for row in rows if math.isfinite(row.get(self.monitor, math.nan))]
         if scored:
             sign = -1 if self.monitor.endswith("loss") else 1
             best = max(scored, key=lambda row: sign * row[self.monitor])

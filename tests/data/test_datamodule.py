@@ -1,0 +1,330 @@
+"""The data module without a Trainer: sources, splits, order, batches, messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from fashion_tl.data.datamodule import EpochSampler, ImageDataModule
+from fashion_tl.data.transforms import Augment
+from fashion_tl.errors import UserError
+
+LEVELS = {"dark": 40, "light": 200}
+
+
+@pytest.fixture(autouse=True)
+def clean(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+def garments(**changes: Any) -> ImageDataModule:
+    data = ImageDataModule(**{"source": "garments", "drawn": 120, "batch_size": 32, **changes})
+    data.setup()
+    return data
+
+
+def save_images(folder: Path, count: int) -> Path:
+    """Save images of two classes, JPEG and PNG in turn; the grey level tells the class, the noise the image."""
+    rng = np.random.default_rng(count)
+    for name, level in LEVELS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = (level + rng.integers(-20, 20, (10, 14, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.{'jpg' if number % 2 else 'png'}")
+    return folder
+
+
+def folder_data(root: Path, **changes: Any) -> ImageDataModule:
+    options = {"source": "image_folder", "image_size": 8, "batch_size": 4, "num_workers": 0, "val_fraction": 0.25}
+    data = ImageDataModule(root=str(root), **{**options, **changes})
+    data.setup()
+    return data
+
+
+def images_of(loader: Any) -> Tensor:
+    return torch.cat([images for images, _ in loader])
+
+
+def keys(images: Tensor) -> list[bytes]:
+    return [image.numpy().tobytes() for image in images]
+
+
+# Garments from end to end
+
+
+def test_garments() -> None:
+    data = garments(image_size=32, eval_batch_size=16)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 110, "val": 10, "test": 40}
+    for loader, sizes in (
+        (data.train_dataloader(), [32, 32, 32]),
+        (data.val_dataloader(), [10]),
+        (data.test_dataloader(), [16, 16, 8]),
+        (data.predict_dataloader(), [16, 16, 8]),
+    ):
+        batches = list(loader)
+        assert [len(images) for images, _ in batches] == sizes
+        for images, labels in batches:
+            assert images.shape[1:] == (1, 28, 28)
+            assert images.dtype == torch.uint8
+            assert labels.dtype == torch.int64
+            assert labels.max() < len(data.class_names) == 10
+    images, labels = next(iter(data.val_dataloader()))
+    prepared, same = data.on_after_batch_transfer((images, labels), 0)
+    assert same is labels
+    assert prepared.dtype == torch.float32
+    torch.testing.assert_close(prepared, tvf.resize(images.float() / 255, [32, 32], antialias=True))
+
+
+def test_splits_hold_different_images() -> None:
+    data = garments()
+    images = torch.cat([torch.cat([split[i][0][None] for i in range(len(split))]) for split in data.splits.values()])
+    assert len(set(keys(images))) == 160
+
+
+def test_second_setup_changes_nothing() -> None:
+    data = garments()
+    splits = dict(data.splits)
+    data.setup("test")
+    assert all(data.splits[name] is split for name, split in splits.items())
+
+
+def test_split_seed_draws_and_splits_anew() -> None:
+    assert garments().describe() == garments().describe()
+    assert garments(split_seed=1).describe()["fingerprint"] != garments().describe()["fingerprint"]
+
+
+# The order of the training images
+
+
+def test_order_depends_on_seed_and_epoch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def order(epoch: int, seed: str) -> list[bytes]:
+        torch.rand(1)
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        loader = garments().train_dataloader()
+        assert isinstance(loader.sampler, EpochSampler)
+        loader.sampler.set_epoch(epoch)
+        return keys(images_of(loader))
+
+    orders = [order(0, "5"), order(1, "5"), order(0, "6")]
+    assert order(0, "5") == orders[0]
+    assert order(1, "5") == orders[1]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_reading_takes_nothing_from_the_global_generator() -> None:
+    data = garments()
+    state = torch.get_rng_state()
+    list(data.train_dataloader())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("batch_size", "seen"), [(32, 96), (110, 110), (200, 110)])
+def test_each_image_at_most_once_in_an_epoch(batch_size: int, seen: int) -> None:
+    data = garments(batch_size=batch_size)
+    train = data.splits["train"]
+    every = {train[i][0].numpy().tobytes() for i in range(len(train))}
+    found = keys(images_of(data.train_dataloader()))
+    assert len(found) == len(set(found)) == seen
+    assert set(found) <= every
+
+
+def test_test_images_come_in_their_order() -> None:
+    data = garments(eval_batch_size=7)
+    assert data.loaded is not None
+    assert data.loaded.test is not None
+    assert torch.equal(images_of(data.test_dataloader()), data.loaded.test.__getitems__(list(range(40)))[0])
+
+
+# Labels, per class
+
+
+def counts(data: ImageDataModule, name: str) -> list[int]:
+    split = data.splits[name]
+    return torch.stack([split[i][1] for i in range(len(split))]).bincount(minlength=len(data.class_names)).tolist()
+
+
+def test_per_class() -> None:
+    every, few, fewer = garments(), garments(per_class=3), garments(per_class=1)
+    assert counts(few, "train") == [3] * 10
+    assert counts(fewer, "train") == [1] * 10
+    assert set(fewer.splits["train"].indices) < set(few.splits["train"].indices) < set(every.splits["train"].indices)
+    for name in ("val", "test"):
+        assert few.splits[name].indices == every.splits[name].indices
+
+
+def test_validation_is_stratified() -> None:
+    assert counts(garments(val_fraction=0.25), "val") == [3] * 10
+
+
+# Image folders
+
+
+def assert_labels_fit(data: ImageDataModule) -> None:
+    """The grey level of every image, at whichever index, tells the class."""
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        for images, labels in loader:
+            assert images.shape[1:] == (3, 8, 8)
+            assert images.dtype == torch.uint8
+            assert torch.equal((images.float().mean((1, 2, 3)) > 120).long(), labels)
+
+
+def test_folder_with_a_test_set(tmp_path: Path) -> None:
+    save_images(tmp_path / "set" / "train", 8)
+    save_images(tmp_path / "set" / "test", 3)
+    data = folder_data(tmp_path, folder="set")
+    assert data.class_names == ["dark", "light"]
+    assert [counts(data, name) for name in ("train", "val", "test")] == [[6, 6], [2, 2], [3, 3]]
+    assert_labels_fit(data)
+
+
+def test_folder_to_split(tmp_path: Path) -> None:
+    save_images(tmp_path / "set", 10)
+    data = folder_data(tmp_path, folder=str(tmp_path / "set"), test_fraction=0.2)
+    assert [counts(data, name) for name in ("train", "val", "test")] == [[6, 6], [2, 2], [2, 2]]
+    indices = [index for split in data.splits.values() for index in split.indices]
+    assert sorted(indices) == list(range(20))
+    assert_labels_fit(data)
+    assert counts(folder_data(tmp_path, folder="set", per_class=4), "train") == [4, 4]
+    other = folder_data(tmp_path, folder="set", split_seed=1)
+    assert other.splits["test"].indices != data.splits["test"].indices
+    assert other.describe()["fingerprint"] == data.describe()["fingerprint"]
+
+
+def test_unreadable_files_are_listed(tmp_path: Path) -> None:
+    save_images(tmp_path, 6)
+    (tmp_path / "dark" / "0.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"0\.png"):
+        folder_data(tmp_path)
+    assert folder_data(tmp_path, skip_unreadable=True).describe()["skipped"] == [str(tmp_path / "dark" / "0.png")]
+
+
+def test_too_few_images(tmp_path: Path) -> None:
+    save_images(tmp_path, 1)
+    with pytest.raises(UserError, match=r"no images are left for val: there are too few in image_folder"):
+        folder_data(tmp_path)
+
+
+# What the network gets
+
+
+def trainer(training: bool, **module: Any) -> Any:
+    """As much of a trainer as the data module looks at."""
+    return SimpleNamespace(training=training, lightning_module=SimpleNamespace(**module))
+
+
+def test_preprocessing_of_the_module_comes_first() -> None:
+    data = garments()
+    data.trainer = trainer(False, preprocess=lambda images: images + 1)
+    images, labels = next(iter(data.val_dataloader()))
+    assert torch.equal(data.on_after_batch_transfer((images, labels), 0)[0], images + 1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_augmentation_in_training_alone(training: bool) -> None:
+    data = garments(augment=Augment(mirror=1))
+    data.trainer = trainer(training)
+    images, labels = next(iter(data.val_dataloader()))
+    expected = (images.flip(-1) if training else images).float() / 255
+    assert torch.equal(data.on_after_batch_transfer((images, labels), 0)[0], expected)
+
+
+def test_without_a_module_images_are_floats_of_the_asked_size() -> None:
+    prepared = garments(image_size=20, interpolation="bicubic").prepare(
+        torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+    )
+    assert prepared.shape == (4, 1, 20, 20)
+    assert prepared.dtype == torch.float32
+    assert 0 <= prepared.min() < 0.2
+    assert 0.8 < prepared.max() <= 1
+
+
+def test_description_is_plain_and_whole() -> None:
+    data = garments(image_size=32, per_class=2, split_seed=3)
+    described = data.describe()
+    assert json.loads(json.dumps(described)) == described
+    fingerprint = described.pop("fingerprint")
+    assert len(fingerprint) >= 16
+    assert described == {
+        "source": "garments",
+        "class_names": data.class_names,
+        "sizes": {"train": 20, "val": 10, "test": 40},
+        "split_seed": 3,
+        "per_class": 2,
+        "skipped": [],
+        "channels": 1,
+        "held_size": 28,
+        "image_size": 32,
+        "interpolation": "bilinear",
+        "resize": "crop",
+        "crop": 1.0,
+    }
+
+
+# Where the data lies
+
+
+def test_root_is_given_or_set_or_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ImageDataModule().root == Path("data")
+    monkeypatch.setenv("FASHION_TL_DATA_DIR", "from the environment")
+    assert ImageDataModule().root == Path("from the environment")
+    assert ImageDataModule(root="given").root == Path("given")
+    monkeypatch.setenv("HOME", "home")
+    assert ImageDataModule(root="~/given").root == Path("home/given")
+
+
+def test_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_images(tmp_path / "here" / "set", 2)
+    monkeypatch.setenv("FASHION_TL_DATA_DIR", str(tmp_path / "here"))
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
+    for folder in ("set", "~/set"):
+        data = ImageDataModule("image_folder", folder=folder, image_size=8)
+        assert data.class_names == ["dark", "light"]
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "garment"}, r"unknown source 'garment'; did you mean 'garments'\?.*fashion_mnist.*--data\.source"),
+        ({"source": "image_folder"}, r"image_folder needs --data\.image_size"),
+        ({"interpolation": "bicubik"}, r"did you mean 'bicubic'\?.*--data\.interpolation"),
+        ({"resize": "squish"}, r"did you mean 'squash'\?.*--data\.resize"),
+        ({"image_size": 0}, r"data\.image_size is 0; it must be at least 4"),
+        ({"source": "image_folder", "image_size": 0}, r"data\.image_size is 0; it must be at least 4"),
+        ({"source": "garments", "drawn": 39}, r"data\.drawn is 39 .* at least 40 images"),
+        ({"source": "objects", "drawn": 3}, r"data\.drawn is 3 .* at least 96 images"),
+        ({"source": "image_folder", "image_size": 8, "folder": "none"}, r"data/none does not exist"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ImageDataModule(**options)
+
+
+def test_wrong_numbers_are_told_together() -> None:
+    with pytest.raises(UserError) as caught:
+        ImageDataModule(
+            val_fraction=0, test_fraction=1, crop=0, batch_size=0, eval_batch_size=-1, per_class=0, num_workers=-1
+        )
+    message = str(caught.value)
+    for part in (
+        "data.val_fraction is 0, it must be above 0 and below 1",
+        "data.test_fraction is 1,",
+        "data.crop is 0,",
+        "data.batch_size is 0, it must be at least 1",
+        "data.eval_batch_size is -1",
+        "data.per_class is 0",
+        "data.num_workers is -1, it must be at least 0",
+    ):
+        assert part in message

@@ -1,0 +1,243 @@
+"""Fashion-MNIST's files: read in place, checked, downloaded; a tiny generated set stands for the real one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import FashionMNIST
+
+from fashion_tl.data.fashion_mnist import load_fashion_mnist
+from fashion_tl.errors import UserError
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def idx(values: np.ndarray[Any, Any]) -> bytes:
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes()
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    rng = np.random.default_rng(0)
+    return {
+        "train-images-idx3-ubyte": rng.integers(0, 256, (30, 28, 28), dtype=np.uint8),
+        "train-labels-idx1-ubyte": np.arange(30, dtype=np.uint8) % 10,
+        "t10k-images-idx3-ubyte": rng.integers(0, 256, (20, 28, 28), dtype=np.uint8),
+        "t10k-labels-idx1-ubyte": np.arange(20, dtype=np.uint8)[::-1] % 10,
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the four generated files, whose checksums torchvision is told."""
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    resources = []
+    for name, values in arrays.items():
+        packed = gzip.compress(idx(values), mtime=0)
+        (raw / f"{name}.gz").write_bytes(packed)
+        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))  # noqa: S324 - torchvision's checksums
+    monkeypatch.setattr(FashionMNIST, "resources", resources)
+    return tmp_path / "data"
+
+
+def raw(root: Path) -> Path:
+    return root / "FashionMNIST" / "raw"
+
+
+def unpack(root: Path) -> None:
+    for path in raw(root).glob("*.gz"):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+
+
+def assert_loads(root: Path, arrays: Arrays) -> None:
+    for train, part in ((True, "train"), (False, "t10k")):
+        images, labels = load_fashion_mnist(root, train)
+        assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+        assert images.shape[1] == 1
+        assert np.array_equal(images[:, 0].numpy(), arrays[f"{part}-images-idx3-ubyte"])
+        assert np.array_equal(labels.numpy(), arrays[f"{part}-labels-idx1-ubyte"])
+
+
+def listing(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in [root, *root.rglob("*")]}
+
+
+def test_compressed_files_are_read_in_place(root: Path, arrays: Arrays) -> None:
+    folders = [path for path in [root, *root.rglob("*")] if path.is_dir()]
+    for path in root.rglob("*.gz"):
+        path.chmod(0o444)
+    for path in folders:
+        path.chmod(0o555)
+    before = listing(root)
+    try:
+        assert_loads(root, arrays)
+        assert listing(root) == before
+    finally:
+        for path in folders:
+            path.chmod(0o755)
+
+
+def test_unpacked_files(root: Path, arrays: Arrays) -> None:
+    unpack(root)
+    assert_loads(root, arrays)
+
+
+def test_images_can_be_changed(root: Path) -> None:
+    load_fashion_mnist(root, True)[0].fill_(0)
+    assert load_fashion_mnist(root, True)[0].any()
+
+
+def test_damaged_compressed_file(root: Path) -> None:
+    path = raw(root) / "t10k-images-idx3-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    load_fashion_mnist(root, True)
+    with pytest.raises(UserError) as caught:
+        load_fashion_mnist(root, False)
+    assert f"{path} is damaged" in str(caught.value)
+    assert "Delete it" in str(caught.value)
+    assert "--data.root" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: data[:3],
+        lambda data: b"",
+        lambda data: b"\0\0\x0d" + data[3:],
+        lambda data: data[:3] + b"\xff" + data[4:],
+        lambda data: data[:3] + b"\0" + data[4:],
+    ],
+    ids=["truncated", "too long", "only a few bytes", "empty", "floats", "255 axes", "no axes"],
+)
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
+def test_damaged_unpacked_file(root: Path, name: str, damage: Any) -> None:
+    unpack(root)
+    path = raw(root) / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError) as caught:
+        load_fashion_mnist(root, True)
+    assert f"{path} is damaged: it is not a whole IDX file" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("train-labels-idx1-ubyte", np.zeros(29, np.uint8)),
+        ("train-labels-idx1-ubyte", np.full(30, 10, np.uint8)),
+        ("train-labels-idx1-ubyte", np.zeros((30, 1), np.uint8)),
+        ("train-images-idx3-ubyte", np.zeros((30, 32, 32), np.uint8)),
+        ("train-images-idx3-ubyte", np.zeros((30, 784), np.uint8)),
+    ],
+)
+def test_unpacked_files_that_are_not_of_one_set(root: Path, name: str, values: np.ndarray[Any, Any]) -> None:
+    unpack(root)
+    (raw(root) / name).write_bytes(idx(values))
+    with pytest.raises(UserError, match=r"the train files in .*raw are damaged or do not belong together.*Delete them"):
+        load_fashion_mnist(root, True)
+
+
+# The download, from this machine
+
+
+@pytest.fixture
+def served(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Move the files to a folder that a local server offers as torchvision's only mirror."""
+    offered = tmp_path / "offered"
+    raw(root).rename(offered)
+    shutil.rmtree(root)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(offered))) as server:
+        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield offered
+        server.shutdown()
+        thread.join()
+
+
+def test_missing_files_are_downloaded(served: Path, root: Path, arrays: Arrays) -> None:
+    assert not root.exists()
+    assert_loads(root, arrays)
+    for path in served.iterdir():
+        assert (raw(root) / path.name).read_bytes() == path.read_bytes()
+        path.unlink()
+    assert_loads(root, arrays)
+
+
+def test_one_missing_file_is_downloaded(served: Path, root: Path, arrays: Arrays) -> None:
+    shutil.copytree(served, raw(root))
+    (raw(root) / "t10k-labels-idx1-ubyte.gz").unlink()
+    before = listing(raw(root) / "train-images-idx3-ubyte.gz")
+    assert_loads(root, arrays)
+    assert listing(raw(root) / "train-images-idx3-ubyte.gz") == before
+
+
+def assert_says_what_to_do(error: UserError, root: Path) -> None:
+    for part in (str(raw(root)), "*-ubyte.gz", "--data.root", "FASHION_TL_DATA_DIR", "--data.source garments"):
+        assert part in str(error)
+
+
+def test_wrong_download(served: Path, root: Path) -> None:
+    (served / "train-images-idx3-ubyte.gz").write_bytes(b"a page that says please log in")
+    with pytest.raises(UserError, match=r"cannot be downloaded \([^)]*train-images") as caught:
+        load_fashion_mnist(root, True)
+    assert_says_what_to_do(caught.value, root)
+
+
+def test_no_connection(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
+    shutil.rmtree(root)
+    with pytest.raises(UserError, match="refused") as caught:
+        load_fashion_mnist(root, True)
+    assert_says_what_to_do(caught.value, root)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file in the way is another error there")
+def test_folder_that_cannot_be_made(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Not a directory") as caught:
+        load_fashion_mnist(tmp_path / "file", True)
+    assert_says_what_to_do(caught.value, tmp_path / "file")
+
+
+# The real files
+
+
+def test_official_sizes_balance_and_statistics(real_data: Path) -> None:
+    for train, each in ((True, 6000), (False, 1000)):
+        images, labels = load_fashion_mnist(real_data, train)
+        assert images.shape == (10 * each, 1, 28, 28)
+        assert labels.bincount().tolist() == [each] * 10
+        if train:
+            scaled = images.float() / 255
+            assert float(scaled.mean()) == pytest.approx(0.2860, abs=5e-5)
+            assert float(scaled.std()) == pytest.approx(0.3530, abs=5e-5)

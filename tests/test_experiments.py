@@ -1,0 +1,73 @@
+"""Every experiment under experiments/ runs, on tiny data and with a tiny backbone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from fashion_tl.cli import main
+from fashion_tl.runs.record import read_record
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+FILES = sorted(p for p in FOLDER.rglob("*.yaml") if p.name != "base.yaml")
+
+
+def content(path: Path) -> dict[str, Any]:
+    loaded = yaml.safe_load(path.read_text())
+    return loaded  # type: ignore[no-any-return]
+
+
+def flags(path: Path) -> list[str]:
+    """Return the flags that make an experiment tiny without leaving out any of its settings but the sizes."""
+    settings = content(path)
+    tiny = ["--trainer.limit_train_batches", "2", "--trainer.enable_progress_bar", "false", "--data.batch_size", "16"]
+    data = settings.get("data", {})
+    if data.get("source") == "image_folder":
+        tiny += ["--data.image_size", "32"]
+    else:
+        name = "objects" if data.get("source") == "objects" else "garments"
+        tiny += ["--data.source", name, "--data.drawn", "120"]
+    if settings.get("model", {}).get("class_path") != "ScratchClassifier":
+        tiny += ["--model.backbone", "test_resnet", "--model.pretrained", "false"]
+        tiny += [] if data.get("source") == "image_folder" else ["--data.image_size", "32"]
+    return tiny
+
+
+def write_photographs(root: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 12), ("test", 4)):
+        for name in ("cats", "dogs"):
+            folder = root / "cats_vs_dogs" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8, generator=generator)
+                Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOLDER)) for p in FILES])
+def test_experiment_runs(path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(os.environ, "FASHION_TL_DATA_DIR", str(workdir))
+    write_photographs(workdir)
+    start = content(path).get("model", {}).get("init_args", {}).get("init_from")
+    if start:
+        before = next(p for p in FILES if content(p)["name"] == start)
+        assert main(["fit", "-c", str(before), *flags(before)]) == 0
+    assert main(["fit", "-c", str(path), *flags(path)]) == 0
+    record = read_record(next((workdir / "lightning_logs" / content(path)["name"]).iterdir()))
+    assert record["status"] == "completed"
+    assert all(phase["trained_parameters"] > 0 for phase in record["model"]["phases"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOLDER)) for p in FILES])
+def test_experiment_holds_differences_only_and_says_what_it_asks(path: Path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# Question: ")
+    assert any(line.startswith("# Command:") for line in lines)
+    assert sum(not line.startswith("#") for line in lines) <= 30
+    assert content(path)["extends"]

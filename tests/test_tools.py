@@ -1,0 +1,362 @@
+"""The verbs over checkpoints, backbones and records, through the command line in the process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from fashion_tl.cli import main
+from fashion_tl.data.images import decode_image
+from fashion_tl.runs.record import RunPaths, paths_of, read_record, write_record
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+    """One run of one epoch on grey images of 28 px, seen at 32 px."""
+    folder = tmp_path_factory.mktemp("trained")
+    logs, checkpoints = folder / "logs", folder / "checkpoints"
+    small = [
+        *("--name", "tiny", "--log_dir", str(logs), "--checkpoint_dir", str(checkpoints)),
+        *("--data.source", "garments", "--data.drawn", "120", "--data.batch_size", "32", "--data.image_size", "32"),
+        *("--model", "TransferClassifier", "--model.backbone", "test_resnet", "--model.pretrained", "false"),
+        *("--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"),
+    ]
+    assert main(["fit", *small]) == 0
+    return paths_of(logs, checkpoints, "tiny", 0)
+
+
+@pytest.fixture(autouse=True)
+def _(workdir: Path) -> None:
+    """Every test has a working directory of its own."""
+
+
+def save_checkpoint(module: Any, path: Path) -> Path:
+    from lightning.pytorch import Trainer
+
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.fixture
+def colour(tmp_path: Path) -> Path:
+    """A checkpoint of a network for colour images, cropped to 24 px and seen at 32 px."""
+    from fashion_tl.modules.transfer import TransferClassifier
+
+    torch.manual_seed(0)
+    spec = {"channels": 3, "held_size": 24, "image_size": 32, "resize": "crop", "crop": 0.875}
+    module = TransferClassifier(["a", "b, c"], backbone="test_resnet", pretrained=False, input_spec=spec)
+    return save_checkpoint(module, tmp_path / "colour.ckpt")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    from fashion_tl.modules.scratch import ScratchClassifier
+
+    return save_checkpoint(ScratchClassifier(["a", "b"], input_spec={"image_size": 32}), tmp_path / "scratch.ckpt")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Five PNG files of 28 x 28 colour pixels, one of them in a subfolder, and what is not to be found."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    (folder / "folder.png").mkdir()
+    for name in ("a.png", "b.PNG", "c.png", "d.png", "more/e.png", ".hidden/x.png", ".x.png"):
+        Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "notes.txt").touch()
+    return folder
+
+
+NAMES = ["a.png", "b.PNG", "c.png", "d.png", "more/e.png"]
+
+
+def table(text: str) -> tuple[list[str], list[str], list[str], Tensor]:
+    """Take a CSV apart: header, paths, classes, probabilities (N, K)."""
+    header, *rows = csv.reader(text.splitlines())
+    probabilities = torch.tensor([[float(cell) for cell in row[2:]] for row in rows])
+    return header, [row[0] for row in rows], [row[1] for row in rows], probabilities
+
+
+def predict(capsys: Output, *args: object) -> str:
+    assert main(["predict", *map(str, args)]) == 0
+    return capsys.readouterr().out
+
+
+def fails(capsys: Output, *args: object) -> str:
+    """Run a verb that must end with status 2, nothing on standard output and one message; return the message."""
+    capsys.readouterr()
+    assert main([str(arg) for arg in args]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("fashion-tl: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+# predict
+
+
+def test_predict_equals_a_direct_computation(trained: RunPaths, pictures: Path, capsys: Output) -> None:
+    from fashion_tl.modules.transfer import TransferClassifier
+
+    header, paths, classes, probabilities = table(predict(capsys, trained.best, pictures))
+    assert paths == [str(pictures / name) for name in NAMES]
+    module = TransferClassifier.load_from_checkpoint(trained.best, map_location="cpu").eval()
+    assert header == ["path", "class", *module.class_names]
+    assert (probabilities.sum(1) - 1).abs().max() < 1e-5
+    assert [header.index(name) - 2 for name in classes] == probabilities.argmax(1).tolist()
+    images = [np.array(Image.open(path)).astype(np.float32) / 255 for path in paths]
+    grey = torch.from_numpy(np.stack(images) @ np.array([0.299, 0.587, 0.114], np.float32)).unsqueeze(1)
+    mean, std = module.preprocess.mean.flatten().tolist(), module.preprocess.std.flatten().tolist()
+    seen = tvf.normalize(tvf.resize(grey, [32, 32], antialias=True).expand(-1, 3, -1, -1), mean, std)
+    with torch.inference_mode():
+        expected = module(seen).softmax(1)
+    torch.testing.assert_close(probabilities, expected, atol=5e-6, rtol=0)
+    assert (expected[0] - expected[1:]).abs().amax(1).min() > 1e-4
+
+
+def test_predict_decodes_as_in_training(colour: Path, tmp_path: Path, capsys: Output) -> None:
+    from fashion_tl.tools import load_classifier
+
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)).save(tmp_path / "wide.jpg")
+    header, _, _, probabilities = table(predict(capsys, colour, tmp_path / "wide.jpg"))
+    assert header == ["path", "class", "a", "b, c"]
+    module = load_classifier(colour)
+    held = decode_image(tmp_path / "wide.jpg", 24, "crop", 0.875)
+    with torch.inference_mode():
+        expected = module(module.preprocess(held.unsqueeze(0))).softmax(1)
+    torch.testing.assert_close(probabilities, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour"])
+def test_invert(trained: RunPaths, colour: Path, tmp_path: Path, capsys: Output, kind: str) -> None:
+    checkpoint = trained.best if kind == "grey" else colour
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    for name, values in (("dark", pixels), ("light", 255 - pixels)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    inverted = table(predict(capsys, checkpoint, "--invert", tmp_path / "dark.png"))[3]
+    torch.testing.assert_close(
+        inverted, table(predict(capsys, checkpoint, tmp_path / "light.png"))[3], atol=5e-6, rtol=0
+    )
+    assert (inverted - table(predict(capsys, checkpoint, tmp_path / "dark.png"))[3]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_batch_size_changes_nothing(trained: RunPaths, pictures: Path, capsys: Output, size: int) -> None:
+    one = table(predict(capsys, trained.best, pictures))
+    other = table(predict(capsys, trained.best, pictures, "--batch_size", size))
+    assert other[:3] == one[:3]
+    torch.testing.assert_close(other[3], one[3], atol=2e-6, rtol=0)
+
+
+def test_output_file(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output) -> None:
+    printed = predict(capsys, trained.best, pictures / "c.png", pictures / "a.png")
+    assert table(printed)[1] == [str(pictures / "c.png"), str(pictures / "a.png")]
+    output = tmp_path / "new" / "table.csv"
+    said = predict(capsys, trained.best, pictures / "c.png", pictures / "a.png", "--output", output)
+    assert output.read_text(encoding="utf-8") == printed
+    assert said == f"2 images: {output}\n"
+
+
+def test_unreadable_file_stops(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output) -> None:
+    (pictures / "d.png").write_bytes(b"not an image")
+    output = tmp_path / "table.csv"
+    message = fails(capsys, "predict", trained.best, pictures, "--batch_size", 1, "--output", output)
+    assert f"{pictures / 'd.png'} cannot be read" in message
+    assert "--skip_unreadable" in message
+    assert not output.exists()
+    fails(capsys, "predict", trained.best, pictures, "--batch_size", 1)
+
+
+def test_unreadable_file_is_skipped(trained: RunPaths, pictures: Path, capsys: Output) -> None:
+    whole = table(predict(capsys, trained.best, pictures, "--batch_size", 1))
+    (pictures / "d.png").write_bytes(b"not an image")
+    assert main(["predict", str(trained.best), str(pictures), "--skip_unreadable", "--batch_size", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert table(out)[1] == [path for path in whole[1] if not path.endswith("d.png")]
+    assert torch.equal(table(out)[3], whole[3][[0, 1, 2, 4]])
+    assert f"skipped {pictures / 'd.png'}" in err
+
+
+def test_wrong_paths(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.ckpt").write_bytes(trained.best.read_bytes()[:5000])
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    best, image = trained.best, pictures / "a.png"
+    for args, message in (
+        ([best, image, "none.png"], "none.png does not exist"),
+        ([best, "empty"], "the folder empty holds no images"),
+        (["none.ckpt", image], "there is no checkpoint none.ckpt"),
+        (["other.ckpt", image], "other.ckpt cannot be read as a checkpoint"),
+        (["empty", image], "empty cannot be read as a checkpoint"),
+        (["foreign.ckpt", image], "foreign.ckpt was not written by fashion_tl"),
+        ([best, image, "--batch_size", 0], "--batch_size is 0"),
+        ([best, image, "--output", "empty"], "--output empty cannot be written"),
+        ([best, image, "--output", "other.ckpt/table.csv"], "--output other.ckpt/table.csv cannot be written"),
+    ):
+        assert message in fails(capsys, "predict", *args)
+
+
+def test_text_is_no_checkpoint(pictures: Path, tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "notes.ckpt").write_text("something else")
+    assert "notes.ckpt cannot be read as a checkpoint" in fails(capsys, "predict", "notes.ckpt", pictures)
+
+
+# export
+
+
+def test_exported_backbone_is_the_trained_one(trained: RunPaths, tmp_path: Path, capsys: Output) -> None:
+    from fashion_tl.models.backbones import create_backbone
+    from fashion_tl.tools import load_classifier
+
+    folder = tmp_path / "new" / "backbone"
+    assert main(["export", str(trained.best), str(folder)]) == 0
+    assert capsys.readouterr().out == f"local-dir:{folder}\n"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    made = create_backbone(f"local-dir:{folder}", True, 32)
+    module: Any = load_classifier(trained.best)
+    images = torch.rand(3, 3, 32, 32)
+    # A run holds its weights so, and another layout is another order of additions.
+    exported = made.module.to(memory_format=torch.channels_last).eval()
+    with torch.inference_mode():
+        ours, expected = exported(images), module.made.module.eval()(images)
+    assert torch.equal(ours, expected)
+    assert made.architecture == "test_resnet"
+    assert list(made.mean) == pytest.approx(module.preprocess.mean.flatten().tolist())
+    assert list(made.std) == pytest.approx(module.preprocess.std.flatten().tolist())
+
+
+def test_export_refuses(trained: RunPaths, scratch: Path, pictures: Path, tmp_path: Path, capsys: Output) -> None:
+    before = sorted(pictures.rglob("*"))
+    for target in (pictures, pictures / "a.png"):
+        assert f"{target} exists and is not an empty folder" in fails(capsys, "export", trained.best, target)
+    assert sorted(pictures.rglob("*")) == before
+    assert "only a TransferClassifier can be exported" in fails(capsys, "export", scratch, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# stages
+
+
+def test_stages(capsys: Output) -> None:
+    assert main(["stages", "test_resnet", "--image_size", "32"]) == 0
+    *rows, last = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    counts = [int(row.split()[1].replace(",", "")) for row in rows]
+    import timm
+
+    whole = timm.create_model("test_resnet", num_classes=0)
+    assert sum(counts) == sum(parameter.numel() for parameter in whole.parameters())
+    assert counts[-1] == sum(parameter.numel() for parameter in whole.get_submodule("layer4").parameters())
+    assert last.startswith(f"{whole.num_features} features, images of 3 channels")
+
+
+def test_stages_of_an_unknown_backbone(capsys: Output) -> None:
+    assert "did you mean" in fails(capsys, "stages", "resnet18x")
+
+
+# runs
+
+
+@pytest.fixture
+def logs(trained: RunPaths, tmp_path: Path) -> Path:
+    """Records of two names: tiny 0 and 1 completed, tiny 2 failed, other 0 interrupted, damaged 0."""
+    logs = tmp_path / "logs"
+    record = read_record(trained.logs)
+    for name, version, status in (
+        ("tiny", 0, "completed"),
+        ("tiny", 1, "completed"),
+        ("tiny", 2, "failed"),
+        ("other", 0, "interrupted"),
+    ):
+        changed = {**record, "status": status}
+        if status != "completed":
+            del changed["test"]
+        write_record(logs / name / f"version_{version}", changed)
+    return logs
+
+
+def listed(text: str) -> list[list[str]]:
+    """Return name, version and status of each row of a printed table."""
+    return [row.replace("│", " ").split()[:3] for row in text.splitlines() if row.startswith("│")]
+
+
+def test_runs(logs: Path, trained: RunPaths, capsys: Output) -> None:
+    assert main(["runs", "--log_dir", str(logs)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert listed(out) == [
+        ["other", "0", "interrupted"],
+        ["tiny", "0", "completed"],
+        ["tiny", "1", "completed"],
+        ["tiny", "2", "failed"],
+    ]
+    record = read_record(trained.logs)
+    parameters = record["model"]["parameters"]
+    completed = next(row for row in out.splitlines() if "completed" in row)
+    for figure in (f"{record['test']['accuracy']:.4f}", f"{record['test']['macro_f1']:.4f}", f"{parameters:,}"):
+        assert figure in completed
+    assert "not recorded" in next(row for row in out.splitlines() if "failed" in row)
+
+
+def test_runs_of_given_names(logs: Path, capsys: Output) -> None:
+    assert main(["runs", "tiny", "--newest", "--log_dir", str(logs)]) == 0
+    assert listed(capsys.readouterr().out) == [["tiny", "1", "completed"]]
+    assert main(["runs", "--newest", "--log_dir", str(logs)]) == 0
+    assert listed(capsys.readouterr().out) == [["tiny", "1", "completed"]]
+    assert main(["runs", "other", "--log_dir", str(logs)]) == 0
+    assert listed(capsys.readouterr().out) == [["other", "0", "interrupted"]]
+
+
+def test_no_such_runs(logs: Path, capsys: Output) -> None:
+    message = fails(capsys, "runs", "tiny", "othr", "--log_dir", logs)
+    assert "unknown run 'othr'; did you mean 'other'?" in message
+    assert "tiny" in message
+    assert str(logs) in message
+    assert f"no completed run of the name other in {logs}" in fails(
+        capsys, "runs", "other", "--newest", "--log_dir", logs
+    )
+    shutil.rmtree(logs)
+    assert f"no recorded run at all in {logs}" in fails(capsys, "runs", "--log_dir", logs)
+    assert f"no recorded run of the name tiny in {logs}" in fails(capsys, "runs", "tiny", "--log_dir", logs)
+
+
+def test_damaged_record_is_named_and_skipped(logs: Path, capsys: Output) -> None:
+    path = logs / "tiny" / "version_1" / "run.json"
+    path.write_text(json.dumps({"name": "tiny"}), encoding="utf-8")
+    assert main(["runs", "tiny", "--newest", "--log_dir", str(logs)]) == 0
+    out, err = capsys.readouterr()
+    assert listed(out) == [["tiny", "0", "completed"]]
+    assert f"{path} is damaged" in err
+
+
+# The parser
+
+
+@pytest.mark.parametrize("args", [["predict"], ["predict", "a.ckpt"], ["runs", "--newst"], ["export", "a.ckpt"]])
+def test_wrong_arguments(args: list[str], capsys: Output) -> None:
+    assert main(args) == 2
+    assert "usage: fashion-tl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["predict", "export", "stages", "runs"])
+def test_help(verb: str, capsys: Output) -> None:
+    assert main([verb, "--help"]) == 0
+    assert f"usage: fashion-tl {verb}" in capsys.readouterr().out
