@@ -326,7 +326,9 @@ def _summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> 
         f"{paths.name} version {paths.version}: {model.architecture} ({model.weights}), {parameters}",
         f"data: {data.source_name}, {sizes}, {len(data.class_names)} classes, {model.input_spec.image_size} px",
     ]
-    for index, phase in enumerate(model.phases):
+    if len(model.phases) == 1:
+        lines.append(f"trains: {model.describe_phase(0)}")
+    for index, phase in enumerate(model.phases if len(model.phases) > 1 else ()):
         lines.append(f"phase {index + 1} from epoch {phase.start + 1}: trains {model.describe_phase(index)}")
     return "\n".join(lines)
 

@@ -35,6 +35,12 @@ class StagedNetwork(nn.Module):
         self.boundary = 0
         self.batch_norm: BatchNormPolicy = "train"
         self._in_eval: list[nn.Module] = []
+        self._top_stage: dict[str, int] = {}
+        for member, stage in stages.items():
+            parts = member.split(".")
+            for depth in range(len(parts) + 1):
+                path = ".".join(parts[:depth])
+                self._top_stage[path] = max(self._top_stage.get(path, 0), self.stage_names.index(stage))
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, K) of normalised images (B, C, H, W)."""
@@ -98,11 +104,9 @@ class StagedNetwork(nn.Module):
             parameter.requires_grad_(stage >= boundary)
             if stage < boundary:
                 parameter.grad = None
-        frozen = set(self.stage_names[:boundary])
         self._in_eval = []
         for name, module in self.backbone.named_modules():
-            stages = {s for member, s in self._stage_of.items() if _inside(member, name)}
-            if stages and stages <= frozen:
+            if self._top_stage.get(name, len(self.stage_names)) < boundary:
                 self._in_eval.append(module)
             elif isinstance(module, _BatchNorm) and batch_norm != "train":
                 self._in_eval.append(module)
@@ -118,10 +122,6 @@ class StagedNetwork(nn.Module):
         for module in self._in_eval:
             module.training = False
         return self
-
-
-def _inside(member: str, module: str) -> bool:
-    return not module or member == module or member.startswith(f"{module}.")
 
 
 def divide_by_children(backbone: nn.Module) -> dict[str, str]:
