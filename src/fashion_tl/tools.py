@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(args: list[str]) -> None:
-    """Run one of the verbs ``predict``, ``export``, ``stages`` and ``runs`` with command-line arguments."""
+    """Run one of the verbs ``predict``, ``export``, ``stages``, ``runs`` and ``cache`` with command-line arguments."""
     parser = argparse.ArgumentParser(prog="fashion-tl")
     verbs = parser.add_subparsers(dest="verb", required=True)
 
@@ -47,6 +47,10 @@ def run(args: list[str]) -> None:
     verb.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="folder of all records")
     verb.add_argument("--newest", action="store_true", help="only the newest completed version of each name")
     verb.set_defaults(do=runs)
+
+    verb = verbs.add_parser("cache", help="list or clear the cached activations of frozen stages")
+    verb.add_argument("action", choices=("list", "clear"))
+    verb.set_defaults(do=cache)
 
     options = vars(parser.parse_args(args))
     options.pop("verb")
@@ -217,6 +221,23 @@ def stages(backbone: str, image_size: int) -> None:
     for name, count in zip(network.stage_names, counts, strict=True):
         print(f"{name:{width}} {count:>12,} parameters")
     print(f"{made.features} features, images of {made.channels} channels, mean {made.mean}, std {made.std}")
+
+
+def cache(action: str) -> None:
+    """List the files of cached activations with their sizes, or remove them all."""
+    from fashion_tl.finetuning.store import cache_dir, clear, entries
+
+    folder = cache_dir()
+    if action == "clear":
+        count, size = clear(folder)
+        print(f"removed {count} files, {size / 2**20:,.1f} MiB, from {folder}")
+        return
+    found = entries(folder)
+    for entry in found:
+        about = entry.description
+        what = f"{about.get('architecture')} at {about.get('boundary')}, {about.get('part')}, {about.get('image_size')} px"
+        print(f"{entry.key[:12]}  {entry.size / 2**20:10,.1f} MiB  {'damaged' if entry.damaged else what}")
+    print(f"{len(found)} files, {sum(entry.size for entry in found) / 2**20:,.1f} MiB in {folder}")
 
 
 def runs(names: list[str], log_dir: Path, newest: bool) -> None:

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.finetuning.caching import MODES, FrozenCache
 from fashion_tl.finetuning.callback import EarlyStopping
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.modules.base import ImageClassifier
@@ -86,6 +87,8 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--patience", type=int | None, help="Epochs of the last phase without improvement to allow."
         )
+        parser.add_argument("--cache", type=str, default="auto", help="Frozen activations: auto, off or require.")
+        parser.add_argument("--cache_keep", type=list[str] | None, help="Stages whose input to keep for later runs.")
         parser.add_argument("--find_lr", type=bool, default=False, help="Search the learning rate before training.")
         parser.set_defaults({"model": {"class_path": "fashion_tl.modules.transfer.TransferClassifier"}})
         parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
@@ -103,6 +106,8 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.monitor not in MONITORS:
             raise unknown_name("monitor", config.monitor, MONITORS)
+        if config.cache not in MODES:
+            raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
         config.extends = None
         if config.trainer.precision is None:
             config.trainer.precision = best_precision(str(config.trainer.accelerator))
@@ -186,9 +191,10 @@ class TrainingCLI(LightningCLI):
         )
         # After the best one, whose state it holds then; `save_last` would skip epochs without a new best.
         last = ModelCheckpoint(paths.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
-        recorder = RunRecorder(paths, text, self.command, seed, config.monitor)
+        cache = FrozenCache(config.cache, config.cache_keep)
+        recorder = RunRecorder(paths, text, self.command, seed, config.monitor, cache)
         pictures = TensorBoardPictures({**_flat(config.model), **_flat(config.data), "seed": seed}, paths.logs)
-        return [recorder, pictures, LearningRateMonitor("step"), best, last]
+        return [cache, recorder, pictures, LearningRateMonitor("step"), best, last]
 
     def before_fit(self) -> None:
         """Load the data before anything is written, so that a mistake leaves nothing behind."""

@@ -10,8 +10,9 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, Subset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from fashion_tl.data.activations import Activations
 from fashion_tl.data.images import FolderImages, ImageSet
 from fashion_tl.data.sources import Loaded, make_source
 from fashion_tl.data.splits import stratified_split, take_per_class
@@ -115,7 +116,7 @@ class ImageDataModule(LightningDataModule):
         self.per_class, self.split_seed = per_class, split_seed
         self.augment = augment or Augment()
         self.loaded: Loaded | None = None
-        self.splits: dict[str, Subset[Batch]] = {}
+        self.splits: dict[str, Split] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images and split them, once.
@@ -139,9 +140,9 @@ class ImageDataModule(LightningDataModule):
         if self.per_class is not None:
             train = take_per_class(labels, train, self.per_class, self.split_seed)
         self.splits = {
-            "train": Subset(self.loaded.train, train.tolist()),
-            "val": Subset(self.loaded.train, val.tolist()),
-            "test": Subset(test[0], test[1].tolist()),
+            "train": Split(self.loaded.train, train),
+            "val": Split(self.loaded.train, val),
+            "test": Split(*test),
         }
         for name, split in self.splits.items():
             if len(split) == 0:
@@ -169,8 +170,8 @@ class ImageDataModule(LightningDataModule):
         """Return the test batches."""
         return self.test_dataloader()
 
-    def _loader(self, split: Subset[Batch], batch_size: int, **kwargs: Any) -> DataLoader[Batch]:  # noqa: ANN401
-        workers = self.num_workers if isinstance(split.dataset, FolderImages) else 0
+    def _loader(self, split: Split, batch_size: int, **kwargs: Any) -> DataLoader[Batch]:  # noqa: ANN401
+        workers = self.num_workers if isinstance(split.images, FolderImages) else 0
         pin = torch.cuda.is_available()
         return DataLoader(
             split,
@@ -184,12 +185,28 @@ class ImageDataModule(LightningDataModule):
             **kwargs,
         )
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Any:  # noqa: ANN401 - images or activations
         """Augment (in training) and preprocess a batch on the device."""
         images, labels = batch
-        if self.trainer is not None and self.trainer.training:
+        training = self.trainer is not None and self.trainer.training
+        if images.ndim == 1:
+            part = "train" if training else "test" if self.trainer is not None and self.trainer.testing else "val"
+            kept = self.splits[part].activations
+            if kept is not None:
+                return kept.rows(images.cpu(), labels.device, training), labels
+        if training:
             images = self.augment(images)
         return self.prepare(images), labels
+
+    def use_activations(self, found: dict[str, Activations]) -> None:
+        """Let the loaders of some splits yield activations, those of all others images."""
+        for name, split in self.splits.items():
+            split.activations = found.get(name)
+
+    def in_order(self, part: str, batch_size: int) -> Iterator[Tensor]:
+        """Yield the images of a split in its own order, as held."""
+        for images, _ in self._loader(self.splits[part], batch_size):
+            yield images
 
     def prepare(self, images: Tensor) -> Tensor:
         """Bring images (B, C, H, W) to what the trainer's module expects."""
@@ -214,6 +231,35 @@ class ImageDataModule(LightningDataModule):
         }
 
 
+class Split(Dataset[Batch]):
+    """A part of a set of images, by index, whose batches are images or, where they are set, cached activations.
+
+    Args:
+        images: The whole set.
+        indices: Indices (N,) of the part.
+    """
+
+    def __init__(self, images: ImageSet, indices: Tensor) -> None:
+        self.images, self.indices = images, indices
+        self.labels = images.labels[indices]
+        self.activations: Activations | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images N."""
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Batch:
+        """Return one image and its label."""
+        return self.images[int(self.indices[position])]
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """Return a batch: images, or positions (B,) where activations are set, and labels (B,)."""
+        wanted = torch.tensor(positions)
+        if self.activations is not None:
+            return wanted, self.labels[wanted]
+        return self.images.__getitems__(self.indices[wanted].tolist())
+
+
 class EpochSampler(RandomSampler):
     """Shuffles by seed and epoch alone, so that a resumed run sees the same batches; Lightning sets the epoch."""
 
@@ -227,7 +273,7 @@ class EpochSampler(RandomSampler):
         """Yield all indices in the order of the epoch."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         generator = torch.Generator().manual_seed((seed * 1_000_003 + self.epoch) % 2**63)
-        count = len(cast(Subset[Batch], self.data_source))
+        count = len(cast(Split, self.data_source))
         yield from torch.randperm(count, generator=generator).tolist()
 
 

@@ -143,6 +143,14 @@ class Augment:
         """Whether anything is random."""
         return any(getattr(self, name) > 0 for name in (*_SHARES, "rotation", "hue", "shift") if name != "erase_area")
 
+    @property
+    def views(self) -> tuple[str, ...] | None:
+        """The fixed views of an image that training draws from, or None if there is no end of them."""
+        others = any(getattr(self, name) > 0 for name in (*_SHARES, "rotation", "hue", "shift") if name not in _FIXED)
+        if others:
+            return None
+        return ("identity", "mirror") if self.mirror > 0 else ("identity",)
+
     def __call__(self, images: Tensor) -> Tensor:
         """Augment a batch (B, C, H, W), uint8 or float in 0 to 1; returns float32 in 0 to 1 of the same shape.
 
@@ -179,6 +187,7 @@ class Augment:
         return changed if changed is images else changed.clamp(0, 1)
 
 
+_FIXED = ("mirror", "erase_area")
 _SHARES = ("mirror", "brightness", "contrast", "saturation", "erase", "erase_area")
 
 

@@ -17,7 +17,7 @@ from fashion_tl.data.transforms import InputSpec, Preprocess
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.finetuning.callback import FreezeUnfreeze
 from fashion_tl.finetuning.optim import build_optimizer, check_optimizer, group_rates, parameter_groups
-from fashion_tl.finetuning.phases import parse_phases
+from fashion_tl.finetuning.phases import parse_phases, phase_at
 from fashion_tl.finetuning.schedules import PhasePlateau, PhaseSchedule, check_schedule, factor
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
 
@@ -92,6 +92,7 @@ class ImageClassifier(LightningModule):
             raise UserError(f"a classifier needs at least 2 classes; got {list(class_names)}.")
         self.class_names = tuple(class_names)
         self.input_spec = InputSpec(**(input_spec or {}))
+        self.take_activations(None)
         self.phases = parse_phases(train)
         self.batch_norm = cast(BatchNormPolicy, batch_norm)
         self.optimizer_name, self.momentum, self.weight_decay = optimizer, momentum, weight_decay
@@ -115,6 +116,13 @@ class ImageClassifier(LightningModule):
             network.resolve(phase.train)
         self.enter_phase(0)
 
+    def take_activations(self, upper: nn.Module | None) -> None:
+        """Compute logits from activations by a part of the network, or from images by all of it (None).
+
+        The part shares the network's parameters, so it is kept out of the module's own children.
+        """
+        self.__dict__["upper"] = upper
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, K) of preprocessed images (B, C, H, W)."""
         logits: Tensor = self.network(images)
@@ -124,13 +132,18 @@ class ImageClassifier(LightningModule):
         """Freeze and unfreeze as a phase asks."""
         self.network.freeze_below(self.network.resolve(self.phases[index].train), self.batch_norm)
 
+    def enter_phase_of(self, epoch: int) -> None:
+        """Freeze and unfreeze as the phase of an epoch asks."""
+        self.enter_phase(phase_at(self.phases, epoch))
+
     def describe_phase(self, index: int) -> str:
         """Say in words what trains in a phase."""
         return self.network.describe(self.network.resolve(self.phases[index].train))
 
-    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: tuple[Any, Tensor], stage: str) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        logits = self(images)
+        upper = self.__dict__.get("upper")
+        logits = upper(*images) if upper is not None and isinstance(images, tuple) else self(images)
         smoothing = self.label_smoothing if stage == "train" else 0.0
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         accuracy = cast(MulticlassAccuracy, self.accuracy[_STAGES[stage]])

@@ -23,6 +23,7 @@ from torch import Tensor
 from fashion_tl.analysis.metrics import summarise
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
+from fashion_tl.finetuning.caching import FrozenCache
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.modules.base import ImageClassifier
 from fashion_tl.runs.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, RunPaths, write_record, write_text
@@ -42,10 +43,13 @@ class RunRecorder(Callback):
         command: The command line that started the run.
         seed: The run's seed.
         monitor: The metric that chooses the best epoch, such as "val/accuracy".
+        cache: The callback that knows the seconds spent on computing frozen activations.
     """
 
-    def __init__(self, paths: RunPaths, config: str, command: str, seed: int, monitor: str) -> None:
-        self.paths, self.config, self.monitor = paths, config, monitor
+    def __init__(
+        self, paths: RunPaths, config: str, command: str, seed: int, monitor: str, cache: FrozenCache
+    ) -> None:
+        self.paths, self.config, self.monitor, self.cache = paths, config, monitor, cache
         self.record: dict[str, Any] = {
             "name": paths.name,
             "version": paths.version,
@@ -172,7 +176,7 @@ class RunRecorder(Callback):
         self.record["time"] = {
             "fit_seconds": self.fit_seconds,
             "epoch_seconds": seconds,
-            "cache_seconds": 0.0,
+            "cache_seconds": self.cache.seconds,
             "images_per_second": images * len(rows) / sum(seconds) if seconds else None,
         }
         self.record["peak_memory_bytes"] = _peak_memory()

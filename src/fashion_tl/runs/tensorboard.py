@@ -44,8 +44,8 @@ class TensorBoardPictures(Callback):
         if not isinstance(data, ImageDataModule) or not isinstance(pl_module, ImageClassifier):
             return
         with torch.random.fork_rng(devices=[]):
-            split: Any = data.splits["train"]
-            images, _ = split.__getitems__(list(range(min(32, len(split)))))
+            split = data.splits["train"]
+            images, _ = split.images.__getitems__(split.indices[:32].tolist())
             seen = data.prepare(data.augment(images.to(pl_module.device)))
         _add_image(trainer, "images/training_as_the_network_sees_them", grid(pl_module.preprocess.undo(seen)))
         self._add_filters(trainer, pl_module)

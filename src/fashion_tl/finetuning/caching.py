@@ -1,0 +1,252 @@
+"""What is frozen is computed once: the callback that keeps frozen activations and trains on them.
+
+While the boundary stands at stage k and training images are not augmented at random (or only mirrored), what the stages
+below k give is a constant of each image (or of each of its two mirror images). It is computed once, kept in a file keyed
+by everything that it depends on, and the rest of the network trains on it. Losses equal those of the uncached run
+within float32 rounding, for the same seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from fashion_tl.data.activations import Activations
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.errors import UserError
+from fashion_tl.finetuning.store import CacheWriteError, Writer, cache_dir, key_of, limit_bytes, lock, read, required_bytes, room
+from fashion_tl.models.backbones import weights_hash
+from fashion_tl.models.split import SplitError, SplitNetwork, split_network
+from fashion_tl.models.staged import StagedNetwork
+from fashion_tl.modules.base import ImageClassifier
+
+CacheMode = Literal["auto", "off", "require"]
+MODES = ("auto", "off", "require")
+VERSION = 1
+
+
+class FrozenCache(Callback):
+    """Trains on cached activations of the frozen stages wherever that gives the same result.
+
+    Args:
+        mode: "auto" uses the cache when it is valid and says in one line why not when it is not; "require" stops with
+            that reason; "off" never uses it.
+        keep: Stages (as boundaries) whose input later phases or runs will need: kept in the same pass.
+        folder: Folder of the cache files.
+        batch_size: Images in a batch of the pass.
+    """
+
+    def __init__(
+        self, mode: str = "auto", keep: list[str] | None = None, folder: Path | None = None, batch_size: int = 256
+    ) -> None:
+        self.mode, self.keep, self.folder, self.batch_size = mode, keep or [], folder or cache_dir(), batch_size
+        self.seconds = 0.0
+        self._boundary: int | None = None
+        self._said: set[str] = set()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Switch to the activations of the phase that begins, or back to images."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.mode == "off" or not isinstance(pl_module, ImageClassifier) or not isinstance(data, ImageDataModule):
+            return
+        pl_module.enter_phase_of(trainer.current_epoch)
+        boundary = pl_module.network.boundary
+        if boundary == self._boundary:
+            return
+        self._boundary = boundary
+        began = time.perf_counter()
+        with torch.random.fork_rng(devices=_cuda(pl_module.device)):
+            self._switch(trainer, pl_module, data, boundary, ("train", "val"))
+        self.seconds += time.perf_counter() - began
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go back to images: what comes next may load other weights."""
+        self._leave(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Go back to images."""
+        self._leave(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Test on activations too: in a search many runs share the frozen stages."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.mode == "off" or not isinstance(pl_module, ImageClassifier) or not isinstance(data, ImageDataModule):
+            return
+        lowest = min(pl_module.network.resolve(phase.train) for phase in pl_module.phases)
+        if lowest > 0:
+            self._switch(trainer, pl_module, data, lowest, ("test",))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go back to images."""
+        self._leave(trainer, pl_module)
+
+    def _leave(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        if isinstance(data, ImageDataModule):
+            data.use_activations({})
+        if isinstance(pl_module, ImageClassifier):
+            pl_module.take_activations(None)
+        self._boundary = None
+
+    def _switch(
+        self, trainer: Trainer, module: ImageClassifier, data: ImageDataModule, boundary: int, parts: tuple[str, ...]
+    ) -> None:
+        self._leave(trainer, module)
+        self._boundary = boundary
+        try:
+            reason = _why_not(module, data, boundary)
+            if reason is None:
+                spec = module.input_spec
+                split = split_network(module.network, boundary, spec.image_size, module.preprocess.channels)
+                found = {part: self._activations(trainer, module, data, split, boundary, part) for part in parts}
+                data.use_activations(found)
+                module.take_activations(split.upper)
+        except (SplitError, CacheWriteError) as error:
+            reason = str(error)
+        if reason is None:
+            return
+        if self.mode == "require":
+            raise UserError(f"--cache require: {reason}. --cache auto goes on without.")
+        if reason not in self._said:
+            self._said.add(reason)
+            rank_zero_info(reason)
+            print(f"cache: not used, {reason}")
+
+    def _activations(
+        self,
+        trainer: Trainer,
+        module: ImageClassifier,
+        data: ImageDataModule,
+        split: SplitNetwork,
+        boundary: int,
+        part: str,
+    ) -> Activations:
+        views = data.augment.views if part == "train" else ("identity",)
+        half = "16" in str(trainer.precision)
+        description = {
+            **_description(module, data, boundary, part, half),
+            "weights": weights_hash(split.lower),
+            "views": list(views or ()),
+        }
+        key = key_of(description)
+        with lock(self.folder, key):
+            arrays = read(self.folder, description)
+            if arrays is None:
+                self._compute(trainer, module, data, split.lower, description, part)
+                arrays = read(self.folder, description)
+        if arrays is None:
+            raise CacheWriteError(f"the cache file {key} vanished as soon as it was written")
+        by_view = [[arrays[n] for n in sorted(arrays) if n.startswith(f"{view}/")] for view in views or ()]
+        return Activations(by_view, data.augment.mirror if part == "train" else 0.0)
+
+    def _compute(
+        self,
+        trainer: Trainer,
+        module: ImageClassifier,
+        data: ImageDataModule,
+        lower: nn.Module,
+        description: dict[str, Any],
+        part: str,
+    ) -> None:
+        views: list[str] = description["views"]
+        writer: Writer | None = None
+        start = 0
+        began = time.perf_counter()
+        context = trainer.precision_plugin.forward_context
+        try:
+            for images in data.in_order(part, self.batch_size):
+                for view in views:
+                    found = _run(lower, module, images.flip(-1) if view == "mirror" else images, context())
+                    if writer is None:
+                        sizes = _sizes(found, views, len(data.splits[part]), description["half"])
+                        reason = room(self.folder, required_bytes(sizes), limit_bytes())
+                        if reason is not None:
+                            raise CacheWriteError(reason)
+                        writer = Writer(self.folder, description, sizes)
+                        writer.__enter__()
+                    for i, tensor in enumerate(found):
+                        writer[f"{view}/{i:03d}"][start : start + len(images)] = _stored(tensor, description["half"])
+                start += len(images)
+        except BaseException as error:
+            if writer is not None:
+                writer.__exit__(type(error), error, error.__traceback__)
+            raise
+        if writer is not None:
+            writer.__exit__(None, None, None)
+        where = module.network.describe(description["boundary_index"])
+        seconds = time.perf_counter() - began
+        print(f"cache: {part}, what lies below {where} computed once, {start:,} images in {seconds:.1f} s")
+
+
+def _why_not(module: ImageClassifier, data: ImageDataModule, boundary: int) -> str | None:
+    if boundary == 0:
+        return "nothing is frozen"
+    if data.augment.views is None:
+        return "training images are augmented at random (only mirror images can be cached)"
+    return None
+
+
+def _description(module: ImageClassifier, data: ImageDataModule, boundary: int, part: str, half: bool) -> dict[str, Any]:
+    spec, preprocess = module.input_spec, module.preprocess
+    split = data.splits[part]
+    indices = np.asarray(split.indices, dtype=np.int64).tobytes()
+    names = (*module.network.stage_names, "head")
+    return {
+        "version": VERSION,
+        "torch": torch.__version__,
+        "architecture": module.architecture,
+        "boundary": names[boundary],
+        "boundary_index": boundary,
+        "data": data.loaded.fingerprint if data.loaded else None,
+        "part": part,
+        "indices": hashlib.sha256(indices).hexdigest()[:16],
+        "held_size": spec.held_size,
+        "crop": [spec.resize, spec.crop],
+        "image_size": spec.image_size,
+        "interpolation": spec.interpolation,
+        "channels": preprocess.channels,
+        "mean": preprocess.mean.flatten().tolist(),
+        "std": preprocess.std.flatten().tolist(),
+        "device": module.device.type,
+        "half": half,
+    }
+
+
+def _run(
+    lower: nn.Module, module: ImageClassifier, images: Tensor, context: AbstractContextManager[None]
+) -> tuple[Tensor, ...]:
+    with torch.inference_mode(), context or nullcontext():
+        found: tuple[Tensor, ...] = lower(module.preprocess(images.to(module.device)))
+    return found
+
+
+def _sizes(
+    found: tuple[Tensor, ...], views: list[str], count: int, half: bool
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    return {
+        f"{view}/{i:03d}": (_stored(tensor[:1], half).dtype, (count, *_stored(tensor[:1], half).shape[1:]))
+        for view in views
+        for i, tensor in enumerate(found)
+    }
+
+
+def _stored(tensor: Tensor, half: bool) -> np.ndarray:
+    """Lay images (B, C, H, W) as (B, H, W, C): read back, that is channels_last without a copy."""
+    kept = tensor.half() if half and tensor.is_floating_point() else tensor
+    kept = kept.float() if kept.dtype == torch.bfloat16 else kept
+    return (kept.permute(0, 2, 3, 1) if kept.ndim == 4 else kept).cpu().numpy()
+
+
+def _cuda(device: torch.device) -> Iterator[int] | list[int]:
+    return [device.index or 0] if device.type == "cuda" else []

@@ -1,0 +1,115 @@
+"""Runs on cached activations equal runs without, and the cache is used exactly where that is so."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from fashion_tl.cli import main
+from fashion_tl.runs.record import read_record
+
+from .conftest import Fit
+
+# Bound of float32 rounding: the same sums in another order (layouts, parts of the graph) after a few dozen steps.
+LOSS, WEIGHT = 2e-5, 2e-4
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def rows(name: str, version: int = 0) -> list[dict[str, str]]:
+    with Path(f"lightning_logs/{name}/version_{version}/metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def assert_equal_runs(first: str, second: str) -> None:
+    for one, other in zip(rows(first), rows(second), strict=True):
+        for key in ("train/loss", "val/loss"):
+            assert float(one[key]) == pytest.approx(float(other[key]), abs=LOSS)
+    states = [
+        torch.load(f"checkpoints/{name}/version_0/last.ckpt", weights_only=True)["state_dict"]
+        for name in (first, second)
+    ]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        torch.testing.assert_close(value, states[1][key], atol=WEIGHT, rtol=WEIGHT)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "mobilenetv2_035", "test_vit"])
+@pytest.mark.parametrize("train", ["head", "1", "{0: head, 1: 1, 2: 2}"])
+def test_cached_and_uncached_runs_are_equal(fit: Fit, folder: Path, backbone, train):
+    size = "160" if backbone == "test_vit" else "32"
+    flags = ("--model.backbone", backbone, "--data.image_size", size, "--model.train", train, "--model.dropout", "0.1")
+    flags += ("--data.augment.mirror", "0.5", "--model.lr", "0.003", "--data.drawn", "100")
+    for mode in ("off", "require"):
+        assert fit(*flags, "--cache", mode, name=mode, epochs=3) == 0
+    assert len(list(folder.glob("*.ftl"))) >= 3
+    assert_equal_runs("off", "require")
+
+
+def test_a_second_run_computes_nothing(fit: Fit, capsys):
+    flags = ("--model.train", "head", "--cache", "require")
+    assert fit(*flags, name="first") == 0
+    assert "computed once" in capsys.readouterr().out
+    assert fit(*flags, "--model.lr", "0.1", name="second") == 0
+    assert "computed once" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--model.train", "all"), "nothing is frozen"),
+        (("--model.train", "head", "--data.augment.shift", "2"), "augmented at random"),
+    ],
+)
+def test_where_it_is_not_valid_auto_says_why_once_and_require_stops(fit: Fit, capsys, flags, reason):
+    assert fit(*flags, epochs=2) == 0
+    assert capsys.readouterr().out.count(reason) == 1
+    assert fit(*flags, "--cache", "require") == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_off_writes_nothing(fit: Fit, folder: Path):
+    assert fit("--model.train", "head", "--cache", "off") == 0
+    assert not folder.exists()
+
+
+def test_no_room_means_a_line_and_training_without(fit: Fit, folder: Path, capsys, monkeypatch):
+    monkeypatch.setenv("FASHION_TL_CACHE_LIMIT", "0.000001")
+    assert fit("--model.train", "head") == 0
+    assert "cache: not used" in capsys.readouterr().out
+    assert list(folder.glob("*.ftl")) == []
+
+
+def test_a_damaged_file_is_noticed_and_computed_again(fit: Fit, folder: Path, capsys):
+    assert fit("--model.train", "head", name="first") == 0
+    for file in folder.glob("*.ftl"):
+        content = bytearray(file.read_bytes())
+        content[20] ^= 1
+        file.write_bytes(content)
+    capsys.readouterr()
+    assert fit("--model.train", "head", name="second") == 0
+    assert "computed once" in capsys.readouterr().out
+    assert_equal_runs("first", "second")
+
+
+def test_the_record_says_how_long_the_cache_took(fit: Fit):
+    assert fit("--model.train", "head") == 0
+    assert read_record(Path("lightning_logs/run/version_0"))["time"]["cache_seconds"] > 0
+
+
+def test_cache_list_and_clear(fit: Fit, folder: Path, capsys):
+    assert fit("--model.train", "head") == 0
+    capsys.readouterr()
+    assert main(["cache", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "test_resnet at head, train, 32 px" in listed
+    assert main(["cache", "clear"]) == 0
+    assert "removed" in capsys.readouterr().out
+    assert list(folder.glob("*.ftl")) == []
