@@ -32,7 +32,9 @@ def flags(path: Path) -> list[str]:
         tiny += ["--data.image_size", "32"]
     else:
         name = "objects" if data.get("source") == "objects" else "garments"
-        tiny += ["--data.source", name, "--data.drawn", "120"]
+        tiny += ["--data.source", name, "--data.drawn", "120", "--data.drawn_test", "40"]
+    train = settings["model"].get("init_args", {}).get("train")
+    tiny += ["--trainer.max_epochs", str(2 + max(train if isinstance(train, dict) else [0]))]
     if settings.get("model", {}).get("class_path") != "ScratchClassifier":
         tiny += ["--model.backbone", "test_resnet", "--model.pretrained", "false"]
         tiny += [] if data.get("source") == "image_folder" else ["--data.image_size", "32"]

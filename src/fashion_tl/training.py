@@ -343,7 +343,11 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - js
     """Flatten a configuration to plain values, for TensorBoard's table."""
     values: dict[str, Any] = {}
     for key, value in dict(config.as_dict() if hasattr(config, "as_dict") else config).items():
-        if isinstance(value, dict) and key != "train":
+        if key == "augment":
+            parts = value if isinstance(value, dict) else {}
+            used = [f"{name} {strength}" for name, strength in parts.items() if strength and name != "erase_area"]
+            values[key] = ", ".join(used) or "none"
+        elif isinstance(value, dict) and key != "train":
             values.update(_flat(value, f"{prefix}{key}." if key != "init_args" else prefix))
         else:
             values[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)

@@ -71,6 +71,7 @@ def _draw_phase(trainer: Trainer, module: PhasedModule, index: int) -> None:
     trained = count_parameters(module.network, trained_only=True)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            words = f"phase {index + 1} from epoch {trainer.current_epoch}: trains {module.describe_phase(index)}"
-            logger.experiment.add_text("phase", f"{words} ({trained:,} parameters)", trainer.global_step)
+            words = f"phase {index + 1} of {len(module.phases)} from epoch {trainer.current_epoch + 1}: "
+            words += f"trains {module.describe_phase(index)} ({trained:,} parameters)"
+            logger.experiment.add_text("phase", words, trainer.global_step)
             logger.experiment.add_scalar("phase/trained_parameters", trained, trainer.global_step)

@@ -73,7 +73,7 @@ class TensorBoardPictures(Callback):
     def _add_filters(trainer: Trainer, module: LightningModule) -> None:
         filters = first_filters(module)
         if filters is not None:
-            _add_image(trainer, "filters/first_layer", grid(filters, scale=max(1, 32 // filters.shape[-1])))
+            _add_image(trainer, "filters/first_layer", grid(filters, scale=max(1, 64 // filters.shape[-1])))
 
 
 def first_filters(module: nn.Module) -> Tensor | None:
