@@ -17,6 +17,12 @@ BACKBONE = DATA.parent / "weights" / "mobilenetv2_035.keras_in1k"
 Fit = Callable[..., int]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep cached activations out of the user's own cache folder."""
+    os.environ["FASHION_TL_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def real_data() -> Path:
     """Folder of the real data; skips where it is not at hand."""

@@ -108,9 +108,15 @@ def test_the_same_seed_gives_the_same_logits_and_another_seed_others(fit: Fit):
     assert not np.array_equal(logits("run", 0), logits("run", 2))
 
 
-@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 2), (2, 0), (3, 1)])
-def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(fit: Fit, stop_at, epoch, batch):
-    arguments = (*TWO_PHASES, *AUGMENTED, "--patience", "4")
+MIRRORED = ("--data.augment.mirror", "0.5", "--cache", "require")
+
+
+@pytest.mark.parametrize(
+    ("augmented", "epoch", "batch"),
+    [(AUGMENTED, 0, 1), (AUGMENTED, 1, 2), (AUGMENTED, 2, 0), (AUGMENTED, 3, 1), (MIRRORED, 1, 2), (MIRRORED, 3, 1)],
+)
+def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(fit: Fit, stop_at, augmented, epoch, batch):
+    arguments = (*TWO_PHASES, *augmented, "--patience", "4")
     assert fit(*arguments, name="whole", epochs=4) == 0
     stop_at(epoch, batch, KeyboardInterrupt())
     assert fit(*arguments, name="cut", epochs=4) == 130

@@ -235,9 +235,11 @@ def cache(action: str) -> None:
     found = entries(folder)
     for entry in found:
         about = entry.description
-        what = f"{about.get('architecture')} at {about.get('boundary')}, {about.get('part')}, {about.get('image_size')} px"
-        print(f"{entry.key[:12]}  {entry.size / 2**20:10,.1f} MiB  {'damaged' if entry.damaged else what}")
-    print(f"{len(found)} files, {sum(entry.size for entry in found) / 2**20:,.1f} MiB in {folder}")
+        what = (
+            f"{about.get('architecture')} at {about.get('boundary')}, {about.get('part')}, {about.get('image_size')} px"
+        )
+        print(f"{entry.key[:12]}  {entry.bytes / 2**20:10,.1f} MiB  {'damaged' if entry.damaged else what}")
+    print(f"{len(found)} files, {sum(entry.bytes for entry in found) / 2**20:,.1f} MiB in {folder}")
 
 
 def runs(names: list[str], log_dir: Path, newest: bool) -> None:

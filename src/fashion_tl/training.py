@@ -88,7 +88,6 @@ class TrainingCLI(LightningCLI):
             "--patience", type=int | None, help="Epochs of the last phase without improvement to allow."
         )
         parser.add_argument("--cache", type=str, default="auto", help="Frozen activations: auto, off or require.")
-        parser.add_argument("--cache_keep", type=list[str] | None, help="Stages whose input to keep for later runs.")
         parser.add_argument("--find_lr", type=bool, default=False, help="Search the learning rate before training.")
         parser.set_defaults({"model": {"class_path": "fashion_tl.modules.transfer.TransferClassifier"}})
         parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
@@ -191,7 +190,7 @@ class TrainingCLI(LightningCLI):
         )
         # After the best one, whose state it holds then; `save_last` would skip epochs without a new best.
         last = ModelCheckpoint(paths.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
-        cache = FrozenCache(config.cache, config.cache_keep)
+        cache = FrozenCache(config.cache)
         recorder = RunRecorder(paths, text, self.command, seed, config.monitor, cache)
         pictures = TensorBoardPictures({**_flat(config.model), **_flat(config.data), "seed": seed}, paths.logs)
         return [cache, recorder, pictures, LearningRateMonitor("step"), best, last]

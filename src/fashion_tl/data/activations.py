@@ -14,7 +14,7 @@ class Activations:
     """What frozen stages give for every image of a split, in one view or several.
 
     Args:
-        views: For each view (the image itself, its mirror image) the arrays of N rows that the rest of the network takes.
+        views: For each view (the image itself, its mirror image) the arrays of N rows that the upper stages take.
         mirror: Probability of the second view in training, 0 to 1.
     """
 

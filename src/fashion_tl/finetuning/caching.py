@@ -1,37 +1,42 @@
 """What is frozen is computed once: the callback that keeps frozen activations and trains on them.
 
-While the boundary stands at stage k and training images are not augmented at random (or only mirrored), what the stages
-below k give is a constant of each image (or of each of its two mirror images). It is computed once, kept in a file keyed
-by everything that it depends on, and the rest of the network trains on it. Losses equal those of the uncached run
-within float32 rounding, for the same seed.
+While the boundary stands at stage k and training images are not augmented at random, or only mirrored, what the stages
+below k give is a constant of each image, or of each of its two mirror images. It is computed once, kept in a file
+keyed by everything that it depends on, and the rest of the network trains on it. Losses equal those of the uncached
+run within float32 rounding, for the same seed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-import warnings
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from fashion_tl.data.activations import Activations
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
-from fashion_tl.finetuning.store import CacheWriteError, Writer, cache_dir, key_of, limit_bytes, lock, read, required_bytes, room
+from fashion_tl.finetuning.store import (
+    CacheWriteError,
+    Writer,
+    cache_dir,
+    key_of,
+    limit_bytes,
+    lock,
+    read,
+    required_bytes,
+    room,
+)
 from fashion_tl.models.backbones import weights_hash
 from fashion_tl.models.split import SplitError, SplitNetwork, split_network
-from fashion_tl.models.staged import StagedNetwork
 from fashion_tl.modules.base import ImageClassifier
 
-CacheMode = Literal["auto", "off", "require"]
 MODES = ("auto", "off", "require")
 VERSION = 1
 
@@ -42,15 +47,12 @@ class FrozenCache(Callback):
     Args:
         mode: "auto" uses the cache when it is valid and says in one line why not when it is not; "require" stops with
             that reason; "off" never uses it.
-        keep: Stages (as boundaries) whose input later phases or runs will need: kept in the same pass.
         folder: Folder of the cache files.
         batch_size: Images in a batch of the pass.
     """
 
-    def __init__(
-        self, mode: str = "auto", keep: list[str] | None = None, folder: Path | None = None, batch_size: int = 256
-    ) -> None:
-        self.mode, self.keep, self.folder, self.batch_size = mode, keep or [], folder or cache_dir(), batch_size
+    def __init__(self, mode: str = "auto", folder: Path | None = None, batch_size: int = 256) -> None:
+        self.mode, self.folder, self.batch_size = mode, folder or cache_dir(), batch_size
         self.seconds = 0.0
         self._boundary: int | None = None
         self._said: set[str] = set()
@@ -120,7 +122,6 @@ class FrozenCache(Callback):
             raise UserError(f"--cache require: {reason}. --cache auto goes on without.")
         if reason not in self._said:
             self._said.add(reason)
-            rank_zero_info(reason)
             print(f"cache: not used, {reason}")
 
     def _activations(
@@ -140,7 +141,7 @@ class FrozenCache(Callback):
             "views": list(views or ()),
         }
         key = key_of(description)
-        with lock(self.folder, key):
+        with lock(self.folder, key, waiting=lambda: print("cache: another run computes the same, waiting for it")):
             arrays = read(self.folder, description)
             if arrays is None:
                 self._compute(trainer, module, data, split.lower, description, part)
@@ -159,31 +160,22 @@ class FrozenCache(Callback):
         description: dict[str, Any],
         part: str,
     ) -> None:
-        views: list[str] = description["views"]
-        writer: Writer | None = None
-        start = 0
+        views, half, context = description["views"], description["half"], trainer.precision_plugin.forward_context
         began = time.perf_counter()
-        context = trainer.precision_plugin.forward_context
-        try:
+        first = _run(lower, module, next(data.in_order(part, 1)), context())
+        rows = {f"{view}/{i:03d}": _stored(tensor, half) for view in views for i, tensor in enumerate(first)}
+        sizes = {name: (row.dtype, (len(data.splits[part]), *row.shape[1:])) for name, row in rows.items()}
+        reason = room(self.folder, required_bytes(sizes), limit_bytes())
+        if reason is not None:
+            raise CacheWriteError(reason)
+        start = 0
+        with Writer(self.folder, description, sizes) as writer:
             for images in data.in_order(part, self.batch_size):
                 for view in views:
                     found = _run(lower, module, images.flip(-1) if view == "mirror" else images, context())
-                    if writer is None:
-                        sizes = _sizes(found, views, len(data.splits[part]), description["half"])
-                        reason = room(self.folder, required_bytes(sizes), limit_bytes())
-                        if reason is not None:
-                            raise CacheWriteError(reason)
-                        writer = Writer(self.folder, description, sizes)
-                        writer.__enter__()
                     for i, tensor in enumerate(found):
-                        writer[f"{view}/{i:03d}"][start : start + len(images)] = _stored(tensor, description["half"])
+                        writer[f"{view}/{i:03d}"][start : start + len(images)] = _stored(tensor, half)
                 start += len(images)
-        except BaseException as error:
-            if writer is not None:
-                writer.__exit__(type(error), error, error.__traceback__)
-            raise
-        if writer is not None:
-            writer.__exit__(None, None, None)
         where = module.network.describe(description["boundary_index"])
         seconds = time.perf_counter() - began
         print(f"cache: {part}, what lies below {where} computed once, {start:,} images in {seconds:.1f} s")
@@ -197,7 +189,9 @@ def _why_not(module: ImageClassifier, data: ImageDataModule, boundary: int) -> s
     return None
 
 
-def _description(module: ImageClassifier, data: ImageDataModule, boundary: int, part: str, half: bool) -> dict[str, Any]:
+def _description(
+    module: ImageClassifier, data: ImageDataModule, boundary: int, part: str, half: bool
+) -> dict[str, Any]:
     spec, preprocess = module.input_spec, module.preprocess
     split = data.splits[part]
     indices = np.asarray(split.indices, dtype=np.int64).tobytes()
@@ -231,16 +225,6 @@ def _run(
     return found
 
 
-def _sizes(
-    found: tuple[Tensor, ...], views: list[str], count: int, half: bool
-) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    return {
-        f"{view}/{i:03d}": (_stored(tensor[:1], half).dtype, (count, *_stored(tensor[:1], half).shape[1:]))
-        for view in views
-        for i, tensor in enumerate(found)
-    }
-
-
 def _stored(tensor: Tensor, half: bool) -> np.ndarray:
     """Lay images (B, C, H, W) as (B, H, W, C): read back, that is channels_last without a copy."""
     kept = tensor.half() if half and tensor.is_floating_point() else tensor
@@ -248,5 +232,5 @@ def _stored(tensor: Tensor, half: bool) -> np.ndarray:
     return (kept.permute(0, 2, 3, 1) if kept.ndim == 4 else kept).cpu().numpy()
 
 
-def _cuda(device: torch.device) -> Iterator[int] | list[int]:
+def _cuda(device: torch.device) -> list[int]:
     return [device.index or 0] if device.type == "cuda" else []

@@ -46,9 +46,7 @@ class RunRecorder(Callback):
         cache: The callback that knows the seconds spent on computing frozen activations.
     """
 
-    def __init__(
-        self, paths: RunPaths, config: str, command: str, seed: int, monitor: str, cache: FrozenCache
-    ) -> None:
+    def __init__(self, paths: RunPaths, config: str, command: str, seed: int, monitor: str, cache: FrozenCache) -> None:
         self.paths, self.config, self.monitor, self.cache = paths, config, monitor, cache
         self.record: dict[str, Any] = {
             "name": paths.name,
