@@ -115,8 +115,8 @@ def test_a_change_of_phase_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     drawn = [call.args for call in board.add_scalar.call_args_list if call.args[0] == "phase/trained_parameters"]
     assert drawn == [("phase/trained_parameters", head, 0), ("phase/trained_parameters", layer4 + head, 2 * STEPS)]
     assert [call.args[1] for call in board.add_text.call_args_list] == [
-        f"phase 1 from epoch 0: trains head ({head} parameters)",
-        f"phase 2 from epoch 2: trains layer4 and head ({layer4 + head:,} parameters)",
+        f"phase 1 of 2 from epoch 1: trains head ({head} parameters)",
+        f"phase 2 of 2 from epoch 3: trains layer4 and head ({layer4 + head:,} parameters)",
     ]
 
 
