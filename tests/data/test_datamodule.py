@@ -156,9 +156,13 @@ def test_per_class() -> None:
     every, few, fewer = garments(), garments(per_class=3), garments(per_class=1)
     assert counts(few, "train") == [3] * 10
     assert counts(fewer, "train") == [1] * 10
-    assert set(fewer.splits["train"].indices) < set(few.splits["train"].indices) < set(every.splits["train"].indices)
+    assert (
+        set(fewer.splits["train"].indices.tolist())
+        < set(few.splits["train"].indices.tolist())
+        < set(every.splits["train"].indices.tolist())
+    )
     for name in ("val", "test"):
-        assert few.splits[name].indices == every.splits[name].indices
+        assert few.splits[name].indices.tolist() == every.splits[name].indices.tolist()
 
 
 def test_validation_is_stratified() -> None:
@@ -190,12 +194,12 @@ def test_folder_to_split(tmp_path: Path) -> None:
     save_images(tmp_path / "set", 10)
     data = folder_data(tmp_path, folder=str(tmp_path / "set"), test_fraction=0.2)
     assert [counts(data, name) for name in ("train", "val", "test")] == [[6, 6], [2, 2], [2, 2]]
-    indices = [index for split in data.splits.values() for index in split.indices]
+    indices = [index for split in data.splits.values() for index in split.indices.tolist()]
     assert sorted(indices) == list(range(20))
     assert_labels_fit(data)
     assert counts(folder_data(tmp_path, folder="set", per_class=4), "train") == [4, 4]
     other = folder_data(tmp_path, folder="set", split_seed=1)
-    assert other.splits["test"].indices != data.splits["test"].indices
+    assert other.splits["test"].indices.tolist() != data.splits["test"].indices.tolist()
     assert other.describe()["fingerprint"] == data.describe()["fingerprint"]
 
 
