@@ -225,7 +225,7 @@ def stages(backbone: str, image_size: int) -> None:
 
 def cache(action: str) -> None:
     """List the files of cached activations with their sizes, or remove them all."""
-    from fashion_tl.finetuning.store import cache_dir, clear, entries
+    from fashion_tl.cache.store import cache_dir, clear, entries
 
     folder = cache_dir()
     if action == "clear":

@@ -15,9 +15,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from fashion_tl.cache.callback import MODES, FrozenCache
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
-from fashion_tl.finetuning.caching import MODES, FrozenCache
 from fashion_tl.finetuning.callback import EarlyStopping
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.modules.base import ImageClassifier

@@ -21,9 +21,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from fashion_tl.analysis.metrics import summarise
+from fashion_tl.cache.callback import FrozenCache
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
-from fashion_tl.finetuning.caching import FrozenCache
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.modules.base import ImageClassifier
 from fashion_tl.runs.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, RunPaths, write_record, write_text

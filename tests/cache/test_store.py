@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fashion_tl.cache import store
+from fashion_tl.cache.store import CacheWriteError, Writer
 from fashion_tl.errors import UserError
-from fashion_tl.finetuning import store
-from fashion_tl.finetuning.store import CacheWriteError, Writer
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
 
@@ -403,7 +403,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from fashion_tl.finetuning import store
+from fashion_tl.cache import store
 
 assert not {"torch", "lightning", "fashion_tl.cli"} & set(sys.modules)
 folder = Path(sys.argv[1])

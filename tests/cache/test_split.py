@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fashion_tl.cache.split import SplitError, SplitNetwork, split_network
 from fashion_tl.models.backbones import create_backbone
-from fashion_tl.models.split import SplitError, SplitNetwork, split_network
 from fashion_tl.models.staged import StagedNetwork, divide_timm
 
 DROPOUT = {"drop_rate": 0.3, "drop_path_rate": 0.3}

@@ -19,10 +19,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from fashion_tl.data.activations import Activations
-from fashion_tl.data.datamodule import ImageDataModule
-from fashion_tl.errors import UserError
-from fashion_tl.finetuning.store import (
+from fashion_tl.cache.split import SplitError, SplitNetwork, split_network
+from fashion_tl.cache.store import (
     CacheWriteError,
     Writer,
     cache_dir,
@@ -33,8 +31,10 @@ from fashion_tl.finetuning.store import (
     required_bytes,
     room,
 )
+from fashion_tl.data.activations import Activations
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.errors import UserError
 from fashion_tl.models.backbones import weights_hash
-from fashion_tl.models.split import SplitError, SplitNetwork, split_network
 from fashion_tl.modules.base import ImageClassifier
 
 MODES = ("auto", "off", "require")
