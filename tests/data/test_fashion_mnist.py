@@ -219,6 +219,8 @@ def test_no_connection(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="refused") as caught:
         load_fashion_mnist(root, True)
     assert_says_what_to_do(caught.value, root)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not root.exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a file in the way is another error there")

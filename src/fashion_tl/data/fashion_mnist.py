@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +82,13 @@ def _download(root: Path) -> None:
     try:
         FashionMNIST(str(root), download=True)
     except (OSError, RuntimeError) as error:
+        raw = root / "FashionMNIST" / "raw"
+        for made in (raw, raw.parent, root):
+            with suppress(OSError):  # not empty, or never made
+                made.rmdir()
+        reason = " ".join(str(error).split()).rstrip(":")
         raise UserError(
-            f"Fashion-MNIST is not in {root / 'FashionMNIST' / 'raw'} and cannot be downloaded ({error}). Put the four "
+            f"Fashion-MNIST is not in {raw} and cannot be downloaded ({reason}). Put the four "
             "files *-ubyte.gz there, or name the folder that holds FashionMNIST/raw with --data.root, DATA_DIR (make) "
             "or FASHION_TL_DATA_DIR. `--data.source garments` needs no download."
         ) from error
