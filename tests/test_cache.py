@@ -73,6 +73,28 @@ def test_a_second_run_computes_nothing(fit: Fit, capsys):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        ("--seed_everything", "1"),  # other random weights
+        ("--model.train", "1"),
+        ("--model.mean", "[0.4, 0.4, 0.4]"),
+        ("--data.image_size", "40"),
+        ("--data.interpolation", "nearest"),
+        ("--data.split_seed", "1"),
+        ("--data.per_class", "5"),
+        ("--data.augment.mirror", "0.5"),
+    ],
+    ids=lambda change: change[0],
+)
+def test_whatever_activations_depend_on_has_them_computed_again(fit: Fit, capsys, change):
+    flags = ("--model.train", "head", "--cache", "require")
+    assert fit(*flags, name="first") == 0
+    capsys.readouterr()
+    assert fit(*flags, *change, name="second") == 0
+    assert "cache: train, what lies below" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("flags", "reason"),
     [
         (("--model.train", "all"), "nothing is frozen"),
