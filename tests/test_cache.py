@@ -77,6 +77,7 @@ def test_a_second_run_computes_nothing(fit: Fit, capsys):
     [
         ("--seed_everything", "1"),  # other random weights
         ("--model.train", "1"),
+        ("--model.backbone_args", "{act_layer: gelu}"),  # the same weights, another function
         ("--model.mean", "[0.4, 0.4, 0.4]"),
         ("--data.image_size", "40"),
         ("--data.interpolation", "nearest"),

@@ -66,7 +66,6 @@ class FrozenCache(Callback):
         boundary = pl_module.network.boundary
         if boundary == self._boundary:
             return
-        self._boundary = boundary
         began = time.perf_counter()
         with torch.random.fork_rng(devices=_cuda(pl_module.device)):
             self._switch(trainer, pl_module, data, boundary, ("train", "val"))
@@ -200,6 +199,8 @@ def _description(
         "version": VERSION,
         "torch": torch.__version__,
         "architecture": module.architecture,
+        # Padding, activations, epsilons: what changes the function and leaves the weights' hash as it is.
+        "arguments": [module.rebuilding().get("backbone_args"), module.hparams.get("network_args")],
         "boundary": names[boundary],
         "boundary_index": boundary,
         "data": data.loaded.fingerprint if data.loaded else None,
