@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from fashion_tl.cli import main
+from fashion_tl.data.datamodule import ImageDataModule, Split
+from fashion_tl.data.images import InMemoryImages
 from fashion_tl.runs.record import read_record
 
 from .conftest import Fit
@@ -107,6 +109,50 @@ def test_where_it_is_not_valid_auto_says_why_once_and_require_stops(fit: Fit, ca
     assert capsys.readouterr().out.count(reason) == 1
     assert fit(*flags, "--cache", "require") == 2
     assert reason in capsys.readouterr().err
+
+
+def test_require_refuses_before_anything_is_written(fit: Fit, capsys):
+    assert fit("--model.train", "{0: head, 1: all}", "--cache", "require", epochs=2) == 2
+    assert "nothing is frozen" in capsys.readouterr().err
+    assert fit("--cache_keep", "[layer9]") == 2
+    assert "layer9" in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()
+    assert not Path("checkpoints").exists()
+
+
+def test_one_pass_keeps_what_later_phases_need(fit: Fit, folder: Path, capsys):
+    assert fit("--model.train", "head", "--cache_keep", "[layer4, layer2]", name="first") == 0
+    assert "below layer2 and above and layer4 and head and head computed once" in capsys.readouterr().out
+    assert len(list(folder.glob("*.ftl"))) == 9
+    for train in ("layer4", "layer2"):
+        flags = ("--model.init_from", "first", "--model.train", train, "--cache")
+        assert fit(*flags, "require", name=f"kept_{train}") == 0
+        assert "computed once" not in capsys.readouterr().out
+        assert fit(*flags, "off", name=f"plain_{train}") == 0
+        assert_equal_runs(f"kept_{train}", f"plain_{train}")
+
+
+def test_images_that_lie_on_the_device_train_the_same(fit: Fit, monkeypatch):
+    flags = ("--model.train", "all", "--data.augment.mirror", "0.5", "--cache", "off")
+    assert fit(*flags, name="plain") == 0
+
+    def place(self: ImageDataModule, split: Split) -> None:
+        assert isinstance(split.images, InMemoryImages)
+        split.resident = split.images.images[split.indices]
+
+    monkeypatch.setattr(ImageDataModule, "_place", place)
+    assert fit(*flags, name="resident") == 0
+    assert_equal_runs("plain", "resident")
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_compiled_code_follows_a_change_of_phase(fit: Fit, capsys, cache):
+    flags = ("--model.train", "{0: head, 1: layer4, 2: all}", "--model.lr", "0.003", "--cache", cache)
+    assert fit(*flags, name="plain", epochs=3) == 0
+    assert fit(*flags, "--compile", "eager", name="compiled", epochs=3) == 0
+    assert_equal_runs("plain", "compiled")
+    assert fit(*flags, "--compile", "egaer", name="wrong") == 2
+    assert "eager" in capsys.readouterr().err
 
 
 def test_off_writes_nothing(fit: Fit, folder: Path):

@@ -26,7 +26,7 @@ TWO_PHASES = (
     "0.2",
 )
 AUGMENTED = ("--data.augment", "{mirror: 0.5, shift: 2, rotation: 10, brightness: 0.2, contrast: 0.2, erase: 0.5}")
-RUN_FILES = {"config.yaml", "metrics.csv", "run.json", "test_predictions.npz"}
+RUN_FILES = {"config.yaml", "metrics.csv", "run.json", "test_predictions.npz", "filters.npz"}
 
 
 def state(path: str) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fashion_tl.cache.split import SplitError, SplitNetwork, split_network
+from fashion_tl.cache.split import SplitError, SplitNetwork, chain_network, split_network
 from fashion_tl.models.backbones import create_backbone
 from fashion_tl.models.staged import StagedNetwork, divide_timm
 
@@ -138,6 +138,23 @@ def test_parts_learn_what_the_network_learns(name: str) -> None:
     split.lower.train()
     split.lower(images(4, size))
     assert same(snapshot(split.lower), below)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_chain_gives_at_each_boundary_what_a_split_there_gives(name: str) -> None:
+    network, size = build(name), FAMILIES[name][0]
+    found = boundaries(network)[-3:]
+    network.freeze_below(found[-1])
+    network.eval()
+    chain, given = chain_network(network, found, size), images(3, size)
+    with torch.no_grad():
+        activations: tuple[Tensor, ...] = (given,)
+        for boundary, part in zip(found, chain[:-1], strict=True):
+            activations = part(*activations)
+            alone = split_network(network, boundary, size).lower(given)
+            assert len(activations) == len(alone)
+            assert all(torch.equal(*pair) for pair in zip(activations, alone, strict=True))
+        assert torch.equal(chain[-1](*activations), network(given))
 
 
 def test_activations_of_a_head_alone_are_its_features() -> None:

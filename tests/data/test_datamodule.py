@@ -222,7 +222,11 @@ def test_too_few_images(tmp_path: Path) -> None:
 
 def trainer(training: bool, **module: Any) -> Any:
     """As much of a trainer as the data module looks at."""
-    return SimpleNamespace(training=training, lightning_module=SimpleNamespace(**module))
+    return SimpleNamespace(
+        training=training,
+        lightning_module=SimpleNamespace(**module),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
 
 
 def test_preprocessing_of_the_module_comes_first() -> None:
@@ -257,6 +261,7 @@ def test_description_is_plain_and_whole() -> None:
     assert json.loads(json.dumps(described)) == described
     fingerprint = described.pop("fingerprint")
     assert len(fingerprint) >= 16
+    assert len(described.pop("test_set")) == 16
     assert described == {
         "source": "garments",
         "class_names": data.class_names,

@@ -70,7 +70,7 @@ def test_rates_fall_from_the_head_to_the_boundary(network: StagedNetwork, phase:
 )
 def test_optimizers_by_name(network: StagedNetwork, name: str, kind: type[torch.optim.Optimizer]) -> None:
     optimizer = build_optimizer(name, parameter_groups(network, 0.3), lr=0.2, momentum=0.7)
-    assert type(optimizer) is kind
+    assert isinstance(optimizer, kind)
     assert [group["name"] for group in optimizer.param_groups] == NAMES
     assert {group["lr"] for group in optimizer.param_groups} == {0.2}
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3, 0.0}
