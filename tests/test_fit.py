@@ -144,7 +144,7 @@ def test_sigterm_leaves_an_interrupted_record_and_status_143(fit: Fit, stop_at):
 
 def test_what_is_frozen_stays_bit_identical_and_moves_in_the_next_phase(fit: Fit):
     assert fit("--model.train", "head", "--model.lr", "0.01", name="phase1", epochs=2) == 0
-    from fashion_tl.tools import load_classifier
+    from fashion_tl.modules.loading import load_classifier
 
     torch.manual_seed(0)
     first = state("checkpoints/phase1/version_0/last.ckpt")

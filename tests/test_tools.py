@@ -132,7 +132,7 @@ def test_predict_equals_a_direct_computation(trained: RunPaths, pictures: Path, 
 
 
 def test_predict_decodes_as_in_training(colour: Path, tmp_path: Path, capsys: Output) -> None:
-    from fashion_tl.tools import load_classifier
+    from fashion_tl.modules.loading import load_classifier
 
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)).save(tmp_path / "wide.jpg")
@@ -224,7 +224,7 @@ def test_text_is_no_checkpoint(pictures: Path, tmp_path: Path, capsys: Output) -
 
 def test_exported_backbone_is_the_trained_one(trained: RunPaths, tmp_path: Path, capsys: Output) -> None:
     from fashion_tl.models.backbones import create_backbone
-    from fashion_tl.tools import load_classifier
+    from fashion_tl.modules.loading import load_classifier
 
     folder = tmp_path / "new" / "backbone"
     assert main(["export", str(trained.best), str(folder)]) == 0

@@ -58,27 +58,12 @@ def run(args: list[str]) -> None:
     do(**options)
 
 
-def load_classifier(path: Path) -> ImageClassifier:
-    """Build the classifier that a checkpoint holds, from the checkpoint alone.
-
-    Raises:
-        UserError: If the checkpoint cannot be read.
-    """
-    from fashion_tl.modules import scratch, transfer
-    from fashion_tl.modules.checkpoints import load_checkpoint
-
-    classes = {c.__name__: c for c in (scratch.ScratchClassifier, transfer.TransferClassifier)}
-    name = load_checkpoint(path)["fashion_tl_module"]
-    if name not in classes:
-        raise UserError(f"{path} holds a {name}, which this version of fashion_tl does not know.")
-    return cast("ImageClassifier", classes[name].load_from_checkpoint(path, map_location="cpu")).eval()
-
-
 def predict(
     checkpoint: Path, images: list[Path], output: Path | None, batch_size: int, invert: bool, skip_unreadable: bool
 ) -> None:
     """Write one row an image: path, predicted class, and the probability of every class."""
     from fashion_tl.data.transforms import to_float
+    from fashion_tl.modules.loading import load_classifier
     from fashion_tl.runs.record import write_text
 
     if batch_size < 1:
@@ -176,6 +161,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     """Write the backbone of a TransferClassifier so that ``--model.backbone local-dir:FOLDER`` loads it."""
     from safetensors.torch import save_file
 
+    from fashion_tl.modules.loading import load_classifier
     from fashion_tl.modules.transfer import TransferClassifier
 
     module = load_classifier(checkpoint)

@@ -24,10 +24,12 @@ from fashion_tl.modules.base import ImageClassifier
 from fashion_tl.modules.checkpoints import load_checkpoint
 from fashion_tl.modules.scratch import ScratchClassifier as ScratchClassifier  # so that YAML can name it alone
 from fashion_tl.modules.transfer import TransferClassifier as TransferClassifier
+from fashion_tl.runs.checkpoints import LastCheckpoint
 from fashion_tl.runs.progress import PhaseProgressBar
 from fashion_tl.runs.record import COMPLETED, RunPaths, newest_completed, next_paths, paths_of, read_record
 from fashion_tl.runs.recorder import RunRecorder
 from fashion_tl.runs.tensorboard import RunLogger, TensorBoardPictures
+from fashion_tl.sweeps import search
 
 MONITORS = ("val/accuracy", "val/loss")
 QUIET = (
@@ -50,11 +52,13 @@ class TrainingCLI(LightningCLI):
     """LightningCLI whose ``fit`` tests the best checkpoint afterwards and leaves a complete record."""
 
     def __init__(self, args: list[str]) -> None:
+        self.args = expand_extends(args)
         self.command = "fashion-tl " + shlex.join(args)
+        self.tested = True
         super().__init__(
             ImageClassifier,
             ImageDataModule,
-            args=args,
+            args=self.args,
             subclass_mode_model=True,
             save_config_callback=None,
             seed_everything_default=0,
@@ -75,6 +79,16 @@ class TrainingCLI(LightningCLI):
         verbs = LightningCLI.subcommands()
         return {verb: verbs[verb] for verb in ("fit", "validate", "test")}
 
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Build the parser of the verb in use only: each takes a while."""
+        if self.args and self.args[0] in self.subcommands():
+            verb = self.args[0]
+            offered = {verb: self.subcommands()[verb]}
+            self.subcommands = lambda: offered  # type: ignore[method-assign]
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what belongs to a run, and link what the model must know of the data."""
         parser.add_argument("--extends", type=str | None, help="A YAML file that this one changes, beside it.")
@@ -88,7 +102,16 @@ class TrainingCLI(LightningCLI):
             "--patience", type=int | None, help="Epochs of the last phase without improvement to allow."
         )
         parser.add_argument("--cache", type=str, default="auto", help="Frozen activations: auto, off or require.")
+        parser.add_argument(
+            "--cache_keep", type=list[str | int], default=[], help="Stages to keep for a later run too."
+        )
+        parser.add_argument("--compile", type=bool | str, default=False, help="torch.compile: true, or its backend.")
         parser.add_argument("--find_lr", type=bool, default=False, help="Search the learning rate before training.")
+        parser.add_argument("--seeds", type=int, default=1, help="Runs to make, each with the next seed.")
+        parser.add_argument(
+            "--search", type=dict[str, list[Any]] | None, help="Values to try first, such as {model.lr: [0.001, 0.01]}."
+        )
+        parser.add_argument("--study", type=dict[str, Any] | None, help="A study's figures, to set beside the run's.")
         parser.set_defaults({"model": {"class_path": "fashion_tl.modules.transfer.TransferClassifier"}})
         parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
         parser.link_arguments("data.input_spec", "model.init_args.input_spec", apply_on="instantiate")
@@ -105,6 +128,11 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.monitor not in MONITORS:
             raise unknown_name("monitor", config.monitor, MONITORS)
+        if config.seeds < 1:
+            raise UserError(f"--seeds is {config.seeds}, it must be at least 1.")
+        # A record's configuration is that of one run.
+        self.seeds, self.searched = config.seeds, config.search
+        config.seeds, config.search = 1, None
         if config.cache not in MODES:
             raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
         config.extends = None
@@ -121,6 +149,30 @@ class TrainingCLI(LightningCLI):
         start = model.get("init_from")
         if start and not start.endswith(".ckpt"):
             model.init_from = str(newest_completed(config.log_dir, config.checkpoint_dir, start).best)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run once; ``fit`` may search first, by validation alone, and then repeat with other seeds."""
+        config, seeds, values = self.config[subcommand], self.seeds, self.searched
+        if seeds == 1 and not values:
+            super()._run_subcommand(subcommand)
+            return
+        found = search(self, values, config.name) if values else []
+        for seed in range(config.seed_everything, config.seed_everything + seeds):
+            self.again([*found, f"--seed_everything={seed}"])
+
+    def again(self, flags: list[str], tested: bool = True) -> None:
+        """Run once more, with other settings.
+
+        Args:
+            flags: Command-line flags that come after those of this command.
+            tested: Whether the run is tested and keeps its checkpoints; else it is a candidate of a search.
+        """
+        self.config = self.parser.parse_args([*self.args, *flags])
+        self.tested = tested
+        self._set_seed()
+        self.before_instantiate_classes()
+        self.instantiate_classes()
+        super()._run_subcommand("fit")
 
     def instantiate_classes(self) -> None:
         """Build everything, with the errors of this package as they are."""
@@ -144,7 +196,7 @@ class TrainingCLI(LightningCLI):
         self.paths: RunPaths | None = None
         if self.subcommand == "fit" and not fast:
             self.paths = self._run_paths()
-            logger = config.trainer.logger if config.trainer.logger else RunLogger(self.paths)
+            logger = config.trainer.logger if config.trainer.logger else self.tested and RunLogger(self.paths)
             callbacks += self._run_callbacks(self.paths)
         if config.patience is not None and not fast:
             mode = "min" if config.monitor.endswith("loss") else "max"
@@ -153,7 +205,7 @@ class TrainingCLI(LightningCLI):
             )
         trainer = self.config_init[self.subcommand].trainer
         trainer.callbacks = [*(trainer.callbacks or []), *callbacks]
-        checkpointing = bool(trainer.enable_checkpointing is not False and self.paths)
+        checkpointing = bool(trainer.enable_checkpointing is not False and self.paths and self.tested)
         try:
             return super().instantiate_trainer(logger=logger, enable_checkpointing=checkpointing, **kwargs)
         except (MisconfigurationException, ValueError) as error:
@@ -188,12 +240,12 @@ class TrainingCLI(LightningCLI):
             enable_version_counter=False,
             save_on_train_epoch_end=True,
         )
-        # After the best one, whose state it holds then; `save_last` would skip epochs without a new best.
-        last = ModelCheckpoint(paths.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
-        cache = FrozenCache(config.cache)
-        recorder = RunRecorder(paths, text, self.command, seed, config.monitor, cache)
+        self.cache = cache = FrozenCache(config.cache, config.cache_keep)
+        recorder = RunRecorder(paths, text, self.command, seed, config.monitor, cache, config.study, self.tested)
+        if not self.tested:
+            return [cache, recorder]
         pictures = TensorBoardPictures({**_flat(config.model), **_flat(config.data), "seed": seed}, paths.logs)
-        return [cache, recorder, pictures, LearningRateMonitor("step"), best, last]
+        return [cache, recorder, pictures, LearningRateMonitor("step"), best, LastCheckpoint(paths)]
 
     def before_fit(self) -> None:
         """Load the data before anything is written, so that a mistake leaves nothing behind."""
@@ -201,8 +253,13 @@ class TrainingCLI(LightningCLI):
         self.datamodule.setup("fit")
         if self.paths is None:
             return
+        if self.subcommand == "fit":
+            self.cache.check(self.model, self.datamodule)
+        if self.config.fit.compile:
+            self.model.compile_network(self.config.fit.compile)
         _check_disk(self.paths, self.model)
-        print(_summary(self.paths, self.model, self.datamodule))
+        if self.tested:
+            print(_summary(self.paths, self.model, self.datamodule))
         if self.config.fit.find_lr:
             self._find_lr()
 
@@ -210,7 +267,7 @@ class TrainingCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test the best checkpoint, once, and say where the record is."""
-        if self.paths is None:
+        if self.paths is None or not self.tested:
             return
         best = str(self.paths.best)
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
@@ -251,7 +308,7 @@ def run(args: list[str]) -> None:
     with warnings.catch_warnings():
         for pattern in QUIET:
             warnings.filterwarnings("ignore", pattern)
-        TrainingCLI(expand_extends(args))
+        TrainingCLI(args)
 
 
 def expand_extends(args: list[str]) -> list[str]:

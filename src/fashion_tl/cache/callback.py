@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from fashion_tl.cache.split import SplitError, SplitNetwork, split_network
+from fashion_tl.cache.split import SplitError, SplitNetwork, chain_network, split_network
 from fashion_tl.cache.store import (
     CacheWriteError,
     Writer,
@@ -32,7 +33,7 @@ from fashion_tl.cache.store import (
     room,
 )
 from fashion_tl.data.activations import Activations
-from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.datamodule import RESIDENT_SHARE, ImageDataModule
 from fashion_tl.errors import UserError
 from fashion_tl.models.backbones import weights_hash
 from fashion_tl.modules.base import ImageClassifier
@@ -47,15 +48,36 @@ class FrozenCache(Callback):
     Args:
         mode: "auto" uses the cache when it is valid and says in one line why not when it is not; "require" stops with
             that reason; "off" never uses it.
+        keep: Lower boundaries whose activations the same pass keeps too, for a later run, as in ``train`` of a model.
         folder: Folder of the cache files.
         batch_size: Images in a batch of the pass.
     """
 
-    def __init__(self, mode: str = "auto", folder: Path | None = None, batch_size: int = 256) -> None:
-        self.mode, self.folder, self.batch_size = mode, folder or cache_dir(), batch_size
+    def __init__(
+        self, mode: str = "auto", keep: Sequence[str | int] = (), folder: Path | None = None, batch_size: int = 256
+    ) -> None:
+        self.mode, self.keep, self.folder, self.batch_size = mode, tuple(keep), folder or cache_dir(), batch_size
         self.seconds = 0.0
         self._boundary: int | None = None
         self._said: set[str] = set()
+
+    def check(self, module: ImageClassifier, data: ImageDataModule) -> None:
+        """Find out before anything is written whether this run can do what was asked for.
+
+        Raises:
+            UserError: If the network has no boundary of the name of one to keep, or the cache is required and cannot be
+                used in some phase.
+        """
+        for boundary in self.keep:
+            module.network.resolve(boundary)
+        for phase in module.phases if self.mode == "require" else ():
+            reason = _why_not(data, module.network.resolve(phase.train))
+            if reason is not None:
+                raise self._refusal(reason)
+
+    @staticmethod
+    def _refusal(reason: str) -> UserError:
+        return UserError(f"--cache require: {reason}. --cache auto goes on without.")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Switch to the activations of the phase that begins, or back to images."""
@@ -106,7 +128,7 @@ class FrozenCache(Callback):
         self._leave(trainer, module)
         self._boundary = boundary
         try:
-            reason = _why_not(module, data, boundary)
+            reason = _why_not(data, boundary)
             if reason is None:
                 spec = module.input_spec
                 split = split_network(module.network, boundary, spec.image_size, module.preprocess.channels)
@@ -118,7 +140,7 @@ class FrozenCache(Callback):
         if reason is None:
             return
         if self.mode == "require":
-            raise UserError(f"--cache require: {reason}. --cache auto goes on without.")
+            raise self._refusal(reason)
         if reason not in self._said:
             self._said.add(reason)
             print(f"cache: not used, {reason}")
@@ -132,55 +154,82 @@ class FrozenCache(Callback):
         boundary: int,
         part: str,
     ) -> Activations:
-        views = data.augment.views if part == "train" else ("identity",)
         half = "16" in str(trainer.precision)
-        description = {
-            **_description(module, data, boundary, part, half),
-            "weights": weights_hash(split.lower),
-            "views": list(views or ()),
-        }
-        key = key_of(description)
-        with lock(self.folder, key, waiting=lambda: print("cache: another run computes the same, waiting for it")):
-            arrays = read(self.folder, description)
+        wanted = {boundary: _description(module, data, split.lower, boundary, part, half)}
+        for kept in sorted({module.network.resolve(name) for name in self.keep}):
+            if 0 < kept < boundary:
+                below = split_network(module.network, kept, module.input_spec.image_size, module.preprocess.channels)
+                wanted[kept] = _description(module, data, below.lower, kept, part, half)
+        with ExitStack() as locks:
+            for key in sorted(key_of(description) for description in wanted.values()):
+                locks.enter_context(
+                    lock(
+                        self.folder, key, waiting=lambda: print("cache: another run computes the same, waiting for it")
+                    )
+                )
+            arrays = read(self.folder, wanted[boundary])
+            missing = {b: d for b, d in sorted(wanted.items()) if b != boundary and read(self.folder, d) is None}
             if arrays is None:
-                self._compute(trainer, module, data, split.lower, description, part)
-                arrays = read(self.folder, description)
+                missing[boundary] = wanted[boundary]
+            if missing:
+                self._compute(trainer, module, data, missing, part)
+            arrays = read(self.folder, wanted[boundary]) if arrays is None else arrays
         if arrays is None:
-            raise CacheWriteError(f"the cache file {key} vanished as soon as it was written")
-        by_view = [[arrays[n] for n in sorted(arrays) if n.startswith(f"{view}/")] for view in views or ()]
-        return Activations(by_view, data.augment.mirror if part == "train" else 0.0)
+            raise CacheWriteError(f"the cache file {key_of(wanted[boundary])} vanished as soon as it was written")
+        views = wanted[boundary]["views"]
+        by_view = [[arrays[n] for n in sorted(arrays) if n.startswith(f"{view}/")] for view in views]
+        found = Activations(by_view, data.augment.mirror if part == "train" else 0.0)
+        free = torch.cuda.mem_get_info(module.device)[0] if module.device.type == "cuda" else 0
+        return found.to(module.device) if found.nbytes <= free * RESIDENT_SHARE else found
 
     def _compute(
         self,
         trainer: Trainer,
         module: ImageClassifier,
         data: ImageDataModule,
-        lower: nn.Module,
-        description: dict[str, Any],
+        missing: dict[int, dict[str, Any]],
         part: str,
     ) -> None:
-        views, half, context = description["views"], description["half"], trainer.precision_plugin.forward_context
-        began = time.perf_counter()
-        first = _run(lower, module, next(data.in_order(part, 1)), context())
-        rows = {f"{view}/{i:03d}": _stored(tensor, half) for view in views for i, tensor in enumerate(first)}
-        sizes = {name: (row.dtype, (len(data.splits[part]), *row.shape[1:])) for name, row in rows.items()}
-        reason = room(self.folder, required_bytes(sizes), limit_bytes())
+        """Compute the activations at some boundaries in one pass over a part of the data."""
+        spec, began = module.input_spec, time.perf_counter()
+        chain = chain_network(module.network, list(missing), spec.image_size, module.preprocess.channels)[:-1]
+        views: list[str] = next(iter(missing.values()))["views"]
+
+        def rows_of(images: Tensor) -> list[tuple[int, str, np.ndarray]]:
+            rows = []
+            for view in views:
+                seen = images.flip(-1) if view == "mirror" else images
+                with trainer.precision_plugin.forward_context(), torch.inference_mode():
+                    given: tuple[Tensor, ...] = (module.preprocess(seen.to(module.device)),)
+                    for network, (boundary, description) in zip(chain, missing.items(), strict=True):
+                        given = network(*given)
+                        for i, tensor in enumerate(given):
+                            rows.append((boundary, f"{view}/{i:03d}", _stored(tensor, description["half"])))
+            return rows
+
+        sizes: dict[int, dict[str, Any]] = {boundary: {} for boundary in missing}
+        for boundary, name, row in rows_of(next(data.in_order(part, 1))):
+            sizes[boundary][name] = (row.dtype, (len(data.splits[part]), *row.shape[1:]))
+        reason = room(self.folder, sum(required_bytes(arrays) for arrays in sizes.values()), limit_bytes())
         if reason is not None:
             raise CacheWriteError(reason)
         start = 0
-        with Writer(self.folder, description, sizes) as writer:
+        with ExitStack() as files:
+            writers = {b: files.enter_context(Writer(self.folder, missing[b], sizes[b])) for b in missing}
             for images in data.in_order(part, self.batch_size):
-                for view in views:
-                    found = _run(lower, module, images.flip(-1) if view == "mirror" else images, context())
-                    for i, tensor in enumerate(found):
-                        writer[f"{view}/{i:03d}"][start : start + len(images)] = _stored(tensor, half)
+                for boundary, name, rows in rows_of(images):
+                    writers[boundary][name][start : start + len(images)] = rows
                 start += len(images)
-        where = module.network.describe(description["boundary_index"])
+        where = " and ".join(module.network.describe(boundary) for boundary in missing)
         seconds = time.perf_counter() - began
         print(f"cache: {part}, what lies below {where} computed once, {start:,} images in {seconds:.1f} s")
 
 
-def _why_not(module: ImageClassifier, data: ImageDataModule, boundary: int) -> str | None:
+def _say_waiting() -> None:
+    print("cache: another run computes the same, waiting for it")
+
+
+def _why_not(data: ImageDataModule, boundary: int) -> str | None:
     if boundary == 0:
         return "nothing is frozen"
     if data.augment.views is None:
@@ -189,8 +238,9 @@ def _why_not(module: ImageClassifier, data: ImageDataModule, boundary: int) -> s
 
 
 def _description(
-    module: ImageClassifier, data: ImageDataModule, boundary: int, part: str, half: bool
+    module: ImageClassifier, data: ImageDataModule, lower: nn.Module, boundary: int, part: str, half: bool
 ) -> dict[str, Any]:
+    """List all that activations below a boundary depend on, as plain values."""
     spec, preprocess = module.input_spec, module.preprocess
     split = data.splits[part]
     indices = np.asarray(split.indices, dtype=np.int64).tobytes()
@@ -215,15 +265,9 @@ def _description(
         "std": preprocess.std.flatten().tolist(),
         "device": module.device.type,
         "half": half,
+        "weights": weights_hash(lower),
+        "views": list(data.augment.views or ()) if part == "train" else ["identity"],
     }
-
-
-def _run(
-    lower: nn.Module, module: ImageClassifier, images: Tensor, context: AbstractContextManager[None]
-) -> tuple[Tensor, ...]:
-    with torch.inference_mode(), context or nullcontext():
-        found: tuple[Tensor, ...] = lower(module.preprocess(images.to(module.device)))
-    return found
 
 
 def _stored(tensor: Tensor, half: bool) -> np.ndarray:

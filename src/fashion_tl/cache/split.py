@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,15 +67,37 @@ def split_network(network: StagedNetwork, boundary: int, image_size: int, channe
         ValueError: If nothing is frozen at the boundary, or the network has no such boundary.
         SplitError: If the network cannot be divided there.
     """
+    return SplitNetwork(*chain_network(network, [boundary], image_size, channels))
+
+
+def chain_network(
+    network: StagedNetwork, boundaries: Sequence[int], image_size: int, channels: int = 3
+) -> tuple[nn.Module, ...]:
+    """Split a network at several boundaries into a chain of parts, so that one pass gives the activations at each.
+
+    Args:
+        network: As in ``split_network``, frozen below the last of the boundaries.
+        boundaries: Ascending, each once.
+        image_size: Height and width of the images, in pixels.
+        channels: Channels of the images.
+
+    Returns:
+        One part more than boundaries. The first takes images, each other one what the part before it gave.
+
+    Raises:
+        ValueError: If nothing is frozen at a boundary, or the network has no such boundary.
+        SplitError: If the network cannot be divided there.
+    """
     count = len(network.stage_names)
-    if not 1 <= boundary <= count:
-        raise ValueError(f"cannot split at boundary {boundary}: allowed are 1 to {count}; at 0 nothing is frozen")
+    for boundary in boundaries:
+        if not 1 <= boundary <= count:
+            raise ValueError(f"cannot split at boundary {boundary}: allowed are 1 to {count}; at 0 nothing is frozen")
     try:
-        return _split(network, boundary, image_size, channels)
+        return _split(network, list(boundaries), image_size, channels)
     except _Impossible as reason:
-        lowest = network.stage_names[boundary] if boundary < count else HEAD
+        lowest = " and ".join(repr((*network.stage_names, HEAD)[boundary]) for boundary in boundaries)
         name = type(network.backbone).__name__
-        raise SplitError(f"cannot split {name} below {lowest!r}: {reason}. Try another boundary.") from reason
+        raise SplitError(f"cannot split {name} below {lowest}: {reason}. Try another boundary.") from reason
 
 
 class _Impossible(Exception):  # noqa: N818
@@ -132,27 +155,35 @@ class _Part(nn.Module):
 
 
 class _Sides:
-    """Which side of a boundary the members of a network are on: True above, False below."""
+    """Between which boundaries the members of a network lie: 0 below the first, up to their number above the last."""
 
-    def __init__(self, network: StagedNetwork, boundary: int) -> None:
-        self.parameters = {name: stage >= boundary for name, stage, _ in network.staged_parameters()}
+    def __init__(self, network: StagedNetwork, boundaries: list[int]) -> None:
+        self.last = len(boundaries)
+        self.parameters = {name: bisect_right(boundaries, stage) for name, stage, _ in network.staged_parameters()}
         stage_of = {name: i for i, name in enumerate(network.stage_names)}
-        members = {f"backbone.{member}": stage_of[stage] >= boundary for member, stage in network._stage_of.items()}
-        members |= {name: True for name in (HEAD, *self.parameters) if name.startswith(HEAD)}
-        self._above: dict[str, bool] = {}
-        self._has_parameters_below: set[str] = set()
-        for member, above in members.items():
+        members = {
+            f"backbone.{member}": bisect_right(boundaries, stage_of[stage])
+            for member, stage in network._stage_of.items()
+        }
+        members |= {name: self.last for name in (HEAD, *self.parameters) if name.startswith(HEAD)}
+        self._highest: dict[str, int] = {}
+        self._lowest_parameter: dict[str, int] = {}
+        for member, side in members.items():
             parts = member.split(".")
             for depth in range(len(parts) + 1):
                 path = ".".join(parts[:depth])
-                self._above[path] = self._above.get(path, False) or above
-                if not self.parameters.get(member, True):
-                    self._has_parameters_below.add(path)
+                self._highest[path] = max(self._highest.get(path, 0), side)
+                if member in self.parameters:
+                    self._lowest_parameter[path] = min(self._lowest_parameter.get(path, self.last), side)
 
-    def of_module(self, name: str) -> bool | None:
-        """Return the side of a module, or None if it has parameters on both."""
-        above = self._above.get(name, True)
-        return None if above and name in self._has_parameters_below else above
+    def is_frozen(self, name: str) -> bool:
+        """Say whether a module lies below the last boundary as a whole."""
+        return self._highest.get(name, self.last) < self.last
+
+    def of_module(self, name: str) -> int | None:
+        """Return the side of a module, or None if it has parameters below a boundary and members above it."""
+        side = self._highest.get(name, self.last)
+        return None if self._lowest_parameter.get(name, side) < side else side
 
 
 class _Value(fx.Proxy):
@@ -190,7 +221,7 @@ class _Tracer(fx.Tracer):
             name = self._names.get(id(module))
             if self._computing or name is None:
                 return module.__dict__["training"]
-            if self._sides.of_module(name) is False:
+            if self._sides.is_frozen(name):
                 return False
             return self.create_proxy("get_attr", f"{name}.training", (), {})
 
@@ -302,16 +333,18 @@ class _Tracer(fx.Tracer):
         return value
 
 
-def _split(network: StagedNetwork, boundary: int, image_size: int, channels: int) -> SplitNetwork:
+def _split(network: StagedNetwork, boundaries: list[int], image_size: int, channels: int) -> tuple[nn.Module, ...]:
     trained = [
-        name for name, stage, parameter in network.staged_parameters() if stage < boundary and parameter.requires_grad
+        name
+        for name, stage, parameter in network.staged_parameters()
+        if stage < boundaries[-1] and parameter.requires_grad
     ]
     if trained:
         raise _Impossible(f"{len(trained)} parameters below it train, such as {trained[0]}; freeze_below comes first")
     like = next(network.parameters())
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(3, channels, image_size, image_size, generator=generator).to(like.device, like.dtype)
-    sides = _Sides(network, boundary)
+    sides = _Sides(network, boundaries)
     with _untouched(network, like.device):
         expected = network(images[:2])
         tracer = _Tracer(network, sides, images)
@@ -323,77 +356,102 @@ def _split(network: StagedNetwork, boundary: int, image_size: int, channels: int
                     raise _Impossible("its forward takes another way in training")
         except _TRACING_RAISES as error:
             raise _Impossible(f"tracing its forward failed ({_first_line(error)})") from error
-        lower_graph, upper_graph, crossing = _cut(graph, sides, tracer.examples)
-        lower = _Part(network, lower_graph, tracer.constants)
-        upper = _Part(network, upper_graph, tracer.constants)
+        graphs, crossings = _cut(graph, sides, tracer.examples)
+        parts = tuple(_Part(network, part, tracer.constants) for part in graphs)
+        given: list[tuple[Tensor, ...]] = []
         try:
-            given = lower(images[:2])
-            kept = [tensor.clone() for tensor in given]
-            logits = upper(*given)
+            for part in parts[:-1]:
+                given.append(part(*given[-1]) if given else part(images[:2]))
+            kept = [[tensor.clone() for tensor in tensors] for tensors in given]
+            logits = parts[-1](*given[-1])
         except _TRACING_RAISES as error:
             raise _Impossible(f"its parts do not run ({_first_line(error)})") from error
     if not torch.allclose(logits, expected, rtol=1e-5, atol=1e-5):
         raise _Impossible(f"its parts compute something else (by {float((logits - expected).abs().max()):.2g})")
-    if not all(torch.equal(before, after) for before, after in zip(kept, given, strict=True)):
-        raise _Impossible("what trains overwrites what is frozen")
-    for tensor, node in zip(kept, crossing, strict=True):
-        alone, among = tensor.float(), tracer.examples[node][1][:2].float()
-        if not torch.allclose(alone, among, rtol=1e-2, atol=1e-2 * float(alone.abs().max())):
-            raise _Impossible("what is frozen mixes the images of a batch")
-    return SplitNetwork(lower, upper)
+    for before, after, crossing in zip(kept, given, crossings, strict=True):
+        if not all(torch.equal(*pair) for pair in zip(before, after, strict=True)):
+            raise _Impossible("what trains overwrites what is frozen")
+        for tensor, node in zip(before, crossing, strict=True):
+            alone, among = tensor.float(), tracer.examples[node][1][:2].float()
+            if not torch.allclose(alone, among, rtol=1e-2, atol=1e-2 * float(alone.abs().max())):
+                raise _Impossible("what is frozen mixes the images of a batch")
+    return parts
 
 
 def _cut(
     graph: fx.Graph, sides: _Sides, examples: dict[fx.Node, tuple[_Traced, _Traced]]
-) -> tuple[fx.Graph, fx.Graph, list[fx.Node]]:
-    """Cut a graph in two: the outputs of the first, a tuple, are the inputs of the second.
+) -> tuple[list[fx.Graph], list[list[fx.Node]]]:
+    """Cut a graph into a chain: the outputs of each part, a tuple, are the inputs of the next.
 
-    What depends on no image and on nothing that trains is computed on each side that needs it.
+    What depends on no image and on nothing that trains is computed in each part that needs it.
 
     Returns:
-        The two graphs, and the nodes whose tensors go from one to the other.
+        The graphs, and for each but the last the nodes whose tensors go on to the next.
     """
-    above: dict[fx.Node, bool] = {}
+    side: dict[fx.Node, int] = {}
     of_images: dict[fx.Node, bool] = {}
     by_mode: dict[fx.Node, bool] = {}
     for node in graph.nodes:
         inputs = node.all_input_nodes
-        own = node.op == "output"
+        own = sides.last if node.op == "output" else 0
         if node.op == "call_module":
-            own = bool(sides.of_module(str(node.target)))
+            found = sides.of_module(str(node.target))
+            own = sides.last if found is None else found
         elif node.op == "get_attr":
-            own = sides.parameters.get(str(node.target), False)
-        above[node] = own or any(above[i] for i in inputs)
+            own = sides.parameters.get(str(node.target), 0)
+        side[node] = max([own, *(side[i] for i in inputs)])
         of_images[node] = node.op == "placeholder" or any(of_images[i] for i in inputs)
         by_mode[node] = _reads_mode(node) or any(by_mode[i] for i in inputs)
-    below = [node for node in graph.nodes if of_images[node] and not above[node]]
-    if any(by_mode[node] for node in below):
+    if any(by_mode[node] and of_images[node] and side[node] < sides.last for node in graph.nodes):
         raise _Impossible("something below it, outside of the modules that can be frozen, depends on training mode")
-    needed = [node for node in below if any(above[user] for user in node.users)]
-    crossing = [node for node in needed if isinstance(examples[node][0], Tensor)]
-    if any(node.op == "placeholder" for node in crossing):
-        raise _Impossible("what trains reads the images themselves")
-    if not crossing:
-        raise _Impossible("what trains reads nothing of what is frozen")
 
-    lower, upper = fx.Graph(), fx.Graph()
-    low: dict[fx.Node, fx.Node] = {}
-    for node in below:
-        _copy(node, lower, low)
-    lower.output(tuple(low[node] for node in crossing))
-    high = {node: upper.placeholder(f"activation{i}") for i, node in enumerate(crossing)}
-    for node in needed:
-        two, three = examples[node]
-        if node not in high and (two, three) == (2, 3):
-            high[node] = upper.call_method("size", (high[crossing[0]], 0))
-        elif node not in high:
-            raise _Impossible(f"what trains reads a {type(two).__name__} that is not a tensor of what is frozen")
-        elif two.ndim == 0 or (len(two), len(three)) != (2, 3) or two.shape[1:] != three.shape[1:]:
-            raise _Impossible(f"a tensor of shape {tuple(two.shape)} for 2 images does not hold one row per image")
+    graphs: list[fx.Graph] = []
+    crossings: list[list[fx.Node]] = []
+    for level in range(1, sides.last + 1):
+        below = [node for node in graph.nodes if of_images[node] and side[node] < level]
+        needed = [node for node in below if any(side[user] >= level for user in node.users)]
+        crossing = [node for node in needed if isinstance(examples[node][0], Tensor)]
+        if any(node.op == "placeholder" for node in crossing):
+            raise _Impossible("what trains reads the images themselves")
+        if not crossing:
+            raise _Impossible("what trains reads nothing of what is frozen")
+        part, copies = _begin(crossings, examples)
+        if not crossings:
+            for node in below:
+                _copy(node, part, copies)
+        for node in crossing:
+            _copy(node, part, copies)
+        part.output(tuple(copies[node] for node in crossing))
+        graphs.append(part)
+        crossings.append(crossing)
+        for node in needed:
+            two, three = examples[node]
+            if node in crossing:
+                if two.ndim == 0 or (len(two), len(three)) != (2, 3) or two.shape[1:] != three.shape[1:]:
+                    raise _Impossible(
+                        f"a tensor of shape {tuple(two.shape)} for 2 images does not hold one row per image"
+                    )
+            elif (two, three) != (2, 3):
+                raise _Impossible(f"what trains reads a {type(two).__name__} that is not a tensor of what is frozen")
+    last, copies = _begin(crossings, examples)
     for node in graph.nodes:
-        if above[node]:
-            _copy(node, upper, high)
-    return lower, upper, crossing
+        if side[node] == sides.last:
+            _copy(node, last, copies)
+    return [*graphs, last], crossings
+
+
+def _begin(
+    crossings: list[list[fx.Node]], examples: dict[fx.Node, tuple[_Traced, _Traced]]
+) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """Begin the graph of the next part: its inputs, and the number of images wherever that is read."""
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    if crossings:
+        copies = {node: part.placeholder(f"activation{i}") for i, node in enumerate(crossings[-1])}
+        counts = [node for node, (two, three) in examples.items() if type(two) is int and (two, three) == (2, 3)]
+        for node in counts:
+            copies[node] = part.call_method("size", (copies[crossings[-1][0]], 0))
+    return part, copies
 
 
 def _copy(node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, fx.Node]) -> None:

@@ -25,6 +25,16 @@ class Activations:
             self.views = [[torch.from_numpy(array) for array in view] for view in views]
         self.mirror = mirror
 
+    def to(self, device: torch.device) -> Activations:
+        """Move the rows to a device, once, where the caller knows that they fit."""
+        self.views = [[array.to(device) for array in view] for view in self.views]
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all rows in bytes."""
+        return sum(array.nbytes for view in self.views for array in view)
+
     def rows(self, positions: Tensor, device: torch.device, training: bool) -> tuple[Tensor, ...]:
         """Gather a batch.
 
@@ -36,9 +46,10 @@ class Activations:
         Returns:
             One tensor of B rows for each array of a view; images (B, C, H, W) are channels_last.
         """
+        positions = positions.to(self.views[0][0].device)
         if not training or len(self.views) == 1:
             return tuple(_finish(array.index_select(0, positions), device) for array in self.views[0])
-        mirrored = (torch.rand(len(positions), device=device) < self.mirror).cpu()
+        mirrored = (torch.rand(len(positions), device=device) < self.mirror).to(positions.device)
         gathered = []
         for plain, flipped in zip(*self.views, strict=True):
             rows = plain.index_select(0, positions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from fashion_tl.data.activations import Activations
-from fashion_tl.data.images import FolderImages, ImageSet
+from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
 from fashion_tl.data.sources import Loaded, make_source
 from fashion_tl.data.splits import stratified_split, take_per_class
 from fashion_tl.data.transforms import Augment, InputSpec, resize_images, to_float
 from fashion_tl.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
+RESIDENT_SHARE = 0.25  # of a GPU's free memory, for each split: the rest is for the network
 
 
 class ImageDataModule(LightningDataModule):
@@ -151,6 +153,7 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches; the order depends on the seed and the epoch alone."""
         split = self.splits["train"]
+        self._place(split)
         sampler = EpochSampler(split)
         if self.trainer is not None:
             # Lightning makes the first iterator of a resumed run before it tells the sampler the epoch.
@@ -160,10 +163,12 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return validation batches."""
+        self._place(self.splits["val"])
         return self._loader(self.splits["val"], self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return test batches, in the order of the test set."""
+        self._place(self.splits["test"])
         return self._loader(self.splits["test"], self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
@@ -191,9 +196,10 @@ class ImageDataModule(LightningDataModule):
         training = self.trainer is not None and self.trainer.training
         if images.ndim == 1:
             part = "train" if training else "test" if self.trainer is not None and self.trainer.testing else "val"
-            kept = self.splits[part].activations
-            if kept is not None:
-                return kept.rows(images.cpu(), labels.device, training), labels
+            split = self.splits[part]
+            if split.activations is not None:
+                return split.activations.rows(images, labels.device, training), labels
+            images = split.rows(images)
         if training:
             images = self.augment(images)
         return self.prepare(images), labels
@@ -205,8 +211,17 @@ class ImageDataModule(LightningDataModule):
 
     def in_order(self, part: str, batch_size: int) -> Iterator[Tensor]:
         """Yield the images of a split in its own order, as held."""
-        for images, _ in self._loader(self.splits[part], batch_size):
-            yield images
+        split = self.splits[part]
+        for images, _ in self._loader(split, batch_size):
+            yield split.rows(images) if images.ndim == 1 else images
+
+    def _place(self, split: Split) -> None:
+        """Put a split's images on the trainer's GPU where they lie in memory and fit: batches are then positions."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        if device.type == "cuda" and isinstance(split.images, InMemoryImages) and split.resident is None:
+            images = split.images.images[split.indices]
+            if images.nbytes <= torch.cuda.mem_get_info(device)[0] * RESIDENT_SHARE:
+                split.resident = images.to(device)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Bring images (B, C, H, W) to what the trainer's module expects."""
@@ -224,11 +239,20 @@ class ImageDataModule(LightningDataModule):
             "fingerprint": loaded.fingerprint if loaded else None,
             "class_names": self.class_names,
             "sizes": {name: len(split) for name, split in self.splits.items()},
+            "test_set": self._test_set(),
             "split_seed": self.split_seed,
             "per_class": self.per_class,
             "skipped": loaded.skipped if loaded else [],
             **self.input_spec,
         }
+
+    def _test_set(self) -> str | None:
+        """Name the test images and the classes they are told apart into: figures on another set cannot be compared."""
+        if self.loaded is None or "test" not in self.splits:
+            return None
+        told = hashlib.sha256(f"{self.loaded.fingerprint} {self.class_names}".encode())
+        told.update(self.splits["test"].indices.numpy().tobytes())
+        return told.hexdigest()[:16]
 
 
 class Split(Dataset[Batch]):
@@ -243,6 +267,13 @@ class Split(Dataset[Batch]):
         self.images, self.indices = images, indices
         self.labels = images.labels[indices]
         self.activations: Activations | None = None
+        self.resident: Tensor | None = None
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Gather resident images (B, C, H, W) by their positions (B,) in the split."""
+        if self.resident is None:
+            raise ValueError("the images of this split are not resident on a device")
+        return self.resident.index_select(0, positions.to(self.resident.device))
 
     def __len__(self) -> int:
         """Return the number of images N."""
@@ -253,9 +284,9 @@ class Split(Dataset[Batch]):
         return self.images[int(self.indices[position])]
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """Return a batch: images, or positions (B,) where activations are set, and labels (B,)."""
+        """Return a batch: images, or positions (B,) of activations or images that the device has; and labels (B,)."""
         wanted = torch.tensor(positions)
-        if self.activations is not None:
+        if self.activations is not None or self.resident is not None:
             return wanted, self.labels[wanted]
         return self.images.__getitems__(self.indices[wanted].tolist())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
@@ -83,9 +84,37 @@ def build_optimizer(name: str, groups: list[ParameterGroup], lr: float, momentum
     check_optimizer(name, lr)
     parameters: list[dict[str, Any]] = [dict(group) for group in groups]
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0)
-    kind: type[torch.optim.Adam] = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=lr)
+        return SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    return (AdamW if name == "adamw" else Adam)(parameters, lr=lr)
+
+
+class _SkipsFrozen(torch.optim.Optimizer):
+    """Steps over the groups that have a gradient only: a head has two, a backbone below it has dozens."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        every = self.param_groups
+        self.param_groups = [group for group in every if any(p.grad is not None for p in group["params"])]
+        try:
+            super().step()
+        finally:
+            self.param_groups = every
+        return loss
+
+
+class SGD(_SkipsFrozen, torch.optim.SGD):
+    """``torch.optim.SGD``, over what trains only."""
+
+
+class Adam(_SkipsFrozen, torch.optim.Adam):
+    """``torch.optim.Adam``, over what trains only."""
+
+
+class AdamW(_SkipsFrozen, torch.optim.AdamW):
+    """``torch.optim.AdamW``, over what trains only."""
 
 
 def check_optimizer(name: str, lr: float) -> None:

@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
 
 from fashion_tl.data.transforms import InputSpec, Preprocess
 from fashion_tl.errors import UserError, unknown_name
@@ -100,9 +99,14 @@ class ImageClassifier(LightningModule):
         self.schedule, self.plateau_patience, self.gamma = schedule, plateau_patience, gamma
         self.shape = partial(factor, schedule, warmup=warmup, step_size=step_size, gamma=gamma)
         self.label_smoothing = label_smoothing
-        self.accuracy = nn.ModuleDict(
-            {s: MulticlassAccuracy(len(class_names), average="micro", validate_args=False) for s in _STAGES.values()}
-        )
+        self._totals: dict[str, tuple[Tensor, int]] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - as in nn.Module
+        """Set an attribute; Lightning notes 40 times a step which hook it is in, and nn.Module's way is slow."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def use(self, network: StagedNetwork, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Take the network and what it expects; called once by each leaf.
@@ -121,7 +125,28 @@ class ImageClassifier(LightningModule):
 
         The part shares the network's parameters, so it is kept out of the module's own children.
         """
+        backend = self.__dict__.get("backend")
+        if upper is not None and backend is not None:
+            upper.compile(backend=backend, dynamic=False)
         self.__dict__["upper"] = upper
+
+    def compile_network(self, backend: str | bool = True) -> None:
+        """Compile the network, and later each part of it that trains on activations, with ``torch.compile``.
+
+        Freezing and modes are among what compiled code is checked for, so a change of phase compiles again.
+
+        Args:
+            backend: A backend of ``torch.compile``, or True for its default, inductor.
+
+        Raises:
+            UserError: If there is no such backend.
+        """
+        name = backend if isinstance(backend, str) else "inductor"
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if name not in backends:
+            raise unknown_name("compile backend", name, backends, "Set it with --compile.")
+        self.__dict__["backend"] = name
+        self.network.compile(backend=name, dynamic=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, K) of preprocessed images (B, C, H, W)."""
@@ -146,24 +171,56 @@ class ImageClassifier(LightningModule):
         logits = upper(*images) if upper is not None and isinstance(images, tuple) else self(images)
         smoothing = self.label_smoothing if stage == "train" else 0.0
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        accuracy = cast(MulticlassAccuracy, self.accuracy[_STAGES[stage]])
-        accuracy.update(logits.detach(), labels)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
-        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        # Loss, hits and images are summed on the device and logged once an epoch: a step waits for nothing.
+        with torch.no_grad():
+            hits = (logits.argmax(1) == labels).sum()
+            sums = torch.stack([loss.detach().float() * len(labels), hits])
+            before, images = self._totals.get(stage, (0.0, 0))
+            self._totals[stage] = (before + sums, images + len(labels))
         return loss, logits
+
+    def _log_totals(self, stage: str) -> None:
+        """Log the mean loss and the accuracy of an epoch, over all processes."""
+        if stage not in self._totals:
+            return
+        sums, images = self._totals.pop(stage)
+        totals = self.trainer.strategy.reduce(torch.cat([sums, sums.new_tensor([images])]), reduce_op="sum")
+        loss, accuracy = (totals[:2] / totals[2]).unbind()
+        self.log_dict(
+            {f"{stage}/loss": loss, f"{stage}/accuracy": accuracy}, on_step=False, on_epoch=True, prog_bar=True
+        )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the training loss of a batch of preprocessed images and labels."""
-        return self._step(batch, "train")[0]
+        loss = self._step(batch, "train")[0]
+        if self.trainer.is_last_batch:
+            self._log_totals("train")
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Forget what a stopped epoch has summed up."""
+        self._totals.pop("train", None)
+
+    def on_train_epoch_end(self) -> None:
+        """Log an epoch that ended early, as with ``max_steps``."""
+        self._log_totals("train")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log validation loss and accuracy."""
+        """Sum up validation loss and accuracy."""
         self._step(batch, "val")
 
+    def on_validation_epoch_end(self) -> None:
+        """Log validation loss and accuracy."""
+        self._log_totals("val")
+
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Log test loss and accuracy and return logits and labels for the run's record."""
+        """Sum up test loss and accuracy and return logits and labels for the run's record."""
         _, logits = self._step(batch, "test")
         return {"logits": logits, "labels": batch[1]}
+
+    def on_test_epoch_end(self) -> None:
+        """Log test loss and accuracy."""
+        self._log_totals("test")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the class probabilities (B, K) of a batch."""
@@ -201,7 +258,6 @@ class ImageClassifier(LightningModule):
         return {}
 
 
-_STAGES = {"train": "on_train", "val": "on_val", "test": "on_test"}
 _FROM_ZERO = ("backbone_lr", "weight_decay", "plateau_patience")
 _SHARES = ("layer_decay", "momentum", "warmup", "gamma", "label_smoothing")
 _RANGES = {**dict.fromkeys(_FROM_ZERO, (0, math.inf)), **dict.fromkeys(_SHARES, (0, 1)), "step_size": (1, math.inf)}

@@ -26,6 +26,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.modules.base import ImageClassifier
+from fashion_tl.runs.pictures import keep_filters, keep_test_images
 from fashion_tl.runs.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, RunPaths, write_record, write_text
 
 LIBRARIES = ("fashion_tl", "torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
@@ -44,10 +45,22 @@ class RunRecorder(Callback):
         seed: The run's seed.
         monitor: The metric that chooses the best epoch, such as "val/accuracy".
         cache: The callback that knows the seconds spent on computing frozen activations.
+        study: Figures of the published study that this run reproduces, for the report.
+        tested: Whether a test follows; without one the run is completed when its training is.
     """
 
-    def __init__(self, paths: RunPaths, config: str, command: str, seed: int, monitor: str, cache: FrozenCache) -> None:
-        self.paths, self.config, self.monitor, self.cache = paths, config, monitor, cache
+    def __init__(
+        self,
+        paths: RunPaths,
+        config: str,
+        command: str,
+        seed: int,
+        monitor: str,
+        cache: FrozenCache,
+        study: dict[str, Any] | None = None,
+        tested: bool = True,
+    ) -> None:
+        self.paths, self.config, self.monitor, self.cache, self.tested = paths, config, monitor, cache, tested
         self.record: dict[str, Any] = {
             "name": paths.name,
             "version": paths.version,
@@ -57,6 +70,7 @@ class RunRecorder(Callback):
             "command": command,
             "started": _now(),
             "finished": None,
+            "study": study,
         }
         self.history: list[dict[str, float]] = []
         self.fit_seconds = 0.0
@@ -71,11 +85,6 @@ class RunRecorder(Callback):
         write_text(self.paths.logs / "config.yaml", self.config)
         self.record.update(_describe(trainer, pl_module))
         self._write()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a checkpoint to resume from before the first epoch is whole."""
-        if not self.paths.last.exists():
-            trainer.save_checkpoint(self.paths.last)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the epoch."""
@@ -101,6 +110,8 @@ class RunRecorder(Callback):
         if self._stopping is None:
             done = trainer.current_epoch >= (trainer.max_epochs or 0)
             self.record["reason"] = "all epochs done" if done else _why_stopped(trainer)
+        if not self.tested and self._stopping is None:
+            self.record.update(status=COMPLETED, finished=_now())
         self._summarise_training(trainer)
         self._write()
 
@@ -129,6 +140,8 @@ class RunRecorder(Callback):
         draft = self.paths.logs / ".test_predictions.npz"
         np.savez_compressed(draft, index=np.arange(len(labels)), label=labels, logits=logits)
         draft.replace(self.paths.logs / "test_predictions.npz")
+        keep_filters(pl_module, self.paths.logs)
+        keep_test_images(getattr(trainer, "datamodule", None), self.paths.logs.parent.parent)
         self.record["test"] = summarise(logits, labels, list(_classifier(pl_module).class_names))
         self.record["time"]["test_seconds"] = time.perf_counter() - self._test_began
         self.record.update(status=COMPLETED, finished=_now())

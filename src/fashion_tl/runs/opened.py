@@ -1,0 +1,79 @@
+"""A finished run, opened again: its classifier, its data, its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.transforms import Augment
+from fashion_tl.errors import UserError
+from fashion_tl.modules.base import ImageClassifier
+from fashion_tl.modules.loading import load_classifier
+from fashion_tl.runs.record import RunPaths, newest_completed, paths_of, read_record
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A completed run, ready to be looked into.
+
+    Attributes:
+        paths: Its folders; what is found out goes to ``paths.logs / "analysis"``.
+        record: Its ``run.json``.
+        module: The classifier of its best checkpoint, in eval mode.
+        data: Its data module, after ``setup``.
+    """
+
+    paths: RunPaths
+    record: dict[str, Any]
+    module: ImageClassifier
+    data: ImageDataModule
+
+
+def open_run(run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = None) -> OpenedRun:
+    """Open a completed run by its name (the newest version), or by its version's folder of logs or of checkpoints.
+
+    Args:
+        run: A name such as "phase1", or a folder such as "lightning_logs/phase1/version_2".
+        log_dir: Folder of all records.
+        checkpoint_dir: Folder of all checkpoints.
+        root: Folder with the data, where it lies elsewhere than for the run.
+
+    Raises:
+        UserError: If there is no such completed run, its data have changed, or files are missing or damaged.
+    """
+    folder = Path(run)
+    if folder.suffix == ".ckpt":
+        folder = folder.parent
+    number = folder.name.removeprefix("version_")
+    if folder.name.startswith("version_") and number.isdigit():
+        paths = paths_of(log_dir, checkpoint_dir, folder.parent.name, int(number))
+    else:
+        paths = newest_completed(log_dir, checkpoint_dir, run)
+    record = read_record(paths.logs)
+    if record["status"] != "completed" or not paths.best.is_file():
+        raise UserError(f"{paths.logs} is not a completed run with a checkpoint (its status is {record['status']}).")
+    data = _data_of(paths, root)
+    data.prepare_data()
+    data.setup()
+    described, recorded = data.describe(), record.get("data", {})
+    for what in ("fingerprint", "class_names", "test_set"):
+        if what in recorded and described[what] != recorded[what]:
+            raise UserError(f"the data of {paths.logs} have changed since: their {what.replace('_', ' ')} is another.")
+    return OpenedRun(paths, record, load_classifier(paths.best), data)
+
+
+def _data_of(paths: RunPaths, root: str | None) -> ImageDataModule:
+    path = paths.logs / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings: dict[str, Any] = dict(config["data"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is missing or damaged: it says what data the run had.") from error
+    augment = settings.pop("augment", None)
+    if root is not None:
+        settings["root"] = root
+    return ImageDataModule(**settings, augment=Augment(**augment) if augment else None)

@@ -1,0 +1,150 @@
+"""Intervals against scipy, naive resampling with scikit-learn, and cases worked out by hand."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+from fashion_tl.analysis.metrics import Floats, Ints, calibration_error, softmax
+from fashion_tl.analysis.uncertainty import bootstrap_intervals, mean_and_deviation, wilson_interval
+from fashion_tl.errors import UserError
+
+EXACT = 1e-9
+KEYS = ["loss", "macro_precision", "macro_recall", "macro_f1", "calibration_error"]
+
+
+def predictions(images: int, classes: int, seed: int = 0, right: float = 0.7) -> tuple[Floats, Ints]:
+    rng = np.random.default_rng(seed)
+    logits = 3 * rng.standard_normal((images, classes))
+    return logits, np.where(rng.random(images) < right, logits.argmax(1), rng.integers(0, classes, images))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize(("hits", "count"), [(0, 1), (1, 1), (0, 10), (10, 10), (1, 3), (855, 1000), (9375, 10_000)])
+def test_wilson_against_scipy(hits: int, count: int, level: float) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(hits, count).proportion_ci(level, method="wilson")
+    assert wilson_interval(hits, count, level) == pytest.approx((expected.low, expected.high), abs=EXACT)
+
+
+def test_wilson_by_hand_and_at_the_ends() -> None:
+    z2 = 1.959963984540054**2
+    assert wilson_interval(0, 10) == pytest.approx((0, z2 / (10 + z2)), abs=EXACT)
+    assert wilson_interval(10, 10) == pytest.approx((10 / (10 + z2), 1), abs=EXACT)
+    assert wilson_interval(0, 10)[0] == 0
+    assert wilson_interval(10, 10)[1] == 1
+    for hits, count in ((0, 7), (3, 7), (7, 7), (1, 10**9)):
+        low, high = wilson_interval(hits, count)
+        assert 0 <= low <= hits / count <= high <= 1
+
+
+@pytest.mark.parametrize(("hits", "count", "level"), [(0, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1), (1, 2, 95)])
+def test_wilson_refuses_what_is_no_proportion(hits: int, count: int, level: float) -> None:
+    with pytest.raises(UserError):
+        wilson_interval(hits, count, level)
+
+
+def naive_bootstrap(logits: Floats, labels: Ints, resamples: int, seed: int, level: float) -> dict[str, list[float]]:
+    """Resample images and compute each figure again with scikit-learn."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng, (images, classes) = np.random.default_rng(seed), logits.shape
+    rows = []
+    for _ in range(resamples):
+        drawn = rng.integers(0, images, images)
+        truth, probabilities = labels[drawn], softmax(logits[drawn])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a resample may hold a single class
+            macro = sklearn.precision_recall_fscore_support(
+                truth, probabilities.argmax(1), labels=range(classes), average="macro", zero_division=0
+            )[:3]
+            loss = sklearn.log_loss(truth, probabilities, labels=range(classes))
+        rows.append([loss, *macro, calibration_error(probabilities, truth)])
+    bounds = np.percentile(rows, [50 - 50 * level, 50 + 50 * level], axis=0).T.tolist()
+    return dict(zip(KEYS, bounds, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "right"),
+    [(400, 7, 0.7), (12, 5, 0.5), (60, 2, 1.0), (60, 3, 0.0), (1, 3, 0.5)],
+    ids=["usual", "classes left out", "all right", "chance", "one image"],
+)
+@pytest.mark.parametrize(("seed", "level"), [(0, 0.95), (5, 0.5)])
+def test_bootstrap_against_naive_resampling(images: int, classes: int, right: float, seed: int, level: float) -> None:
+    logits, labels = predictions(images, classes, right=right)
+    ours = bootstrap_intervals(logits, labels, resamples=40, seed=seed, level=level)
+    naive = naive_bootstrap(logits, labels, 40, seed, level)
+    assert list(ours) == KEYS
+    for name, bounds in ours.items():
+        assert bounds == pytest.approx(naive[name], abs=EXACT), name
+        assert all(type(bound) is float for bound in bounds)
+
+
+def test_bootstrap_of_a_class_that_is_never_predicted_and_of_certainty() -> None:
+    logits = np.array([[50.0, 0, 0], [50.0, 0, 0], [0, 50.0, 0], [0, 50.0, 0]])
+    labels = np.array([0, 2, 1, 1])
+    assert softmax(logits).max() == 1
+    naive = naive_bootstrap(logits, labels, 60, 0, 0.9)
+    ours = bootstrap_intervals(logits, labels, resamples=60, seed=0, level=0.9)
+    for name in KEYS[1:]:
+        assert ours[name] == pytest.approx(naive[name], abs=EXACT)
+    assert ours["macro_recall"][1] <= 2 / 3
+    # scikit-learn clips a probability of 0; the cross-entropy of logits need not: 50 nats a draw of image 1.
+    rng = np.random.default_rng(0)
+    losses = [50 * (rng.integers(0, 4, 4) == 1).mean() for _ in range(60)]
+    assert ours["loss"] == pytest.approx(np.percentile(losses, [5, 95]).tolist(), abs=EXACT)
+
+
+def test_bootstrap_repeats_and_covers_its_figure() -> None:
+    logits, labels = predictions(2000, 10)
+    first = bootstrap_intervals(logits, labels, 200)
+    assert first == bootstrap_intervals(logits.tolist(), labels.tolist(), 200)
+    assert first != bootstrap_intervals(logits, labels, 200, seed=1)
+    low, high = first["macro_recall"]
+    assert low < 0.73 < high
+    wide = bootstrap_intervals(logits, labels, 200, level=0.99)["macro_recall"]
+    assert wide[0] < low < high < wide[1]
+
+
+@pytest.mark.parametrize(("images", "classes", "limit"), [(10_000, 10, 0.4), (5_000, 100, 2.0)])
+def test_bootstrap_is_quick(images: int, classes: int, limit: float) -> None:
+    logits, labels = predictions(images, classes)
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        bootstrap_intervals(logits, labels)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < limit
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "options", "part"),
+    [
+        ([[0.0, 1.0], [np.nan, 0.0]], [0, 1], {}, "1 of 2 images are not finite"),
+        ([[0.0, 1.0]], [2], {}, "0 to 1"),
+        ([[0.0, 1.0]], [-1], {}, "0 to 1"),
+        ([[0.0, 1.0]], [0.5], {}, "whole numbers"),
+        ([[0.0, 1.0]], [0, 1], {}, "do not go together"),
+        ([0.0, 1.0], [0, 1], {}, "do not go together"),
+        (np.empty((0, 3)), [], {}, "do not go together"),
+        ([[0.0, 1.0]], [0], {"resamples": 0}, "0 resamples"),
+        ([[0.0, 1.0]], [0], {"level": 95}, "level is 95"),
+    ],
+)
+def test_bootstrap_refuses_what_it_cannot_use(logits, labels, options, part) -> None:
+    with pytest.raises(UserError, match=part):
+        bootstrap_intervals(logits, labels, **options)
+
+
+def test_mean_and_deviation() -> None:
+    values = [0.9364, 0.9371, 0.9352]
+    mean, deviation = mean_and_deviation(values)
+    assert (mean, deviation) == pytest.approx((statistics.mean(values), statistics.stdev(values)), abs=EXACT)
+    assert mean_and_deviation(iter([0.5])) == (0.5, None)
+    assert mean_and_deviation([0.5, 0.5]) == (0.5, 0.0)
+    for broken in ([], [1.0, np.nan]):
+        with pytest.raises(UserError):
+            mean_and_deviation(broken)
