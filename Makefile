@@ -12,16 +12,18 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 FIT := $(BIN)/fashion-tl fit
 DATA_FLAGS := --data.source $(DATA) --data.root '$(DATA_DIR)'
+SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch runs tensorboard demo test check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test bench bench-peers check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo "variables: BACKBONE=$(BACKBONE) IMAGE_SIZE=$(IMAGE_SIZE) DATA=$(DATA) DATA_DIR=$(DATA_DIR)"
 	@echo "           ARGS='more command-line flags', such as ARGS='--trainer.max_epochs 2 --seed_everything 1'"
+	@echo "           SEEDS=3 (several runs, one seed after the other) QUICK=1 and STUDY=name (studies)"
 
 setup: $(STAMP) ## make .venv with pinned versions (every other target does it when needed)
 
@@ -32,16 +34,28 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 phase1: $(STAMP) ## train the head on the frozen backbone, test, record
-	$(FIT) -c experiments/phase1.yaml $(TRANSFER) $(ARGS)
+	$(FIT) -c experiments/phase1.yaml $(TRANSFER) $(SEED_FLAGS) $(ARGS)
 
 phase2: $(STAMP) ## go on from phase 1's best checkpoint, unfreeze the backbone's top, test, record
-	$(FIT) -c experiments/phase2.yaml $(TRANSFER) $(ARGS)
+	$(FIT) -c experiments/phase2.yaml $(TRANSFER) $(SEED_FLAGS) $(ARGS)
 
 two_phase: $(STAMP) ## both phases in one run with a schedule
-	$(FIT) -c experiments/two_phase.yaml $(TRANSFER) $(ARGS)
+	$(FIT) -c experiments/two_phase.yaml $(TRANSFER) $(SEED_FLAGS) $(ARGS)
 
 scratch: $(STAMP) ## train the scratch CNN, test, record
-	$(FIT) -c experiments/scratch.yaml $(DATA_FLAGS) $(ARGS)
+	$(FIT) -c experiments/scratch.yaml $(DATA_FLAGS) $(SEED_FLAGS) $(ARGS)
+
+STUDIES := $(BIN)/python experiments/studies/run.py --root '$(DATA_DIR)' $(if $(QUICK),--quick) \
+  $(if $(filter-out file default,$(origin BACKBONE)),--backbone '$(BACKBONE)')
+
+studies: $(STAMP) ## run every system of the studies that is not done yet (QUICK=1: a small part of each)
+	$(STUDIES) $(SEED_FLAGS) $(ARGS)
+
+study: $(STAMP) ## run one of them: make study STUDY=light_cnn
+	$(STUDIES) $(STUDY) $(SEED_FLAGS) $(ARGS)
+
+compare: $(STAMP) ## one report over the newest completed run of each name: reports/index.html
+	$(BIN)/fashion-tl compare $(ARGS)
 
 runs: $(STAMP) ## list the recorded runs
 	$(BIN)/fashion-tl runs

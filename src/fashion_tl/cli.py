@@ -19,6 +19,7 @@ Transfer-learning experiments on images.
   export            write a trained backbone as a local-dir: backbone
   stages            list the stages of a backbone
   runs              list the recorded runs
+  compare           write one report over recorded runs: reports/index.html
   cache             list or clear the cached activations
 
 `fashion-tl VERB --help` tells more; `fashion-tl --version` prints the version.
@@ -39,7 +40,7 @@ def _tool(args: list[str]) -> None:
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     **dict.fromkeys(("fit", "validate", "test"), _train),
-    **dict.fromkeys(("predict", "export", "stages", "runs", "cache"), _tool),
+    **dict.fromkeys(("predict", "export", "stages", "runs", "compare", "cache"), _tool),
 }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(args: list[str]) -> None:
-    """Run one of the verbs ``predict``, ``export``, ``stages``, ``runs`` and ``cache`` with command-line arguments."""
+    """Run one of the verbs that do not train, with command-line arguments."""
     parser = argparse.ArgumentParser(prog="fashion-tl")
     verbs = parser.add_subparsers(dest="verb", required=True)
 
@@ -47,6 +47,12 @@ def run(args: list[str]) -> None:
     verb.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="folder of all records")
     verb.add_argument("--newest", action="store_true", help="only the newest completed version of each name")
     verb.set_defaults(do=runs)
+
+    verb = verbs.add_parser("compare", help="write one report over recorded runs")
+    verb.add_argument("runs", nargs="*", metavar="RUN", help="name, glob over names, or version folder; all if none")
+    verb.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="folder of all records")
+    verb.add_argument("--output", type=Path, default=Path("reports"), help="folder of the report")
+    verb.set_defaults(do=compare)
 
     verb = verbs.add_parser("cache", help="list or clear the cached activations of frozen stages")
     verb.add_argument("action", choices=("list", "clear"))
@@ -207,6 +213,13 @@ def stages(backbone: str, image_size: int) -> None:
     for name, count in zip(network.stage_names, counts, strict=True):
         print(f"{name:{width}} {count:>12,} parameters")
     print(f"{made.features} features, images of {made.channels} channels, mean {made.mean}, std {made.std}")
+
+
+def compare(runs: list[str], log_dir: Path, output: Path) -> None:
+    """Write one report over recorded runs."""
+    from fashion_tl.report.compare import compare
+
+    compare(runs, log_dir, output)
 
 
 def cache(action: str) -> None:

@@ -19,6 +19,7 @@ from fashion_tl.cache.callback import MODES, FrozenCache
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.finetuning.callback import EarlyStopping
+from fashion_tl.memory import keep_freed_memory
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.modules.base import ImageClassifier
 from fashion_tl.modules.checkpoints import load_checkpoint
@@ -301,6 +302,7 @@ class TrainingCLI(LightningCLI):
 
 def run(args: list[str]) -> None:
     """Run one of the verbs ``fit``, ``validate`` and ``test`` with command-line arguments."""
+    keep_freed_memory()
     # Lightning calls methods that jsonargparse has renamed.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -16,6 +16,12 @@ from fashion_tl.modules.base import ImageClassifier
 from fashion_tl.runs.record import RunPaths
 
 
+# Training beside validation, under "Custom scalars".
+LAYOUT = {
+    "training and validation": {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "accuracy")},
+}
+
+
 class RunLogger(TensorBoardLogger):
     """Lightning's TensorBoard logger without its ``hparams.yaml``: ``config.yaml`` says the same and more."""
 
@@ -39,7 +45,10 @@ class TensorBoardPictures(Callback):
         self.hyperparameters, self.log_dir = hyperparameters, log_dir
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show training images after augmentation and preprocessing, and the filters before training."""
+        """Show training images after augmentation and preprocessing, the filters, and curves side by side."""
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars(LAYOUT)
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageDataModule) or not isinstance(pl_module, ImageClassifier):
             return

@@ -1,0 +1,89 @@
+"""Run the systems of the studies one after the other: `make studies`, `make studies QUICK=1`, `make study STUDY=...`.
+
+What is already done is skipped, and a failure does not stop the rest; the last lines say what became of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.runs.record import newest_completed
+
+FOLDER = Path(__file__).parent
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run them; returns 0 when all are done, 1 when some failed, 2 for a wrong argument."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="experiments in this folder; all if none is given")
+    parser.add_argument("--backbone", help="weights for every system that is pretrained, instead of its own")
+    parser.add_argument("--root", help="folder with the data")
+    parser.add_argument("--quick", action="store_true", help="a few images and epochs, into lightning_logs/quick")
+    options, flags = parser.parse_known_args(args)
+    known = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    for name in options.names:
+        if name not in known:
+            print(f"error: {unknown_name('study', name, known)}", file=sys.stderr)
+            return 2
+    outcomes = {name: _run(known[name], options, flags) for name in options.names or known}
+    print("\n" + "\n".join(f"{name:28} {outcome}" for name, outcome in outcomes.items()))
+    return int(any(outcome.startswith("failed") for outcome in outcomes.values()))
+
+
+def _run(path: Path, options: argparse.Namespace, flags: list[str]) -> str:
+    folders = [Path(name) / "quick" if options.quick else Path(name) for name in ("lightning_logs", "checkpoints")]
+    if not options.names:
+        try:
+            done = newest_completed(*folders, path.stem)
+        except UserError:
+            pass
+        else:
+            return f"already done: {done.logs}"
+    command = [sys.executable, "-m", "fashion_tl", "fit", "-c", str(path)]
+    command += ["--log_dir", str(folders[0]), "--checkpoint_dir", str(folders[1])]
+    command += ["--data.root", options.root] if options.root else []
+    command += _changes(settings(path), options) + flags
+    print(f"\n== {path.stem}", flush=True)
+    status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own command line
+    if status == 130:
+        raise KeyboardInterrupt
+    return "done" if status == 0 else f"failed with status {status}"
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """Read an experiment with all that it extends."""
+    own: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    base = own.pop("extends", None)
+    return _merged(settings(path.parent / base), own) if base else own
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        # A schedule of phases is one value.
+        both = key != "train" and isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _changes(experiment: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    """Return the flags of another backbone, and of a quick run."""
+    pretrained = experiment["model"]["class_path"] == "TransferClassifier"
+    flags = ["--model.backbone", options.backbone] if pretrained and options.backbone else []
+    if options.quick:
+        flags += ["--model.pretrained", "false"] if pretrained and not options.backbone else []
+        train = experiment["model"]["init_args"].get("train")
+        last = max(train) if isinstance(train, dict) else 0
+        flags += ["--data.per_class", "16", "--trainer.max_epochs", str(max(2, last + 1))]
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main())
