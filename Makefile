@@ -19,7 +19,7 @@ TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BA
 .PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test bench bench-peers check clean
 
 help: ## list the targets and variables
-	@grep -hE '^[a-z0-9_]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo "variables: BACKBONE=$(BACKBONE) IMAGE_SIZE=$(IMAGE_SIZE) DATA=$(DATA) DATA_DIR=$(DATA_DIR)"
 	@echo "           ARGS='more command-line flags', such as ARGS='--trainer.max_epochs 2 --seed_everything 1'"
@@ -68,6 +68,16 @@ demo: $(STAMP) ## the whole story offline: pretrain, two phases, scratch, table
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP) ## time both sides of every pair in turn, write benchmarks/results.md (bench-peers first)
+	FASHION_TL_DATA_DIR='$(DATA_DIR)' $(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-peers: benchmarks/.venv-fastai/.installed benchmarks/.venv-fts/.installed ## make the environments of the peers
+
+benchmarks/.venv-%/.installed: benchmarks/%.txt constraints.txt $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python benchmarks/.venv-$*
+	$(BIN)/uv pip install --quiet --python benchmarks/.venv-$*/bin/python --constraint constraints.txt --requirement $<
+	@touch $@
 
 check: $(STAMP) ## lint and check types
 	$(BIN)/ruff check .

@@ -132,6 +132,13 @@ def test_one_pass_keeps_what_later_phases_need(fit: Fit, folder: Path, capsys):
         assert_equal_runs(f"kept_{train}", f"plain_{train}")
 
 
+def test_one_pass_serves_all_phases_of_a_schedule(fit: Fit, folder: Path, capsys):
+    assert fit("--model.train", "{0: head, 1: layer4, 2: layer3}", "--cache", "require", epochs=3) == 0
+    said = capsys.readouterr().out
+    assert said.count("cache: train,") == said.count("cache: val,") == said.count("cache: test,") == 1
+    assert len(list(folder.glob("*.ftl"))) == 7  # three boundaries of two parts, and the test's
+
+
 def test_images_that_lie_on_the_device_train_the_same(fit: Fit, monkeypatch):
     flags = ("--model.train", "all", "--data.augment.mirror", "0.5", "--cache", "off")
     assert fit(*flags, name="plain") == 0

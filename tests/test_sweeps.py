@@ -38,7 +38,7 @@ class Runs:
 @pytest.mark.parametrize(("monitor", "chosen"), [("val/accuracy", 2), ("val/loss", 1)])
 def test_the_best_by_the_monitored_figure_wins(tmp_path: Path, monitor: str, chosen: int) -> None:
     runs = Runs(tmp_path, monitor, [0.5, 0.25, 0.75, None])
-    values = {"model.lr": [0.1, 0.2], "model.schedule": ["cosine", "step"]}
+    values: dict[str, list[Any]] = {"model.lr": [0.1, 0.2], "model.schedule": ["cosine", "step"]}
     found = search(runs, values, "phase1", say=lambda text: None)
     expected = [("0.1", "cosine"), ("0.1", "step"), ("0.2", "cosine"), ("0.2", "step")]
     asked = [[f"--model.lr={lr}", f"--model.schedule={s}", "--name=phase1.search"] for lr, s in expected]

@@ -156,7 +156,9 @@ class FrozenCache(Callback):
     ) -> Activations:
         half = "16" in str(trainer.precision)
         wanted = {boundary: _description(module, data, split.lower, boundary, part, half)}
-        for kept in sorted({module.network.resolve(name) for name in self.keep}):
+        # What later phases of this run need comes out of the same pass, too.
+        names = [*self.keep, *(phase.train for phase in module.phases)] if part != "test" else self.keep
+        for kept in sorted({module.network.resolve(name) for name in names}):
             if 0 < kept < boundary:
                 below = split_network(module.network, kept, module.input_spec.image_size, module.preprocess.channels)
                 wanted[kept] = _description(module, data, below.lower, kept, part, half)
