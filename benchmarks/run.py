@@ -28,8 +28,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 WORKERS = (0, 1, 2, 4)
 PYTHONS = {"fastai": HERE / ".venv-fastai/bin/python", "fts": HERE / ".venv-fts/bin/python"}
-# What `fashion-tl fit` sets for itself (`fashion_tl.memory`): without it the other sides spend most of their time on page
-# faults on some machines, and the ratios would be those of the C library's settings.
+# What `fashion-tl fit` sets for itself (`fashion_tl.memory`): without it the other sides spend most of their time on
+# page faults on some machines, and the ratios would be those of the C library's settings.
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 Row = dict[str, Any]
 
@@ -171,7 +171,7 @@ def prepare(settings: Settings, groups: list[Group]) -> None:
     command += ["--images", "0", str(settings.some()), *(["--small"] if settings.quick else [])]
     command += ["--top", str(settings.some())] if "f-top" in names else []
     command += ["--head", "0"] if "f-head" in names else []
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:  # noqa: S603
+    if subprocess.run(command, cwd=ROOT, env={**os.environ, **KEPT_MEMORY}, check=False).returncode != 0:  # noqa: S603
         raise SystemExit(1)
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fashion_tl.memory import keep_freed_memory
+
 torch.set_num_threads(1)
+keep_freed_memory()
 
 DATA = Path(os.environ.get("FASHION_TL_DATA_DIR", "../shared/data"))
 BACKBONE = DATA.parent / "weights" / "mobilenetv2_035.keras_in1k"
@@ -48,9 +51,13 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def fit(workdir: Path) -> Fit:
+def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
     """Run ``fashion-tl fit`` in the process on a few drawn garments; returns the exit status."""
     from fashion_tl.cli import main
+    from fashion_tl.runs.checkpoints import LastCheckpoint
+
+    # These epochs are shorter than the time between two.
+    monkeypatch.setattr(LastCheckpoint, "every_seconds", 0.0)
 
     def run(*args: str, name: str = "run", epochs: int = 1, classifier: str = "TransferClassifier") -> int:
         small = [

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback
 
 from fashion_tl import training
+from fashion_tl.runs.checkpoints import LastCheckpoint
 from fashion_tl.runs.record import read_record
 
 from .conftest import Fit
@@ -221,3 +222,18 @@ def test_a_checkpoint_is_tested_and_validated_by_its_verbs(fit: Fit, workdir, ca
 def test_fast_dev_run_leaves_nothing(fit: Fit, workdir: Path):
     assert fit("--trainer.fast_dev_run", "true") == 0
     assert list(workdir.iterdir()) == []
+
+
+def test_short_epochs_do_not_each_write_a_checkpoint_and_resuming_is_exact_all_the_same(
+    fit: Fit, stop_at, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(LastCheckpoint, "every_seconds", 1e6)
+    flags = ("--model.train", "head", "--model.lr", "0.01")
+    assert fit(*flags, name="whole", epochs=4) == 0
+    stop_at(3, 1, KeyboardInterrupt())
+    assert fit(*flags, name="stopped", epochs=4) == 130
+    last = "checkpoints/stopped/version_0/last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] == 0
+    stop_at(99, 0, KeyboardInterrupt())
+    assert fit(*flags, "--ckpt_path", last, name="stopped", epochs=4) == 0
+    assert same(*(state(f"checkpoints/{name}/version_0/last.ckpt") for name in ("whole", "stopped")))

@@ -138,7 +138,12 @@ def run_once(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **{"max_epochs": options.epochs, "callbacks": [best], **trainer_arguments},
+        **{
+            "max_epochs": options.epochs,
+            "callbacks": [best],
+            **trainer_arguments,
+            **({} if options.probe is None else {"max_epochs": 1}),
+        },
     )
     trainer.fit(module, train, val)
     result = {"seconds": time.perf_counter() - began, "images": len(train.dataset)}  # type: ignore[arg-type]

@@ -20,6 +20,9 @@ Transfer-learning experiments on images.
   stages            list the stages of a backbone
   runs              list the recorded runs
   compare           write one report over recorded runs: reports/index.html
+  explain           show where a classifier looks: heat maps, filters, features
+  diagnose          look into a run's errors and calibration, and calibrate its checkpoint
+  robustness        measure corrupted, shifted, turned and foreign images
   cache             list or clear the cached activations
 
 `fashion-tl VERB --help` tells more; `fashion-tl --version` prints the version.
@@ -40,7 +43,9 @@ def _tool(args: list[str]) -> None:
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     **dict.fromkeys(("fit", "validate", "test"), _train),
-    **dict.fromkeys(("predict", "export", "stages", "runs", "compare", "cache"), _tool),
+    **dict.fromkeys(
+        ("predict", "export", "stages", "runs", "compare", "explain", "diagnose", "robustness", "cache"), _tool
+    ),
 }
 
 

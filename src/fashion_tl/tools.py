@@ -6,11 +6,14 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from fashion_tl.diagnose import verb as diagnose_verb
 from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.explain import verb as explain_verb
+from fashion_tl.robustness import verb as robustness_verb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +33,9 @@ def run(args: list[str]) -> None:
     verb.add_argument("--batch_size", type=int, default=64, help="images in a batch")
     verb.add_argument("--invert", action="store_true", help="invert first: for dark objects on white, as photographed")
     verb.add_argument("--skip_unreadable", action="store_true", help="leave out files that cannot be read")
+    verb.add_argument(
+        "--calibrated", action="store_true", help="apply what `fashion-tl diagnose` fitted"
+    )
     verb.set_defaults(do=predict)
 
     verb = verbs.add_parser("export", help="write a trained backbone as a local-dir: backbone of timm")
@@ -54,6 +60,11 @@ def run(args: list[str]) -> None:
     verb.add_argument("--output", type=Path, default=Path("reports"), help="folder of the report")
     verb.set_defaults(do=compare)
 
+    for module in (diagnose_verb, explain_verb, robustness_verb):
+        verb = verbs.add_parser(module.NAME, help=module.HELP)
+        module.add_arguments(verb)
+        verb.set_defaults(do=module.run)
+
     verb = verbs.add_parser("cache", help="list or clear the cached activations of frozen stages")
     verb.add_argument("action", choices=("list", "clear"))
     verb.set_defaults(do=cache)
@@ -65,20 +76,30 @@ def run(args: list[str]) -> None:
 
 
 def predict(
-    checkpoint: Path, images: list[Path], output: Path | None, batch_size: int, invert: bool, skip_unreadable: bool
+    checkpoint: Path,
+    images: list[Path],
+    output: Path | None,
+    batch_size: int,
+    invert: bool,
+    skip_unreadable: bool,
+    calibrated: bool = False,
 ) -> None:
     """Write one row an image: path, predicted class, and the probability of every class."""
+    from fashion_tl.analysis.metrics import softmax
+    from fashion_tl.data.files import decoded, image_files
     from fashion_tl.data.transforms import to_float
+    from fashion_tl.diagnose.scaling import load_calibration
     from fashion_tl.modules.loading import load_classifier
     from fashion_tl.runs.record import write_text
 
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, it must be at least 1.")
-    files = _image_files(images)
+    files = image_files(images)
+    probabilities_of = load_calibration(checkpoint) if calibrated else softmax
     module = load_classifier(checkpoint)
     rows = [["path", "class", *module.class_names]]
-    for names, batch in _decoded(files, module, batch_size, skip_unreadable):
-        probabilities = probabilities_of(module, 1 - to_float(batch) if invert else batch)
+    for names, batch in decoded(files, module.input_spec, batch_size, skip_unreadable):
+        probabilities = probabilities_of(logits_of(module, 1 - to_float(batch) if invert else batch).numpy())
         for name, row in zip(names, probabilities.tolist(), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             rows.append([str(name), module.class_names[best], *(f"{p:.6f}" for p in row)])
@@ -96,7 +117,7 @@ def predict(
         print(f"{len(rows) - 1} images: {output}")
 
 
-def probabilities_of(module: ImageClassifier, images: Tensor) -> Tensor:
+def logits_of(module: ImageClassifier, images: Tensor) -> Tensor:
     """Classify images as a run holds them.
 
     Args:
@@ -104,63 +125,14 @@ def probabilities_of(module: ImageClassifier, images: Tensor) -> Tensor:
         images: Images (B, 1 or 3, H, W), uint8 or float in 0 to 1.
 
     Returns:
-        Probabilities (B, K).
+        Logits (B, K), on the CPU.
     """
     import torch
 
     module.eval()
     with torch.inference_mode():
         prepared = module.preprocess(images.to(module.device))
-        return cast("Tensor", module(prepared).softmax(1))
-
-
-def _image_files(paths: list[Path]) -> list[Path]:
-    from fashion_tl.data.image_folder import SUFFIXES
-
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(
-                p
-                for p in path.rglob("*")
-                if p.suffix.lower() in SUFFIXES
-                and p.is_file()
-                and not any(part.startswith(".") for part in p.relative_to(path).parts)
-            )
-            if not found:
-                raise UserError(f"the folder {path} holds no images ({' '.join(SUFFIXES)}).")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise UserError(f"{path} does not exist: give image files, or folders of them.")
-    return files
-
-
-def _decoded(
-    files: list[Path], module: ImageClassifier, batch_size: int, skip: bool
-) -> Iterator[tuple[list[Path], Tensor]]:
-    """Decode files as the training images were: to the size and channels that they were held in."""
-    import torch
-
-    from fashion_tl.data.images import UnreadableImageError, decode_image
-    from fashion_tl.data.transforms import to_grey
-
-    spec = module.input_spec
-    size = spec.held_size or spec.image_size
-    for start in range(0, len(files), batch_size):
-        names, tensors = [], []
-        for path in files[start : start + batch_size]:
-            try:
-                tensors.append(decode_image(path, size, "squash" if spec.resize == "squash" else "crop", spec.crop))
-                names.append(path)
-            except UnreadableImageError as error:
-                if not skip:
-                    raise UserError(f"{path} cannot be read: {error.reason}. --skip_unreadable goes on.") from error
-                print(f"skipped {path}: {error.reason}", file=sys.stderr)
-        if tensors:
-            batch = torch.stack(tensors)
-            yield names, to_grey(batch) if spec.channels == 1 else batch
+        return cast("Tensor", module(prepared).cpu())
 
 
 def export(checkpoint: Path, folder: Path) -> None:

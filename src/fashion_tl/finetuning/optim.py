@@ -105,6 +105,13 @@ class _SkipsFrozen(torch.optim.Optimizer):
         return loss
 
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad = None
+
+
 class SGD(_SkipsFrozen, torch.optim.SGD):
     """``torch.optim.SGD``, over what trains only."""
 

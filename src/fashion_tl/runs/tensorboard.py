@@ -15,7 +15,6 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.modules.base import ImageClassifier
 from fashion_tl.runs.record import RunPaths
 
-
 # Training beside validation, under "Custom scalars".
 LAYOUT = {
     "training and validation": {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "accuracy")},

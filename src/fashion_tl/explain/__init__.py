@@ -1,0 +1,1 @@
+"""What a classifier looks at: class activation maps, filters, channels and features."""
