@@ -19,8 +19,14 @@ FILES = sorted(p for p in FOLDER.rglob("*.yaml") if p.name != "base.yaml")
 
 
 def content(path: Path) -> dict[str, Any]:
-    loaded = yaml.safe_load(path.read_text())
-    return loaded  # type: ignore[no-any-return]
+    """Read an experiment with all that it extends."""
+    own: dict[str, Any] = yaml.safe_load(path.read_text())
+    base = content(path.parent / own["extends"]) if "extends" in own else {}
+    merged = {**base, **own}
+    for key in ("data", "model", "trainer"):
+        merged[key] = {**base.get(key, {}), **own.get(key, {})}
+    arguments = [given.get("model", {}).get("init_args", {}) for given in (base, own)]
+    return {**merged, "model": {**merged["model"], "init_args": {**arguments[0], **arguments[1]}}}
 
 
 def flags(path: Path) -> list[str]:
@@ -64,6 +70,7 @@ def test_experiment_runs(path: Path, workdir: Path, monkeypatch: pytest.MonkeyPa
     record = read_record(next((workdir / "lightning_logs" / content(path)["name"]).iterdir()))
     assert record["status"] == "completed"
     assert all(phase["trained_parameters"] > 0 for phase in record["model"]["phases"])
+    assert record["study"] == content(path).get("study")
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOLDER)) for p in FILES])
@@ -72,4 +79,4 @@ def test_experiment_holds_differences_only_and_says_what_it_asks(path: Path):
     assert lines[0].startswith("# Question: ")
     assert any(line.startswith("# Command:") for line in lines)
     assert sum(not line.startswith("#") for line in lines) <= 30
-    assert content(path)["extends"]
+    assert yaml.safe_load(path.read_text())["extends"]

@@ -33,9 +33,7 @@ def run(args: list[str]) -> None:
     verb.add_argument("--batch_size", type=int, default=64, help="images in a batch")
     verb.add_argument("--invert", action="store_true", help="invert first: for dark objects on white, as photographed")
     verb.add_argument("--skip_unreadable", action="store_true", help="leave out files that cannot be read")
-    verb.add_argument(
-        "--calibrated", action="store_true", help="apply what `fashion-tl diagnose` fitted"
-    )
+    verb.add_argument("--calibrated", action="store_true", help="apply what `fashion-tl diagnose` fitted")
     verb.set_defaults(do=predict)
 
     verb = verbs.add_parser("export", help="write a trained backbone as a local-dir: backbone of timm")

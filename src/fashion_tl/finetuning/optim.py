@@ -104,7 +104,6 @@ class _SkipsFrozen(torch.optim.Optimizer):
             self.param_groups = every
         return loss
 
-
     def zero_grad(self, set_to_none: bool = True) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -20,9 +20,10 @@ from fashion_tl.robustness.detect import Fitting, detect
 from fashion_tl.robustness.images import outside_sets
 from fashion_tl.robustness.report import robustness_findings
 from fashion_tl.robustness.sweep import Subset, mean_corruption_error, sweep
-from fashion_tl.robustness.verb import NAME, TRAIN_IMAGES, VAL_IMAGES
 from fashion_tl.runs.findings import FOLDER, Findings
 from fashion_tl.runs.opened import OpenedRun, open_run
+
+TRAIN_IMAGES, VAL_IMAGES = 10_000, 2000
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Measuring:
     def _stored(self, opened: OpenedRun) -> dict[str, Any] | None:
         """Take the baseline's figures from its own record, if they were measured in the same way."""
         try:
-            path = opened.paths.logs / FOLDER / f"{NAME}.json"
+            path = opened.paths.logs / FOLDER / "robustness.json"
             figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"]
             same = figures["settings"] == self._settings(opened)
             return {"cells": figures["cells"], "clean": figures["clean"]} if same else None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 NAME = "robustness"
 HELP = "measure runs on corrupted, moved and foreign images"
-IMAGES, TRAIN_IMAGES, VAL_IMAGES = 1000, 10_000, 2000
+IMAGES = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,204 @@
+"""The columns of the main table: what each takes from a run, and how it is shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fashion_tl.report.figures import Entry
+from fashion_tl.report.html import clean
+from fashion_tl.report.reading import METRICS, PREDICTIONS, RECORD, Run
+
+Value = str | float | None
+NOT_RECORDED = "not recorded"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: Its name in ``comparison.csv``.
+        heading: Its heading on the page.
+        value: What it takes from a run; None where that is missing.
+        shown: The value as a reader wants it.
+        source: The file that the value comes from, whose gap explains a missing one.
+        interval: Whether ``Figures.intervals`` holds an interval under its key.
+        study: Whether it is a figure of the published study rather than ours.
+    """
+
+    key: str
+    heading: str
+    value: Callable[[Entry], Value]
+    shown: Callable[[Value], str] = str
+    source: str = RECORD
+    interval: bool = False
+    study: bool = False
+
+    def missing(self, entry: Entry) -> str:
+        """Say why a run has no value here."""
+        if self.study:
+            if "study" not in entry.run.record:
+                return f"{RECORD} names no study: it was written by an older version, or the entry is lost"
+            return "the study does not give it" if entry.run.get("study") else "reproduces no published study"
+        return entry.run.gaps.get(self.source, f"{RECORD} does not hold it")
+
+    def text(self, entry: Entry) -> str:
+        """Return the value as text, or what stands for a missing one."""
+        value = self.value(entry)
+        if value is not None:
+            return self.shown(value)
+        return "\u2013" if self.study and "study" in entry.run.record else NOT_RECORDED
+
+
+def fixed(digits: int) -> Callable[[Value], str]:
+    """Show numbers with so many decimals, and texts as they are."""
+    return lambda value: f"{value:.{digits}f}" if isinstance(value, int | float) else str(value)
+
+
+def whole(value: Value) -> str:
+    """Show a number without decimals, thousands apart."""
+    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+
+
+def plain(value: Value) -> str:
+    """Show a number as short as it can be written."""
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def seconds(value: Value) -> str:
+    """Show seconds: a decimal below ten."""
+    return f"{value:,.{1 if value < 10 else 0}f}" if isinstance(value, int | float) else str(value)
+
+
+def mebibytes(value: Value) -> str:
+    """Show bytes in MiB."""
+    return f"{value / 2**20:,.0f} MiB" if isinstance(value, int | float) else str(value)
+
+
+def strategy(run: Run) -> str | None:
+    """Say in words what trained when, epochs counted from 1."""
+    phases = run.get("model", "phases")
+    if not isinstance(phases, list):
+        return None
+    known = [
+        (phase["start"], phase["trains"])
+        for phase in phases
+        if isinstance(phase, dict) and isinstance(phase.get("start"), int) and isinstance(phase.get("trains"), str)
+    ]
+    if not known or len(known) < len(phases):
+        return None
+    words = ["head only" if trains == "head" else clean(trains) for _, trains in known]
+    starts = ["first " if start == 0 else f"from epoch {start + 1} " for start, _ in known]
+    return words[0] if len(words) == 1 else ", ".join(map("".join, zip(starts, words, strict=True)))
+
+
+def trained(run: Run) -> int | None:
+    """Return the parameters that train in the phase in which most do."""
+    phases = run.get("model", "phases")
+    counts = [p.get("trained_parameters") for p in phases if isinstance(p, dict)] if isinstance(phases, list) else []
+    numbers = [n for n in counts if isinstance(n, int)]
+    return max(numbers) if numbers and len(numbers) == len(counts) else None
+
+
+def rates(run: Run) -> str | None:
+    """Say the learning rates: of the head, of the backbone, of later phases."""
+    rate, backbone = run.number("model", "lr"), run.number("model", "backbone_lr")
+    if rate is None:
+        return None
+    phases = run.get("model", "phases")
+    starts = [p.get("start") for p in phases if isinstance(p, dict)] if isinstance(phases, list) else [0]
+    parts = []
+    for start in starts:
+        own = {
+            key: (run.config or {}).get(f"model.init_args.train.{start}.{key}")
+            for key in ("lr", "backbone_lr", "train")
+        }
+        head, below = (
+            own["lr"] or f"{rate:g}",
+            own["backbone_lr"] or (f"{backbone:g}" if backbone is not None else None),
+        )
+        frozen = any(
+            isinstance(p, dict) and p.get("start") == start and p.get("trains") == "head" for p in phases or []
+        )
+        parts.append(head if frozen or below in (None, head) else f"{head}, backbone {below}")
+    return "; then ".join(dict.fromkeys(parts))
+
+
+def epochs(run: Run) -> float | None:
+    """Count the epochs of a run."""
+    if run.history:
+        return len(run.history["epoch"])
+    recorded = run.get("time", "epoch_seconds")
+    return len(recorded) if isinstance(recorded, list) else None
+
+
+def best_epoch(run: Run) -> float | None:
+    """Return the epoch that validation chose, counted from 1."""
+    best = run.number("best", "epoch")
+    return None if best is None else best + 1
+
+
+def data(run: Run) -> str | None:
+    """Name the training data and how many images there are."""
+    source, images = run.text("data", "source"), run.number("data", "sizes", "train")
+    return source and (source if images is None else f"{source}, {images:,.0f}")
+
+
+def weights(run: Run) -> str | None:
+    """Say which weights a run began with, and their hash."""
+    text, digest = run.text("model", "weights"), run.text("model", "weights_hash")
+    return text and (f"{text} ({digest[:16]})" if digest else text)
+
+
+def _figure(key: str, heading: str) -> Column:
+    return Column(
+        key, heading, lambda e: e.figures.values[key] if e.figures else None, fixed(4), PREDICTIONS, interval=True
+    )
+
+
+def _study(key: str, heading: str) -> Column:
+    def value(entry: Entry) -> Value:
+        found = entry.run.number("study", key)
+        return entry.run.text("study", key) if found is None else found
+
+    return Column(f"study_{key}", heading, value, fixed(4) if key == "loss" else plain, study=True)
+
+
+def _number(key: str, heading: str, shown: Callable[[Value], str], *path: str) -> Column:
+    return Column(key, heading, lambda e: e.run.number(*path), shown)
+
+
+COLUMNS = (
+    _figure("accuracy", "Accuracy"),
+    _study("accuracy", "Study\u2019s accuracy"),
+    _figure("macro_f1", "Macro F1"),
+    _study("macro_f1", "Study\u2019s F1"),
+    _figure("loss", "Loss"),
+    _study("loss", "Study\u2019s loss"),
+    _figure("macro_precision", "Precision"),
+    _figure("macro_recall", "Recall"),
+    _figure("calibration_error", "Calibration error"),
+    Column("architecture", "Architecture", lambda e: e.run.text("model", "architecture")),
+    Column("strategy", "What trains", lambda e: strategy(e.run)),
+    Column("weights", "Initial weights", lambda e: weights(e.run)),
+    Column("data", "Training data, images", lambda e: data(e.run)),
+    _number("image_size", "Image size", lambda v: f"{plain(v)} px", "data", "image_size"),
+    Column("learning_rates", "Learning rates", lambda e: rates(e.run)),
+    Column("epochs", "Epochs", lambda e: epochs(e.run), whole, METRICS),
+    Column("best_epoch", "Best epoch", lambda e: best_epoch(e.run), whole),
+    _number("parameters", "Parameters", whole, "model", "parameters"),
+    Column("trained_parameters", "Trained", lambda e: trained(e.run), whole),
+    _number("fit_seconds", "Wall-clock, s", seconds, "time", "fit_seconds"),
+    _number("peak_memory_bytes", "Peak memory", mebibytes, "peak_memory_bytes"),
+)
+BY_KEY = {column.key: column for column in COLUMNS}
+
+
+def interval_text(entry: Entry, key: str, digits: int = 4) -> str:
+    """Return an interval as text, such as "0.9315 to 0.9410"."""
+    if entry.figures is None or not all(map(math.isfinite, entry.figures.intervals[key])):
+        return NOT_RECORDED
+    low, high = entry.figures.intervals[key]
+    return f"{low:.{digits}f} to {high:.{digits}f}"

@@ -1,0 +1,107 @@
+"""The verb ``compare``: records of runs in, a report out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from fashion_tl.errors import UserError
+from fashion_tl.report.charts import charts
+from fashion_tl.report.collect import collect
+from fashion_tl.report.figures import entries_of, pairs_of, spreads_of
+from fashion_tl.report.page import page
+from fashion_tl.report.plots import style
+from fashion_tl.report.tables import Compared, csv_text, markdown_text
+
+PAGE = "index.html"
+
+
+def compare(runs: list[str], log_dir: Path, output: Path) -> None:
+    """Compare recorded runs: one page, a table as CSV and as Markdown, and every plot as PNG and SVG.
+
+    Args:
+        runs: Names of runs (their newest completed version), globs over names, or folders of versions; all if empty.
+        log_dir: Folder of all records.
+        output: Folder of the report; an earlier report in it is replaced, other files stay.
+
+    Raises:
+        UserError: If a run is unknown, none can be compared, or the report cannot be written.
+    """
+    sections, left_out = collect(runs, log_dir)
+    compared = []
+    for section in sections:
+        entries = entries_of(section)
+        compared.append(Compared(section, entries, pairs_of(entries), spreads_of(section, entries)))
+    with style():
+        plots = {plot.name: plot for c in compared for plot in charts(c.entries, c.section.slug)}
+    contents: dict[str, str | bytes] = {}
+    for plot in plots.values():
+        contents[f"plots/{plot.name}.svg"] = plot.svg
+        contents[f"plots/{plot.name}.png"] = plot.png
+    contents["comparison.csv"] = csv_text(compared)
+    contents["comparison.md"] = markdown_text(compared, left_out)
+    contents[PAGE] = page(compared, plots, left_out, log_dir)
+    write_report(output, contents)
+
+    for item in left_out:
+        print(f"left out {item.run}: {item.why}", file=sys.stderr)
+    for entry in (e for c in compared for e in c.entries):
+        for text in entry.run.alarms:
+            print(f"WARNING {entry.label}: {text}", file=sys.stderr)
+    count = sum(len(c.entries) for c in compared)
+    print(f"{count} run{'s' * (count != 1)} compared: {output / PAGE}")
+
+
+def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
+    """Write the files of a report beside the old ones, rename them when all are whole, the page last.
+
+    Plots of an earlier report that this one does not have are removed; files that no report wrote stay.
+
+    Args:
+        output: Folder of the report.
+        contents: Contents by path below the folder.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    made = not output.exists()
+    blocked = [name for name in contents if (output / name).is_dir()]
+    if blocked:
+        raise UserError(f"--output {output}: {blocked[0]} is a folder there. Remove it, or name another folder.")
+    draft = output / f".draft.{os.getpid()}"
+    try:
+        draft.mkdir(parents=True)
+        for name, content in contents.items():
+            path = draft / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
+        stale = _files_of(output / PAGE) - contents.keys()
+        for name in sorted(contents, key=lambda name: (name == PAGE, name)):
+            (output / name).parent.mkdir(exist_ok=True)
+            (draft / name).replace(output / name)
+        for name in stale:
+            (output / name).unlink(missing_ok=True)
+    except (NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError) as error:
+        raise UserError(
+            f"--output {output} cannot be written: {error.strerror} ({error.filename}). Name another folder."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        if made and output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+
+
+def _files_of(path: Path) -> set[str]:
+    """List the plots of an earlier report, which its page names."""
+    try:
+        found = re.search(
+            r'<script type="application/json" id="files">(.*?)</script>', path.read_text(encoding="utf-8")
+        )
+        names = json.loads(found[1]) if found else []
+    except (OSError, ValueError):
+        return set()
+    return {name for name in names if isinstance(name, str) and re.fullmatch(r"plots/[a-z0-9_-]+\.(png|svg)", name)}

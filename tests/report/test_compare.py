@@ -1,0 +1,184 @@
+"""The verb: the exact files, whole or not at all, in time, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fashion_tl.errors import UserError
+from fashion_tl.report import compare as module
+from fashion_tl.report.compare import compare, write_report
+
+PLOTS = (
+    *("loss_by_epoch", "loss_by_seconds", "accuracy_by_epoch", "accuracy_by_seconds", "accuracy", "macro_f1"),
+    *("accuracy_against_seconds", "accuracy_against_parameters", "reliability", "confusion", "filters"),
+)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_the_exact_files_of_a_report(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for draw, name in enumerate(("a", "b")):
+        make.run(name, draw=draw, classes=["$x^2$", "<&>", "c", "d"])
+    make.run("bad", change={"status": "failed", "reason": "because"})
+    make.pictures()
+    out = tmp_path / "deep" / "reports"
+    compare([], make.logs, out)
+    plots = [f"plots/fashion_mnist_{name}.{kind}" for name in PLOTS for kind in ("png", "svg")]
+    assert files(out) == sorted(["comparison.csv", "comparison.md", "index.html", *plots])
+    printed = capsys.readouterr()
+    assert printed.out == f"2 runs compared: {out / 'index.html'}\n"
+    assert printed.err == "left out bad/version_0: failed: because\n"
+    for name in plots:
+        if name.endswith("png"):
+            with Image.open(out / name) as image:
+                assert min(image.size) > 100
+        else:
+            text = (out / name).read_text(encoding="utf-8")
+            assert "<svg" in text
+            assert "<title>" in text
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert all(f'href="{name}"' in page for name in plots)
+    assert page.count('<svg class="plot"') == 9 + 2  # every plot but two, and a cut of one for each run
+    assert "currentColor" in page
+    # The same records give the same bytes.
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    compare([], make.logs, out)
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+
+
+def test_an_old_report_is_replaced_and_other_files_stay(make: Any, tmp_path: Path) -> None:
+    make.run("a")
+    compare([], make.logs, tmp_path / "out")
+    for name in ("mine.txt", "plots/mine.png", "plots/fashion_mnist_old.svg"):
+        (tmp_path / "out" / name).write_text("mine", encoding="utf-8")
+    make.change(make.logs / "a" / "version_0", data__source="folder")
+    (make.logs / "a" / "version_0" / "filters.npz").unlink()
+    compare([], make.logs, tmp_path / "out")
+    plots = [f"plots/folder_{name}.{kind}" for name in PLOTS if name != "filters" for kind in ("png", "svg")]
+    own = ["comparison.csv", "comparison.md", "index.html", *plots]
+    assert files(tmp_path / "out") == sorted([*own, "mine.txt", "plots/mine.png", "plots/fashion_mnist_old.svg"])
+
+
+def test_stale_files_are_named_by_our_own_page_only(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x", encoding="utf-8")
+    out = tmp_path / "out"
+    (out / "plots").mkdir(parents=True)
+    names = '["../secret", "plots/../../secret", "plots/a.png", 7]'
+    (out / "index.html").write_text(f'<script type="application/json" id="files">{names}</script>', encoding="utf-8")
+    (out / "plots" / "a.png").write_text("old", encoding="utf-8")
+    write_report(out, {"index.html": "new"})
+    assert (tmp_path / "secret").is_file()
+    assert files(out) == ["index.html"]
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    out = tmp_path / "out"
+    write_report(out, {"index.html": "old", "plots/a.png": b"old"})
+    original = getattr(Path, step)
+    calls = []
+
+    def fail(self: Path, *args: Any) -> Any:
+        calls.append(self)
+        if len(calls) == (2 if step == "write_bytes" else 1):
+            raise OSError(28, "No space left on device")
+        return original(self, *args)
+
+    monkeypatch.setattr(Path, step, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(out, {"plots/a.png": b"new", "index.html": "new"})
+    monkeypatch.undo()
+    assert files(out) == ["index.html", "plots/a.png"]
+    assert (out / "index.html").read_text(encoding="utf-8") == "old"
+    assert (out / "plots" / "a.png").read_bytes() == b"old"
+
+
+def test_a_failure_leaves_no_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        write_report(tmp_path / "out", {"index.html": "x"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    for output in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(UserError, match=r"--output .* cannot be written"):
+            write_report(output, {"index.html": "x"})
+    (tmp_path / "out" / "index.html").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"index\.html is a folder"):
+        write_report(tmp_path / "out", {"index.html": "x", "a": "x"})
+    assert files(tmp_path / "out") == []
+
+
+def test_disagreement_is_printed(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    make.change(make.run("a"), test__accuracy=0.5)
+    monkeypatch.setattr(module, "charts", lambda *_: iter(()))
+    compare([], make.logs, tmp_path / "out")
+    assert "WARNING a: run.json disagrees with test_predictions.npz" in capsys.readouterr().err
+
+
+def test_text_that_cannot_be_encoded(make: Any, tmp_path: Path) -> None:
+    make.run("a", classes=["\ud800", "\x00", "b", "😀"], change={"model.architecture": "\ud800x"})
+    make.run("b", draw=1, classes=["\ud800", "\x00", "b", "😀"])
+    compare([], make.logs, tmp_path / "out")
+    assert "😀" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_many_classes(make: Any, tmp_path: Path) -> None:
+    names = [f"class {i}" for i in range(60)]
+    for draw, name in enumerate("ab"):
+        make.run(name, draw=draw, images=600, classes=names)
+    compare([], make.logs, tmp_path / "out")
+    assert (tmp_path / "out" / "index.html").stat().st_size < 2_000_000
+
+
+def test_twelve_runs_in_time(make: Any, tmp_path: Path) -> None:
+    names = [f"class {i}" for i in range(10)]
+    for draw in range(12):
+        make.run(f"run{draw}", draw=draw, skill=1 + draw / 4, images=10_000, classes=names, epochs=20)
+    make.pictures(images=10_000, shape=(28, 28), classes=10)
+    began, worked = time.perf_counter(), time.process_time()
+    compare([], make.logs, tmp_path / "out")
+    seconds = min(time.perf_counter() - began, time.process_time() - worked)
+    assert seconds < 10  # 4 seconds on one core of a server; another process may take the other half of the clock
+    assert (tmp_path / "out" / "index.html").stat().st_size < 4_000_000
+
+
+def test_neither_torch_nor_lightning_is_imported(make: Any, tmp_path: Path) -> None:
+    make.run("a")
+    program = (
+        "import sys; from pathlib import Path; from fashion_tl.report.compare import compare; "
+        f"compare([], Path({str(make.logs)!r}), Path({str(tmp_path / 'out')!r})); "
+        "print([m for m in ('torch', 'torchvision', 'lightning', 'scipy', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_curves_have_gaps_where_values_are_missing(make: Any) -> None:
+    from fashion_tl.report.charts import clock
+    from fashion_tl.report.figures import Entry
+    from fashion_tl.report.reading import open_run, read_results
+
+    folder = make.run()
+    path = folder / "metrics.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2].rpartition(",")[0] + ",", lines[3]]), encoding="utf-8")
+    run = open_run(folder)
+    read_results(run)
+    seconds = clock(Entry(run, 0, None))
+    assert seconds is not None
+    assert seconds[0] == 10.5 + 0.5
+    assert np.isnan(seconds[1:]).all()
