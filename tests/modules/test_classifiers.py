@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,18 +29,36 @@ def scratch(**arguments: Any) -> ScratchClassifier:
 def test_labels_are_smoothed_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     module = scratch(label_smoothing=0.3).eval()
     logged: dict[str, Any] = {}
-    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
+    alone = SimpleNamespace(reduce=lambda sums, reduce_op: sums)
+    monkeypatch.setattr(module, "_trainer", SimpleNamespace(is_last_batch=True, strategy=alone))
     logits, labels = module(BATCH[0]), BATCH[1]
-    assert module.training_step(BATCH, 0) == F.cross_entropy(logits, labels, label_smoothing=0.3)
+    smoothed, plain = F.cross_entropy(logits, labels, label_smoothing=0.3), F.cross_entropy(logits, labels)
+    assert module.training_step(BATCH, 0) == smoothed
     module.validation_step(BATCH, 0)
-    returned = module.test_step(BATCH, 0)
-    plain = F.cross_entropy(logits, labels)
-    assert (logged["val/loss"], logged["test/loss"]) == (plain, plain)
-    assert logged["train/loss"] != plain
+    module.on_validation_epoch_end()
+    module.test_step(BATCH, 0)
+    module.on_test_epoch_end()
+    losses = [float(logged[f"{stage}/loss"]) for stage in ("train", "val", "test")]
+    assert losses == pytest.approx([smoothed.item(), plain.item(), plain.item()])
+    assert smoothed != plain
     accuracy = (logits.argmax(1) == labels).float().mean()
-    assert [logged[f"{stage}/accuracy"].compute() for stage in ("train", "val", "test")] == [accuracy] * 3
-    assert torch.equal(returned["logits"], logits)
-    assert torch.equal(returned["labels"], labels)
+    assert [float(logged[f"{stage}/accuracy"]) for stage in ("train", "val", "test")] == [float(accuracy)] * 3
+
+
+def test_figures_of_an_epoch_weigh_batches_by_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = scratch().eval()
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
+    alone = SimpleNamespace(reduce=lambda sums, reduce_op: sums)
+    monkeypatch.setattr(module, "_trainer", SimpleNamespace(is_last_batch=False, strategy=alone))
+    for part in (slice(0, 5), slice(5, 6)):
+        module.validation_step((BATCH[0][part], BATCH[1][part]), 0)
+    module.on_validation_epoch_end()
+    assert float(logged["val/loss"]) == pytest.approx(F.cross_entropy(module(BATCH[0]), BATCH[1]).item())
+    logged.clear()
+    module.on_validation_epoch_end()
+    assert logged == {}
 
 
 def test_predictions_are_probabilities() -> None:
