@@ -60,6 +60,12 @@ def test_an_older_record_joins_where_data_and_labels_are_the_same(make: Any) -> 
     assert sections[0].runs[0].notes == []
 
 
+def test_an_older_record_without_predictions_joins_nothing(make: Any) -> None:
+    make.run("new", without=("test_predictions.npz",))
+    make.run("old", change={"data.test_set": "absent"}, without=("test_predictions.npz",))
+    assert layout(make.logs) == [["new"], ["old"]]
+
+
 def test_older_records_are_compared_with_each_other(make: Any) -> None:
     for draw, name in enumerate("ab"):
         make.run(name, draw=draw, change={"data.test_set": "absent"})

@@ -18,6 +18,8 @@ from fashion_tl.report.html import Child, Html, tag
 from fashion_tl.report.plots import Plot
 from fashion_tl.report.tables import Compared, spread_text
 
+LONG = 40  # letters from which a text has a wider column
+
 
 def main_table(compared: Compared) -> Html:
     """Show every column for every run, sortable."""
@@ -40,9 +42,8 @@ def main_table(compared: Compared) -> Html:
             if value is None:
                 cells.append(missing(column.missing(entry), column.text(entry)))
             elif isinstance(value, str):
-                cells.append(
-                    tag("td", column.shown(value), data_sort=value, class_="study" if column.study else "text")
-                )
+                kind = "study" if column.study else "text long" if len(value) > LONG else "text"
+                cells.append(tag("td", value, data_sort=value, class_=kind))
             else:
                 interval = interval_text(entry, column.key) if column.interval else None
                 cells.append(number(column.shown(value), value, interval, data_key=column.key))
