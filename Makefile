@@ -52,7 +52,7 @@ studies: $(STAMP) ## run every system of the studies that is not done yet (QUICK
 	$(STUDIES) $(SEED_FLAGS) $(ARGS)
 
 study: $(STAMP) ## run one of them: make study STUDY=light_cnn
-	$(STUDIES) $(STUDY) $(SEED_FLAGS) $(ARGS)
+	$(STUDIES) $(if $(STUDY),--only '$(STUDY)') $(SEED_FLAGS) $(ARGS)
 
 compare: $(STAMP) ## one report over the newest completed run of each name: reports/index.html
 	$(BIN)/fashion-tl compare $(ARGS)

@@ -32,11 +32,14 @@ threads. Peak memory is the largest resident memory of the process, without its 
 """
 
 
-def newest(rows: Iterable[Row], group: Group, side: Side, machine: dict[str, Any]) -> Rows:
-    """Return the newest measurement of each repeat of a side on a machine."""
+def newest(
+    rows: Iterable[Row], group: Group, side: Side, machine: dict[str, Any], source: str | None, threads: int
+) -> Rows:
+    """Return the newest measurement of each repeat of a side on a machine; of any source if None."""
     found = {}
     for row in rows:
         same = (row.get("group"), row.get("side"), row["machine"]) == (group.name, side.name, machine)
+        same = same and row["threads"] == threads and source in (None, row["source"])
         if same and row["arguments"] == list(side.arguments):
             found[row["repeat"]] = row
     return found
@@ -97,7 +100,13 @@ def middle(rows: Rows, read: Measure, form: str) -> str:
 
 
 def write_results(
-    path: Path, groups: list[Group], rows: list[Row], machine: dict[str, Any], problems: dict[str, list[str]]
+    path: Path,
+    groups: list[Group],
+    rows: list[Row],
+    machine: dict[str, Any],
+    problems: dict[str, list[str]],
+    source: str | None,
+    threads: int,
 ) -> dict[str, list[str]]:
     """Write the page of all groups from the newest measurements of this machine.
 
@@ -107,11 +116,13 @@ def write_results(
         rows: All measurements.
         machine: The machine whose measurements count.
         problems: By group, why sides could not be measured.
+        source: Hash of the code whose measurements count; any if None.
+        threads: Threads of every side.
 
     Returns:
         The lines of the table of ratios, by group.
     """
-    found = {g.name: {s.name: newest(rows, g, s, machine) for s in g.sides} for g in groups}
+    found = {g.name: {s.name: newest(rows, g, s, machine, source, threads) for s in g.sides} for g in groups}
     used = [row for sides in found.values() for by_repeat in sides.values() for row in by_repeat.values()]
     table = {g.name: [_line(g, ratio, found[g.name]) for ratio in g.ratios] for g in groups}
     text = [HEAD, _machine(machine, used), "## Ratios\n", *TABLE, *(line for g in groups for line in table[g.name]), ""]

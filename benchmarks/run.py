@@ -83,6 +83,11 @@ class Bench:
         fitting = (row for row in reversed(self.rows) if all(row.get(key) == wanted[key] for key in wanted))
         return next(fitting, None)
 
+    def write(self, path: Path, groups: list[Group], problems: dict[str, list[str]]) -> dict[str, list[str]]:
+        """Write the results and return the lines of the table of ratios, by group."""
+        source = None if self.any_source else self.stamp["source"]
+        return write_results(path, groups, self.rows, self.machine, problems, source, self.threads)
+
     def _measure(self, group: Group, side: Side, repeat: int) -> None:
         more = ("--workers", str(self._workers(side))) if side.tuned else ()
         if side.before:
@@ -206,8 +211,8 @@ def main() -> None:
             problems[group.name] = bench.group(group, options.repeats)
             for used in (work / group.name, *work.glob(f"{group.name}-*")):
                 shutil.rmtree(used, ignore_errors=True)
-            print("\n".join(write_results(results, groups, bench.rows, bench.machine, problems)[group.name]))
-    write_results(results, groups, bench.rows, bench.machine, problems)
+            print("\n".join(bench.write(results, groups, problems)[group.name]))
+    bench.write(results, groups, problems)
     print(results)
 
 

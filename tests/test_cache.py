@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fashion_tl.cli import main
 from fashion_tl.data.datamodule import ImageDataModule, Split
@@ -201,3 +202,20 @@ def test_cache_list_and_clear(fit: Fit, folder: Path, capsys):
     assert main(["cache", "clear"]) == 0
     assert "removed" in capsys.readouterr().out
     assert list(folder.glob("*.ftl")) == []
+
+
+def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypatch, capsys):
+    generator = torch.Generator().manual_seed(0)
+    for name in ("cats", "dogs"):
+        (workdir / "pets" / name).mkdir(parents=True)
+        for i in range(24):
+            pixels = torch.randint(256, (40, 40, 3), generator=generator, dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(workdir / "pets" / name / f"{i}.png")
+    monkeypatch.setattr("fashion_tl.data.sources.default_memory_limit", lambda: 0)
+    flags = ("--data.source", "image_folder", "--data.root", str(workdir), "--data.folder", "pets")
+    flags += ("--data.num_workers", "1", "--data.val_fraction", "0.2", "--data.batch_size", "8")
+    flags += ("--model.train", "{0: head, 2: all}")
+    assert fit(*flags, name="on", epochs=3) == 0
+    assert "computed once" in capsys.readouterr().out
+    assert fit(*flags, "--cache", "off", name="off", epochs=3) == 0
+    assert_equal_runs("on", "off")

@@ -44,6 +44,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.init_from", "phase1"], ["no completed run 'phase1'", "make phase1"]),
         (["--model.init_from", "gone.ckpt"], ["there is no checkpoint gone.ckpt"]),
         (["--ckpt_path", "gone.ckpt"], ["there is no checkpoint gone.ckpt"]),
+        (["--model.dropout", "1.5"], ["model.dropout is 1.5", "0 to 1"]),
         (["--monitor", "val/acuracy"], ["unknown monitor", "val/accuracy"]),
         (["--name", "../up"], ["--name '../up'"]),
         (["--trainer.accelerator", "gpuu"], ["gpuu"]),

@@ -62,7 +62,7 @@ def stop_at(monkeypatch):
 
     def arm(epoch: int, batch: int, error: BaseException) -> None:
         stop = StopAt(epoch, batch, error)
-        monkeypatch.setattr(training.TrainingCLI, "_run_callbacks", lambda cli, paths: [*original(cli, paths), stop])
+        monkeypatch.setattr(training.TrainingCLI, "_run_callbacks", lambda cli, *args: [*original(cli, *args), stop])
 
     yield arm
     signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores it after a Ctrl-C
@@ -237,3 +237,57 @@ def test_short_epochs_do_not_each_write_a_checkpoint_and_resuming_is_exact_all_t
     stop_at(99, 0, KeyboardInterrupt())
     assert fit(*flags, "--ckpt_path", last, name="stopped", epochs=4) == 0
     assert same(*(state(f"checkpoints/{name}/version_0/last.ckpt") for name in ("whole", "stopped")))
+
+
+def test_a_resumed_run_says_where_it_came_from_and_its_configuration_still_runs_the_whole(fit: Fit, stop_at, capsys):
+    from fashion_tl.cli import main
+
+    assert fit("--model.mean", "[0.1, 0.2, 0.3]", name="start") == 0
+    started = ("--model.init_from", "start", "--model.train", "head", "--patience", "9")
+    assert fit(*started, name="whole", epochs=3) == 0
+    stop_at(1, 1, KeyboardInterrupt())
+    assert fit(*started, name="cut", epochs=3) == 130
+    folder = Path("lightning_logs/cut/version_0")
+    before = (folder / "config.yaml").read_text()
+    command = capsys.readouterr().out.partition("To go on: fashion-tl ")[2].splitlines()[0]
+    stop_at(99, 0, KeyboardInterrupt())
+    assert main([*command.split(), "--patience", "7"]) == 0
+    whole, cut = (read_record(Path(f"lightning_logs/{name}/version_0")) for name in ("whole", "cut"))
+    for key in ("weights", "weights_hash", "input"):
+        assert cut["model"][key] == whole["model"][key]
+    assert np.array_equal(logits("whole"), logits("cut"))
+    assert (folder / "config.yaml").read_text() == before.replace("patience: 9", "patience: 7")
+    assert "resumed" in cut
+    assert "resumed" not in whole
+
+
+def test_more_epochs_of_a_completed_run_choose_among_their_own(fit: Fit):
+    assert fit("--model.lr", "0.01", name="run", epochs=2) == 0
+    last = "checkpoints/run/version_0/last.ckpt"
+    assert fit("--model.lr", "0.01", "--ckpt_path", last, name="run", epochs=4) == 0
+    record = read_record(Path("lightning_logs/run/version_1"))
+    assert len(record["time"]["epoch_seconds"]) == 4
+    assert record["best"]["epoch"] == torch.load("checkpoints/run/version_1/best.ckpt", weights_only=True)["epoch"]
+
+
+def test_nothing_left_to_train_is_said(fit: Fit, capsys):
+    assert fit(epochs=1) == 0
+    assert fit("--ckpt_path", "checkpoints/run/version_0/last.ckpt", epochs=1) == 2
+    assert "no checkpoint was written" in capsys.readouterr().err
+    assert read_record(Path("lightning_logs/run/version_1"))["status"] == "failed"
+
+
+def test_a_checkpoint_of_another_network_is_refused_before_anything_is_written(fit: Fit, capsys):
+    assert fit() == 0
+    given = ("--ckpt_path", "checkpoints/run/version_0/last.ckpt")
+    assert fit(*given, classifier="ScratchClassifier", name="other") == 2
+    assert "does not fit the model" in capsys.readouterr().err
+    assert not Path("lightning_logs/other").exists()
+
+
+def test_without_a_logger_and_with_another_one(fit: Fit):
+    assert fit("--trainer.logger", "false", name="none") == 0
+    assert {p.name for p in Path("lightning_logs/none/version_0").iterdir()} == RUN_FILES
+    logger = '{"class_path": "CSVLogger", "init_args": {"save_dir": "csv"}}'
+    assert fit("--trainer.logger", logger, name="csv") == 0
+    assert list(Path("csv").rglob("metrics.csv"))

@@ -87,3 +87,16 @@ def test_mistakes_leave_nothing(fit: Fit, capsys, flags, reason) -> None:
     assert fit(*flags) == 2
     assert reason in capsys.readouterr().err
     assert not LOGS.exists()
+
+
+def test_other_verbs_and_one_run_only_flags(fit: Fit, capsys) -> None:
+    from fashion_tl.cli import main
+
+    assert fit(name="run") == 0
+    best = "checkpoints/run/version_0/best.ckpt"
+    config = ("-c", "lightning_logs/run/version_0/config.yaml", "--search", "{model.lr: [0.1]}", "--seeds", "2")
+    assert main(["test", *config, "--ckpt_path", best]) == 0
+    for flags in (("--ckpt_path", best), ("--trainer.fast_dev_run", "true")):
+        assert main(["fit", *config, *flags]) == 2
+        assert "is for one run" in capsys.readouterr().err
+    assert versions(LOGS, "run") == [0]

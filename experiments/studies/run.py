@@ -21,8 +21,10 @@ FOLDER = Path(__file__).parent
 
 def main(args: list[str] | None = None) -> int:
     """Run them; returns 0 when all are done, 1 when some failed, 2 for a wrong argument."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="experiments in this folder; all if none is given")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--only", dest="names", action="append", default=[], help="an experiment in this folder")
     parser.add_argument("--backbone", help="weights for every system that is pretrained, instead of its own")
     parser.add_argument("--root", help="folder with the data")
     parser.add_argument("--quick", action="store_true", help="a few images and epochs, into lightning_logs/quick")

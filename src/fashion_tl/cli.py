@@ -78,6 +78,9 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"fashion-tl: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) and error.filename:
+            print(f"fashion-tl: error: {error.filename}: {error.strerror}. Choose another folder.", file=sys.stderr)
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(

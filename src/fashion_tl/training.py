@@ -27,7 +27,7 @@ from fashion_tl.modules.scratch import ScratchClassifier as ScratchClassifier  #
 from fashion_tl.modules.transfer import TransferClassifier as TransferClassifier
 from fashion_tl.runs.checkpoints import LastCheckpoint
 from fashion_tl.runs.progress import PhaseProgressBar
-from fashion_tl.runs.record import COMPLETED, RunPaths, newest_completed, next_paths, paths_of, read_record
+from fashion_tl.runs.record import COMPLETED, RunPaths, claim, newest_completed, next_paths, paths_of, read_record
 from fashion_tl.runs.recorder import RunRecorder
 from fashion_tl.runs.tensorboard import RunLogger, TensorBoardPictures
 from fashion_tl.sweeps import search
@@ -40,6 +40,8 @@ QUIET = (
     r".*does not have many workers.*",
     # Checkpoints of a resumed run belong beside those of its first part.
     r".*Checkpoint directory .* exists and is not empty.*",
+    # More epochs of a completed run are a version of their own, with a best checkpoint of its own.
+    r".*The dirpath has changed from.*",
     # The progress bar shows the epoch; a short epoch is no fault.
     r".*The number of training batches .* is smaller than the logging interval.*",
     # `validate` and `test` need the weights of a checkpoint, not the callbacks that wrote it.
@@ -142,21 +144,26 @@ class TrainingCLI(LightningCLI):
         if config.trainer.enable_progress_bar is None:
             config.trainer.enable_progress_bar = True
         model = config.model.init_args
-        checkpoint = config.get("ckpt_path")
+        checkpoint, start = config.get("ckpt_path"), model.get("init_from")
+        if start and not start.endswith(".ckpt") and not checkpoint:
+            model.init_from = str(newest_completed(config.log_dir, config.checkpoint_dir, start).best)
+        # What the record keeps runs the whole again; a checkpoint brings its own weights.
+        self.whole = config.clone()
         if checkpoint:
             load_checkpoint(Path(checkpoint))
+            self.whole.ckpt_path = None
             if "pretrained" in model:
                 model.pretrained, model.init_from = False, None
-        start = model.get("init_from")
-        if start and not start.endswith(".ckpt"):
-            model.init_from = str(newest_completed(config.log_dir, config.checkpoint_dir, start).best)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run once; ``fit`` may search first, by validation alone, and then repeat with other seeds."""
         config, seeds, values = self.config[subcommand], self.seeds, self.searched
-        if seeds == 1 and not values:
+        if subcommand != "fit" or (seeds == 1 and not values):
             super()._run_subcommand(subcommand)
             return
+        for flag, why in (("ckpt_path", config.ckpt_path), ("trainer.fast_dev_run", config.trainer.fast_dev_run)):
+            if why:
+                raise UserError(f"--{flag} is for one run; it cannot go with --search or --seeds.")
         found = search(self, values, config.name) if values else []
         for seed in range(config.seed_everything, config.seed_everything + seeds):
             self.again([*found, f"--seed_everything={seed}"])
@@ -197,8 +204,9 @@ class TrainingCLI(LightningCLI):
         self.paths: RunPaths | None = None
         if self.subcommand == "fit" and not fast:
             self.paths = self._run_paths()
-            logger = config.trainer.logger if config.trainer.logger else self.tested and RunLogger(self.paths)
-            callbacks += self._run_callbacks(self.paths)
+            given = self.config_init[self.subcommand].trainer.logger
+            logger = (self.tested and RunLogger(self.paths)) if given is None else given
+            callbacks += self._run_callbacks(self.paths, bool(logger))
         if config.patience is not None and not fast:
             mode = "min" if config.monitor.endswith("loss") else "max"
             callbacks.append(
@@ -218,6 +226,7 @@ class TrainingCLI(LightningCLI):
 
     def _run_paths(self) -> RunPaths:
         config = self.config[self.subcommand]
+        self.fresh = False
         resumed = Path(config.ckpt_path) if config.get("ckpt_path") else None
         if resumed is not None and resumed.parent.parent == config.checkpoint_dir / config.name:
             old = paths_of(
@@ -225,12 +234,13 @@ class TrainingCLI(LightningCLI):
             )
             if (old.logs / "run.json").is_file() and read_record(old.logs)["status"] != COMPLETED:
                 return old
+        self.fresh = True
         return next_paths(config.log_dir, config.checkpoint_dir, config.name)
 
-    def _run_callbacks(self, paths: RunPaths) -> list[Any]:
+    def _run_callbacks(self, paths: RunPaths, logged: bool) -> list[Any]:
         config = self.config[self.subcommand]
         seed = int(config.seed_everything)
-        text = self._parser(self.subcommand).dump(config, skip_none=False)
+        text = self._parser(self.subcommand).dump(self.whole, skip_none=False)
         mode = "min" if config.monitor.endswith("loss") else "max"
         best = ModelCheckpoint(
             paths.checkpoints,
@@ -242,16 +252,22 @@ class TrainingCLI(LightningCLI):
             save_on_train_epoch_end=True,
         )
         self.cache = cache = FrozenCache(config.cache, config.cache_keep)
-        recorder = RunRecorder(paths, text, self.command, seed, config.monitor, cache, config.study, self.tested)
+        self.recorder = recorder = RunRecorder(
+            paths, text, self.command, seed, config.monitor, cache, config.study, self.tested
+        )
         if not self.tested:
             return [cache, recorder]
         pictures = TensorBoardPictures({**_flat(config.model), **_flat(config.data), "seed": seed}, paths.logs)
-        return [cache, recorder, pictures, LearningRateMonitor("step"), best, LastCheckpoint(paths)]
+        rates = [LearningRateMonitor("step")] if logged else []
+        return [cache, recorder, pictures, *rates, best, LastCheckpoint(paths)]
 
     def before_fit(self) -> None:
         """Load the data before anything is written, so that a mistake leaves nothing behind."""
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
+        checkpoint = self.config[self.subcommand].get("ckpt_path")
+        if checkpoint:
+            _check_fits(Path(checkpoint), self.model)
         if self.paths is None:
             return
         if self.subcommand == "fit":
@@ -259,6 +275,8 @@ class TrainingCLI(LightningCLI):
         if self.config.fit.compile:
             self.model.compile_network(self.config.fit.compile)
         _check_disk(self.paths, self.model)
+        if self.fresh and self.trainer.is_global_zero:
+            claim(self.paths)
         if self.tested:
             print(_summary(self.paths, self.model, self.datamodule))
         if self.config.fit.find_lr:
@@ -270,6 +288,12 @@ class TrainingCLI(LightningCLI):
         """Test the best checkpoint, once, and say where the record is."""
         if self.paths is None or not self.tested:
             return
+        if not self.paths.best.is_file():
+            self.recorder.fail("no checkpoint was written, so nothing was tested")
+            raise UserError(
+                f"{self.paths.logs}: {self.recorder.record['reason']}. It takes one whole epoch with validation, and "
+                "--trainer.enable_checkpointing true."
+            )
         best = str(self.paths.best)
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
         test = read_record(self.paths.logs)["test"]
@@ -366,6 +390,18 @@ def best_precision(accelerator: str) -> str:
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False):
         return "bf16-mixed"
     return "32-true"
+
+
+def _check_fits(path: Path, model: ImageClassifier) -> None:
+    """Refuse a checkpoint of another network before anything is written."""
+    saved, own = load_checkpoint(path)["state_dict"], model.state_dict()
+    for name in sorted(saved.keys() | own.keys()):
+        shapes = [tuple(state[name].shape) if name in state else "nothing" for state in (saved, own)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{path} does not fit the model of this configuration: at {name} it has {shapes[0]}, the model "
+                f"{shapes[1]}. Give the configuration of its run, such as -c lightning_logs/NAME/version_N/config.yaml."
+            )
 
 
 def _check_disk(paths: RunPaths, model: ImageClassifier) -> None:

@@ -22,7 +22,7 @@ def row(side: str, repeat: int, seconds: float, accuracy: float = 0.5) -> dict[s
         "images": 1000,
     }
     result |= {"test_accuracy": accuracy, "peak_bytes": 2**20, "python": "3", "versions": {"torch": "2"}, "threads": 2}
-    stamp = {"machine": MACHINE, "date": "2025-01-02T03:04:05+00:00", "commit": "abc"}
+    stamp = {"machine": MACHINE, "date": "2025-01-02T03:04:05+00:00", "commit": "abc", "source": "s", "threads": 2}
     head = {"group": "g", "side": side, "repeat": repeat, "arguments": arguments, "process_seconds": seconds + 6}
     return {**head, "result": result, **stamp}
 
@@ -31,8 +31,8 @@ ROWS = [row("slow", i, s) for i, s in enumerate((30.0, 40.0, 50.0))]
 ROWS += [row("fast", i, s) for i, s in enumerate((20.0, 20.0, 60.0))]
 
 
-def written(tmp_path: Path, rows, problems=None) -> str:
-    write_results(tmp_path / "results.md", [GROUP], rows, MACHINE, problems or {})
+def written(tmp_path: Path, rows, problems=None, source: str | None = "s") -> str:
+    write_results(tmp_path / "results.md", [GROUP], rows, MACHINE, problems or {}, source, 2)
     return (tmp_path / "results.md").read_text()
 
 
@@ -77,3 +77,10 @@ def test_a_target_counts_only_at_no_lower_accuracy(ours, other, seconds, expecte
     rows = {"fast": {0: row("fast", 0, 1.0, ours)}, "peer": {0: row("peer", 0, seconds, other)}}
     assert reached(Ratio("fast", "peer", 6, accuracy=True), [seconds], rows) == expected
     assert reached(Ratio("fast", "peer", None), [seconds], rows) == ""
+
+
+def test_measurements_of_other_code_or_threads_count_only_where_asked_for(tmp_path):
+    older = [{**r, "source": "t"} for r in ROWS]
+    assert "| g | fast | slow | not measured |" in written(tmp_path, older)
+    assert "| g | fast | slow | 5.00 / 9.00 / 12.0 |" in written(tmp_path, older, source=None)
+    assert "| g | fast | slow | not measured |" in written(tmp_path, [{**r, "threads": 1} for r in ROWS])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from fashion_tl.data.datamodule import EpochSampler, ImageDataModule
+from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.transforms import Augment
 from fashion_tl.errors import UserError
 
@@ -337,3 +338,13 @@ def test_wrong_numbers_are_told_together() -> None:
         "data.num_workers is -1, it must be at least 0",
     ):
         assert part in message
+
+
+def test_predictions_are_of_the_test_images_where_they_lie_on_the_device() -> None:
+    data = garments()
+    data.setup()
+    for split in data.splits.values():
+        split.resident = cast(InMemoryImages, split.images).images[split.indices]
+    data.trainer = cast(Any, SimpleNamespace(training=False, testing=False, predicting=True, lightning_module=None))
+    seen, _ = data.on_after_batch_transfer((torch.tensor([3, 1]), torch.zeros(2)), 0)
+    assert torch.equal(seen, data.prepare(data.splits["test"].rows(torch.tensor([3, 1]))))

@@ -105,3 +105,16 @@ def test_logits_of_other_classes_are_refused(checkpoint) -> None:
     for wrong in (np.zeros((4, 2)), np.zeros(3)):
         with pytest.raises(UserError, match=r"calibrated for \(N, 3\)"):
             load_calibration(checkpoint)(wrong)
+
+
+def test_logits_that_no_scaling_helps_stay_as_they_are(checkpoint) -> None:
+    # Separable but for one image: whoever does not see it puts all its trust in the others.
+    labels = np.arange(60) % 3
+    logits = 4.0 * np.eye(3)[labels]
+    logits[0] = [0.0, 4.0, 0.0]
+    found = fit_calibration(Predictions(logits, labels), digest(checkpoint), NAMES)
+    assert found.losses["unscaled"] < found.losses["temperature"]
+    assert found.method == "unscaled"
+    write_calibration(checkpoint, found)
+    probabilities = load_calibration(checkpoint)(logits)
+    np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-12)

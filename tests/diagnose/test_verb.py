@@ -124,6 +124,8 @@ def test_wrong_input_is_one_error_and_changes_nothing(folder, found) -> None:
             diagnose(folder, **options)
     with pytest.raises(UserError, match="unknown run"):
         verb.run("runn", log_dir=folder / "logs", checkpoint_dir=folder / "checkpoints")
+    with pytest.raises(UserError, match="lies neither in"):
+        verb.run("elsewhere/run/version_0", log_dir=folder / "logs", checkpoint_dir=folder / "checkpoints")
     assert path.read_bytes() == before
 
 

@@ -109,6 +109,12 @@ def test_seeds_form_a_group_and_the_newest_represents_it(make: Any) -> None:
         ({"change": {"environment.libraries.fashion_tl": "0.0.9"}}, "the version of fashion_tl is another"),
         ({"change": {"data.test_set": OTHER}}, "the test set is another"),
         ({"change": {"data.class_names": ["a", "b", "c", "d"]}}, "the class names are others"),
+        ({"change": {"data.fingerprint": "another"}}, "the data are others"),
+        ({"change": {"model.weights_hash": "another"}}, "it started from other weights of the same name"),
+        (
+            {"config": {"model.init_args.init_from": "checkpoints/gone/version_0/best.ckpt"}},
+            "it started from another run",
+        ),
         ({"change": {"seed": 1}}, "its seed, 1, is that of a newer version"),
         ({"without": ("config.yaml",)}, "the configuration cannot be compared"),
         ({"without": ("test_predictions.npz",)}, "test_predictions.npz is missing"),
@@ -138,3 +144,17 @@ def test_versions_that_are_shown_themselves_are_not_told_of(make: Any) -> None:
     make.run("a", 1, draw=1)
     _, left_out = collect(["a/version_0", "a/version_1"], make.logs)
     assert left_out == []
+
+
+def test_seeds_may_start_from_seeds_of_one_experiment(make: Any) -> None:
+    for version, lr in enumerate((0.001, 0.001, 0.004)):
+        make.run("first", version, draw=version, config={"model.init_args.lr": lr})
+        start = {"model.init_args.init_from": f"checkpoints/first/version_{version}/best.ckpt"}
+        make.run("second", version, draw=version + 3, config=start)
+    (section,), left_out = collect(["second", "first/version_1"], make.logs)
+    assert seeds(section, "second") == ["second/2"]
+    assert "it started from another run: there the configuration differs (model.init_args.lr)" in left_out[0].why
+    make.run("second", 3, draw=9, config={"model.init_args.init_from": "checkpoints/first/version_1/best.ckpt"})
+    make.run("second", 4, draw=8, config={"model.init_args.init_from": "checkpoints/first/version_0/best.ckpt"})
+    (section,), _ = collect(["second"], make.logs)
+    assert seeds(section, "second") == ["second/4", "second/3", "second/1", "second/0"]

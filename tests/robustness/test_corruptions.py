@@ -111,3 +111,19 @@ def test_blurs_keep_the_light_and_move_no_image() -> None:
 def test_occlusion_covers_its_share() -> None:
     covered = c.occlusion(torch.zeros(20, 1, 28, 28), 0.3, Draws(0, 0, torch.arange(20)))
     assert ((covered == 0.5).float().mean((1, 2, 3)) - 0.3).abs().max() < 0.03
+
+
+@pytest.mark.parametrize(("name", "size"), [("glass blur", 14), ("glass blur", 16), ("pixelate", 20), ("pixelate", 24)])
+def test_strengths_of_small_images_grow_too(images, name, size) -> None:
+    small = torch.nn.functional.adaptive_avg_pool2d(images.float(), size).round().to(torch.uint8)
+    index = torch.arange(COUNT)
+    levels = [(corrupt(small, name, k, 0, index).float() - small.float()).abs().mean() for k in range(1, 6)]
+    assert levels[0] > 0
+    assert all(weaker < stronger for weaker, stronger in itertools.pairwise(levels)), levels
+
+
+def test_the_largest_draw_is_below_one(monkeypatch) -> None:
+    monkeypatch.setattr("fashion_tl.robustness.draws._scramble", lambda values: torch.full_like(values, 2**32 - 1))
+    draws = Draws(0, 0, torch.arange(1))
+    assert 0 < float(draws.uniform(1)) < 1
+    assert torch.isfinite(draws.normal(1)).all()

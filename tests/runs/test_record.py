@@ -13,6 +13,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.runs.record import (
     all_records,
     check_name,
+    claim,
     newest_completed,
     next_paths,
     paths_of,
@@ -193,3 +194,12 @@ def test_all_records_come_by_name_and_number_with_their_errors(logs: Path, check
     assert isinstance(records[1], UserError)
     assert "version_9/run.json is damaged" in str(records[1])
     assert isinstance(records[3], UserError)
+
+
+def test_a_version_is_taken_once(logs: Path, checkpoints: Path) -> None:
+    paths = next_paths(logs, checkpoints, "new")
+    claim(paths)
+    assert paths.logs.is_dir()
+    with pytest.raises(UserError, match="another run of the name 'new'"):
+        claim(paths)
+    assert next_paths(logs, checkpoints, "new").version == paths.version + 1

@@ -39,7 +39,7 @@ from fashion_tl.models.backbones import weights_hash
 from fashion_tl.modules.base import ImageClassifier
 
 MODES = ("auto", "off", "require")
-VERSION = 1
+VERSION = 2
 
 
 class FrozenCache(Callback):
@@ -154,14 +154,14 @@ class FrozenCache(Callback):
         boundary: int,
         part: str,
     ) -> Activations:
-        half = "16" in str(trainer.precision)
-        wanted = {boundary: _description(module, data, split.lower, boundary, part, half)}
+        precision = str(trainer.precision)
+        wanted = {boundary: _description(module, data, split.lower, boundary, part, precision)}
         # What later phases of this run need comes out of the same pass, too.
         names = [*self.keep, *(phase.train for phase in module.phases)] if part != "test" else self.keep
         for kept in sorted({module.network.resolve(name) for name in names}):
             if 0 < kept < boundary:
                 below = split_network(module.network, kept, module.input_spec.image_size, module.preprocess.channels)
-                wanted[kept] = _description(module, data, below.lower, kept, part, half)
+                wanted[kept] = _description(module, data, below.lower, kept, part, precision)
         with ExitStack() as locks:
             for key in sorted(key_of(description) for description in wanted.values()):
                 locks.enter_context(
@@ -227,10 +227,6 @@ class FrozenCache(Callback):
         print(f"cache: {part}, what lies below {where} computed once, {start:,} images in {seconds:.1f} s")
 
 
-def _say_waiting() -> None:
-    print("cache: another run computes the same, waiting for it")
-
-
 def _why_not(data: ImageDataModule, boundary: int) -> str | None:
     if boundary == 0:
         return "nothing is frozen"
@@ -240,7 +236,7 @@ def _why_not(data: ImageDataModule, boundary: int) -> str | None:
 
 
 def _description(
-    module: ImageClassifier, data: ImageDataModule, lower: nn.Module, boundary: int, part: str, half: bool
+    module: ImageClassifier, data: ImageDataModule, lower: nn.Module, boundary: int, part: str, precision: str
 ) -> dict[str, Any]:
     """List all that activations below a boundary depend on, as plain values."""
     spec, preprocess = module.input_spec, module.preprocess
@@ -266,7 +262,8 @@ def _description(
         "mean": preprocess.mean.flatten().tolist(),
         "std": preprocess.std.flatten().tolist(),
         "device": module.device.type,
-        "half": half,
+        "precision": precision,
+        "half": "16" in precision,
         "weights": weights_hash(lower),
         "views": list(data.augment.views or ()) if part == "train" else ["identity"],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -178,7 +178,7 @@ class ImageDataModule(LightningDataModule):
     def _loader(self, split: Split, batch_size: int, **kwargs: Any) -> DataLoader[Batch]:  # noqa: ANN401
         workers = self.num_workers if isinstance(split.images, FolderImages) else 0
         pin = torch.cuda.is_available()
-        return DataLoader(
+        return SplitLoader(
             split,
             batch_size=batch_size,
             collate_fn=_as_is,
@@ -195,7 +195,8 @@ class ImageDataModule(LightningDataModule):
         images, labels = batch
         training = self.trainer is not None and self.trainer.training
         if images.ndim == 1:
-            part = "train" if training else "test" if self.trainer is not None and self.trainer.testing else "val"
+            tests = self.trainer is not None and (self.trainer.testing or self.trainer.predicting)
+            part = "train" if training else "test" if tests else "val"
             split = self.splits[part]
             if split.activations is not None:
                 return split.activations.rows(images, labels.device, training), labels
@@ -289,6 +290,23 @@ class Split(Dataset[Batch]):
         if self.activations is not None or self.resident is not None:
             return wanted, self.labels[wanted]
         return self.images.__getitems__(self.indices[wanted].tolist())
+
+
+class SplitLoader(DataLoader[Batch]):
+    """Reads images in worker processes, if there are any, and activations in this one.
+
+    Workers hold the split as it was when they started, so whether it has activations by now is asked here, when the
+    first batch of an epoch is wanted.
+    """
+
+    def __iter__(self) -> Any:  # noqa: ANN401 - DataLoader's type is private
+        """Yield the batches of an epoch."""
+        split = cast(Split, self.dataset)
+        if split.activations is None or self.num_workers == 0:
+            yield from super().__iter__()
+        else:
+            for positions in cast(Iterable[list[int]], self.batch_sampler):
+                yield split.__getitems__(positions)
 
 
 class EpochSampler(RandomSampler):

@@ -16,7 +16,7 @@ from fashion_tl.analysis.metrics import Floats, Ints, calibration_error, cross_e
 from fashion_tl.analysis.selective import accuracy_at_coverage, area_under_risk_coverage, risk_coverage
 from fashion_tl.diagnose.pictures import reliability_diagrams, risk_coverage_picture
 from fashion_tl.diagnose.predictions import Predictions
-from fashion_tl.diagnose.scaling import TEMPERATURE, VECTOR, Calibration
+from fashion_tl.diagnose.scaling import TEMPERATURE, UNSCALED, VECTOR, Calibration
 from fashion_tl.runs.findings import Findings
 
 COVERAGE = 0.9
@@ -37,7 +37,7 @@ def diagnose_calibration(findings: Findings, test: Predictions, calibration: Cal
         "vector": calibration.apply(test.logits, VECTOR),
     }
     figures = {name: calibration_figures(logits, test.labels) for name, logits in scaled.items()}
-    chosen = calibration.method
+    chosen = "as trained" if calibration.method == UNSCALED else calibration.method
     columns = ["", "accuracy", "expected calibration error", "adaptive", "class-wise", "NLL", "Brier score"]
     keys = ("accuracy", "ece", "ace", "cce", "nll", "brier")
     names = {name: f"{name} scaling" if name != "as trained" else name for name in scaled}
@@ -92,7 +92,7 @@ def _fit_table(findings: Findings, calibration: Calibration) -> None:
     values = {"temperature": f"T = {calibration.temperature:.4f}", "vector": "a scale and a bias for each class"}
     rows = [
         [name, values.get(name, "none"), losses.get(name), "yes" if name == calibration.method else ""]
-        for name in ("unscaled", TEMPERATURE, VECTOR)
+        for name in (UNSCALED, TEMPERATURE, VECTOR)
     ]
     caption = f"Scalings fitted to {calibration.images:,} validation images; the cross-validated NLL chooses"
     if not losses:
@@ -110,6 +110,7 @@ def _selective(probabilities: Floats, labels: Ints) -> dict[str, Any]:
 
 def _draw(findings: Findings, scaled: dict[str, Floats], labels: Ints, chosen: str) -> None:
     probabilities = {name: softmax(logits) for name, logits in scaled.items()}
+    chosen = TEMPERATURE if chosen == "as trained" else chosen
     after = f"{chosen} scaling"
     diagrams = []
     for name, title in (("as trained", "as trained"), (chosen, after)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from fashion_tl.analysis.checks import check_scores
 from fashion_tl.analysis.metrics import Floats, Ints
 from fashion_tl.errors import UserError
 from fashion_tl.runs.findings import progress_bar, write_arrays
+from fashion_tl.runs.record import BROKEN_ARRAYS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ def test_predictions(opened: OpenedRun) -> Predictions:
             labels, logits = file["label"], file["logits"]
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: train and test the run again with this version.") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN_ARRAYS as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): train and test the run again.") from error
     expected = opened.data.splits["test"].labels.numpy()
     if logits.ndim != 2 or logits.shape[1] != len(opened.module.class_names) or not np.array_equal(labels, expected):
@@ -105,7 +105,7 @@ def _read_kept(path: Path, checkpoint: str, index: np.ndarray) -> np.ndarray | N
             if str(file["checkpoint"]) == checkpoint and np.array_equal(file["index"], index):
                 logits: np.ndarray = file["logits"]
                 return logits if logits.ndim == 2 and len(logits) == len(index) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except BROKEN_ARRAYS:
         return None
     return None
 

@@ -18,7 +18,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.runs.record import write_text
 
 SIDECAR = "calibration.json"
-TEMPERATURE, VECTOR = "temperature", "vector"
+UNSCALED, TEMPERATURE, VECTOR = "unscaled", "temperature", "vector"
 FOLDS = 5
 TINY = 1e-300
 
@@ -32,7 +32,7 @@ class Calibration:
     Attributes:
         checkpoint: Hash of the checkpoint that it was fitted to.
         class_names: Names of the K classes.
-        method: "temperature" or "vector": what cross-validation chose, which is what to apply.
+        method: "unscaled", "temperature" or "vector": what cross-validation chose, which is what to apply.
         temperature: What logits are divided by.
         scale: Factor of each class's logit (K,).
         bias: Summand of each class's logit (K,).
@@ -52,6 +52,8 @@ class Calibration:
 
     def apply(self, logits: npt.ArrayLike, method: str | None = None) -> Floats:
         """Scale logits (N, K) by the chosen method, or by the one that is named."""
+        if (method or self.method) == UNSCALED:
+            return np.asarray(logits, dtype=np.float64)
         if (method or self.method) == TEMPERATURE:
             return apply_scaling(logits, 1 / self.temperature)
         return apply_scaling(logits, self.scale, self.bias)
@@ -61,9 +63,10 @@ def fit_calibration(validation: Predictions, checkpoint: str, class_names: tuple
     """Fit both scalings to validation logits and choose between them by cross-validation.
 
     On the images that it was fitted to, vector scaling with its 2 K values would always win; five-fold
-    cross-validation, stratified and without chance, compares both on images that each has not seen. Vector scaling
-    is taken where its loss is lower by more than a standard error of the difference (the rule of Breiman 1984), the
-    temperature everywhere else, and where some class has fewer than five images.
+    cross-validation, stratified and without chance, compares both on images that each has not seen. The temperature
+    is taken where its loss is not above that of the logits as they are, and where some class has fewer than five
+    images; vector scaling where its loss is lower than the temperature's, and the logits' own, by more than a standard
+    error of the difference (the rule of Breiman 1984).
 
     Args:
         validation: Logits and labels of validation images, never of the test set.
@@ -79,13 +82,21 @@ def fit_calibration(validation: Predictions, checkpoint: str, class_names: tuple
     return Calibration(
         checkpoint,
         class_names,
-        VECTOR if held and _clearly_better(held[VECTOR], held[TEMPERATURE], labels) else TEMPERATURE,
+        _choose(held, labels),
         fit_temperature(logits, labels),
         tuple(scale.tolist()),
         tuple(bias.tolist()),
         len(labels),
         {name: cross_entropy(values, labels) for name, values in held.items()},
     )
+
+
+def _choose(held: dict[str, Floats], labels: Ints) -> str:
+    if not held:
+        return TEMPERATURE
+    losses = {name: cross_entropy(logits, labels) for name, logits in held.items()}
+    plain = TEMPERATURE if losses[TEMPERATURE] <= losses[UNSCALED] else UNSCALED
+    return VECTOR if _clearly_better(held[VECTOR], held[plain], labels) else plain
 
 
 def _clearly_better(first: Floats, second: Floats, labels: Ints) -> bool:
@@ -102,7 +113,7 @@ def _held_out(logits: Floats, labels: Ints) -> dict[str, Floats]:
     order = np.argsort(labels, kind="stable")
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % FOLDS
-    scaled = {"unscaled": logits, TEMPERATURE: np.empty_like(logits), VECTOR: np.empty_like(logits)}
+    scaled = {UNSCALED: logits, TEMPERATURE: np.empty_like(logits), VECTOR: np.empty_like(logits)}
     for k in range(FOLDS):
         seen, held = fold != k, fold == k
         scaled[TEMPERATURE][held] = logits[held] / fit_temperature(logits[seen], labels[seen])
@@ -140,7 +151,7 @@ def read_calibration(checkpoint: Path) -> Calibration | None:
 
 
 def _check(calibration: Calibration) -> None:
-    if calibration.method not in (TEMPERATURE, VECTOR):
+    if calibration.method not in (UNSCALED, TEMPERATURE, VECTOR):
         raise ValueError(f"its method is {calibration.method!r}")
     if not len(calibration.class_names) == len(calibration.scale) == len(calibration.bias):
         raise ValueError("its scale and bias do not have one value a class")

@@ -93,16 +93,17 @@ def run(
     path = findings.write(opened.paths.logs, NAME)
     sidecar = write_calibration(opened.paths.best, calibration)
     figures = findings.figures["calibration"]
-    before, after = figures["test"]["as trained"], figures["test"][calibration.method]
+    before, after = figures["test"]["as trained"], figures["test"][figures["chosen"]]
+    kept_right = figures["selective"][figures["chosen"]]["accuracy_at"]["0.90"]
     findings.log(
         opened.paths.logs,
         NAME,
         {
             "calibration_error_as_trained": before["ece"],
             "calibration_error_calibrated": after["ece"],
-            "accuracy_at_90_percent_coverage": figures["selective"][calibration.method]["accuracy_at"]["0.90"],
+            "accuracy_at_90_percent_coverage": kept_right,
         },
     )
-    print(f"calibration error {before['ece']:.4f}, after {calibration.method} scaling {after['ece']:.4f}: {sidecar}")
-    print(f"accuracy at 90 % coverage {figures['selective'][calibration.method]['accuracy_at']['0.90']:.4f}: {path}")
+    print(f"calibration error {before['ece']:.4f}, calibrated ({calibration.method}) {after['ece']:.4f}: {sidecar}")
+    print(f"accuracy at 90 % coverage {kept_right:.4f}: {path}")
     return findings

@@ -17,6 +17,7 @@ from fashion_tl.explain.heatmaps import HeatMaps
 from fashion_tl.explain.panels import Explained
 from fashion_tl.explain.targets import Target, choose_target, find_targets
 from fashion_tl.runs.opened import OpenedRun
+from fashion_tl.runs.record import BROKEN_ARRAYS
 
 Advance = Callable[[int], None]
 
@@ -59,7 +60,7 @@ class Subject:
                 logits, labels = kept["logits"], kept["label"]
             if np.array_equal(labels, self.labels) and logits.shape == (len(self.labels), len(self.class_names)):
                 return np.asarray(logits, dtype=np.float32)
-        except (OSError, ValueError, KeyError):
+        except BROKEN_ARRAYS:
             pass
         return self.survey().logits
 

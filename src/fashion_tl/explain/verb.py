@@ -76,6 +76,8 @@ def run(
     for name, value in (("batch_size", batch_size), ("projector", PROJECTED if projector is None else projector)):
         if value < 1:
             raise UserError(f"--{name} is {value}, it must be at least 1.")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}, it must be at least 0.")
     from fashion_tl.explain import compare, parts
     from fashion_tl.explain.features import check_channels, parse_objectives
     from fashion_tl.explain.subject import check_alike, subject_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -55,6 +55,10 @@ class EarlyStopping(LightningEarlyStopping):
 
     An earlier phase always runs to its end: its plateau is what the next phase is there to leave.
     """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting, with the patience that this run was given."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
     def _should_skip_check(self, trainer: Trainer) -> bool:
         phases: tuple[Phase, ...] = getattr(trainer.lightning_module, "phases", (Phase(0, "all"),))

@@ -244,7 +244,8 @@ class ImageClassifier(LightningModule):
         total, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs or -1
         if self.schedule != "constant" and epochs < 1:
             raise UserError(f"schedule {self.schedule!r} needs an end: set --trainer.max_epochs.")
-        steps_per_epoch = max(1, round(total / epochs)) if epochs > 0 else 1
+        batches = float(self.trainer.num_training_batches) / self.trainer.accumulate_grad_batches
+        steps_per_epoch = math.ceil(batches) if math.isfinite(batches) else max(1, round(total / max(epochs, 1)))
         schedule = PhaseSchedule(optimizer, self.phases, rates, steps_per_epoch, epochs, self.shape)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

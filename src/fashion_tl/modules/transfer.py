@@ -6,6 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fashion_tl.errors import UserError
@@ -44,6 +45,8 @@ class TransferClassifier(ImageClassifier):
     ) -> None:
         super().__init__(class_names, **kwargs)
         self.save_hyperparameters()
+        if not 0 <= dropout <= 1:
+            raise UserError(f"model.dropout is {dropout}, allowed is 0 to 1.")
         size = self.input_spec.image_size
         self.made = create_backbone(backbone, pretrained and init_from is None, size, backbone_args)
         layers = {"dropout": nn.Dropout(dropout), "linear": nn.Linear(self.made.features, len(class_names))}
@@ -96,4 +99,14 @@ class TransferClassifier(ImageClassifier):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add where the weights came from."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["fashion_tl_weights"] = self.weights
+        checkpoint["fashion_tl_weights"], checkpoint["fashion_tl_weights_hash"] = self.weights, self.weights_hash
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over where the weights came from, and what images are normalised with: a run goes on as it began."""
+        saved = checkpoint.get("hyper_parameters", {})
+        self.weights = checkpoint.get("fashion_tl_weights", self.weights)
+        self.weights_hash = checkpoint.get("fashion_tl_weights_hash", self.weights_hash)
+        for name in ("mean", "std"):
+            buffer = getattr(self.preprocess, name)
+            if name in saved and len(saved[name]) == buffer.numel():
+                buffer.copy_(torch.tensor(saved[name]).view_as(buffer))

@@ -15,6 +15,8 @@ from fashion_tl.errors import UserError
 from fashion_tl.report.find import LeftOut, find, open_completed
 from fashion_tl.report.reading import PREDICTIONS, Run, read_results
 
+START = "model.init_args.init_from"
+
 
 @dataclass(eq=False)
 class Section:
@@ -189,16 +191,33 @@ def _differs(run: Run, other: Run) -> str | None:
     for what, mine, theirs in (
         ("the version of fashion_tl is another", _library(run), _library(other)),
         ("the class names are others", run.class_names, other.class_names),
+        ("the data are others", run.get("data", "fingerprint"), other.get("data", "fingerprint")),
         ("the test set is another", run.get("data", "test_set"), other.get("data", "test_set")),
     ):
         if mine != theirs:
             return f"{what}, or not recorded"
     if run.config is None or other.config is None:
         return "the configuration cannot be compared"
-    mine, theirs = _comparable(run.config), _comparable(other.config)
-    keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-    return f"the configuration differs ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else None
+    mine, theirs = run.config, other.config
+    every = mine.keys() | theirs.keys()
+    keys = sorted(key for key in every - {"seed_everything", "data.root", START} if mine.get(key) != theirs.get(key))
+    if keys:
+        return f"the configuration differs ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+    if mine.get(START) != theirs.get(START):
+        return _starts_differ(run, other)
+    weights = [one.get("model", "weights_hash") for one in (run, other)]
+    random = any(str(one.get("model", "weights")).startswith("random") for one in (run, other))
+    return None if random or weights[0] == weights[1] else "it started from other weights of the same name"
 
 
-def _comparable(config: dict[str, str]) -> dict[str, str]:
-    return {k: re.sub(r"version_\d+", "version_*", v) for k, v in config.items() if k != "seed_everything"}
+def _starts_differ(run: Run, other: Run) -> str | None:
+    """Say why the runs that two versions started from are not two seeds of one experiment; None if they are."""
+    starts = []
+    for one in (run, other):
+        version = Path((one.config or {}).get(START, "")).parent
+        started = one.folder.parent.parent / version.parent.name / version.name
+        starts.append(open_completed(started, []) if version.name.startswith("version_") else None)
+    if starts[0] is None or starts[1] is None:
+        return "it started from another run, which cannot be compared"
+    why = _differs(starts[0], starts[1])
+    return None if why is None else f"it started from another run: there {why}"

@@ -128,10 +128,10 @@ def rates(run: Run) -> str | None:
 
 def epochs(run: Run) -> float | None:
     """Count the epochs of a run."""
-    if run.history:
-        return len(run.history["epoch"])
     recorded = run.get("time", "epoch_seconds")
-    return len(recorded) if isinstance(recorded, list) else None
+    if isinstance(recorded, list):
+        return len(recorded)
+    return len(run.history["epoch"]) if run.history else None
 
 
 def best_epoch(run: Run) -> float | None:

@@ -27,8 +27,8 @@ METHODS = (
     "width (Naeini 2015, Guo 2017).",
     "Significance: McNemar\u2019s exact two-sided test on the same images (McNemar 1947), adjusted over all pairs of a "
     "section (Holm 1979).",
-    "Trained parameters: of the phase that trains most. Wall-clock: seconds of fitting, validation and cache included. "
-    "Peak memory: of the process, or of the GPU where one was used.",
+    "Trained parameters: of the phase that trains most. Wall-clock: seconds of fitting, validation included, and of "
+    "computing frozen activations where the cache had none. Peak memory: of the process, or of the GPU in use.",
     "Runs on other test images, with other classes or from another version of fashion_tl have sections of their own; "
     "nothing is compared or averaged across sections.",
 )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,10 @@ import yaml
 from fashion_tl.analysis.metrics import Floats, Ints
 from fashion_tl.errors import UserError
 from fashion_tl.report.html import clean
-from fashion_tl.runs.record import read_record
+from fashion_tl.runs.record import BROKEN_ARRAYS, read_record
 
 RECORD, CONFIG, METRICS = "run.json", "config.yaml", "metrics.csv"
 PREDICTIONS, FILTERS, ANALYSIS = "test_predictions.npz", "filters.npz", "analysis"
-BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

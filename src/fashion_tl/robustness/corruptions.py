@@ -88,7 +88,9 @@ def glass_blur(images: Tensor, strength: float, draws: Draws) -> Tensor:
     rows = torch.arange(height, device=images.device).view(1, -1, 1)
     columns = torch.arange(width, device=images.device).view(1, 1, -1)
     for turn in range(2):
-        moves = ((draws.uniform(2, height, width, part=turn) * 2 - 1) * reach).round().long()
+        moves = (draws.uniform(2, height, width, part=turn) * 2 - 1) * reach
+        # Rounded up or down by chance: a reach below half a pixel moves some pixels, not none.
+        moves = (moves + draws.uniform(2, height, width, part=2 + turn)).floor().long()
         places = (rows + moves[:, 0]).clamp(0, height - 1) * width + (columns + moves[:, 1]).clamp(0, width - 1)
         flat = places.view(count, 1, -1).expand(-1, channels, -1)
         images = images.flatten(2).gather(2, flat).view(count, channels, height, width)
@@ -124,12 +126,11 @@ def fog(images: Tensor, strength: float, draws: Draws) -> Tensor:
 
 
 def pixelate(images: Tensor, strength: float, draws: Draws) -> Tensor:
-    """Replace square blocks of a side in pixels by their means."""
+    """Replace blocks of about a side in pixels by their means; there are whole numbers of them, so sides may vary."""
     height, width = images.shape[2:]
-    side = max(1, round(strength * _scale(images)))
-    padded = F.pad(images, (0, -width % side, 0, -height % side), mode="replicate")
-    blocks = F.avg_pool2d(padded, side)
-    return blocks.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, :, :height, :width]
+    side = max(1.0, strength * _scale(images))
+    blocks = F.adaptive_avg_pool2d(images, (max(1, round(height / side)), max(1, round(width / side))))
+    return F.interpolate(blocks, size=(height, width), mode="nearest-exact")
 
 
 def jpeg(images: Tensor, strength: float, draws: Draws) -> Tensor:

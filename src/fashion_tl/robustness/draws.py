@@ -34,7 +34,7 @@ class Draws:
         each = _scramble(self.index.long() ^ key)
         place = _scramble(torch.arange(count, device=self.index.device) + (key ^ 0x5BD1E995))
         bits = _scramble(each.unsqueeze(1) ^ place)
-        return ((bits >> 8).float() + 0.5).mul_(2.0**-24).view(-1, *shape)
+        return ((bits >> 9).float() + 0.5).mul_(2.0**-23).view(-1, *shape)
 
     def normal(self, *shape: int, part: int = 0) -> Tensor:
         """Draw standard normal numbers (B, *shape), float32."""

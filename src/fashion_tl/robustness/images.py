@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def _parse(path: Path, read: Callable[[Path], bytes]) -> Tensor:
         pixels = np.frombuffer(data, np.uint8, offset=16)
         if magic != 2051 or len(sizes) != 3 or pixels.size != np.prod(sizes):
             raise ValueError("it is not a whole IDX file of images")
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} is damaged: {error}. Replace or remove it.") from error
     return torch.from_numpy(pixels.reshape(-1, 1, *sizes[1:]).copy())
 

@@ -73,6 +73,12 @@ class Measured:
         return lines + [f"  {line}" for line in figures["left_out"]]
 
 
+def _seen(opened: OpenedRun) -> list[Any]:
+    """List what decides which images are corrupted: the test set, and how its images are held."""
+    described = opened.data.describe()
+    return [described[name] for name in ("test_set", "channels", "held_size", "resize", "crop")]
+
+
 @dataclass
 class Measuring:
     """Measures runs with the same options; a run is measured once.
@@ -95,10 +101,10 @@ class Measuring:
         opened = [self._open(name) for name in dict.fromkeys(runs)]
         base = None if baseline is None else self._open(baseline)
         for one in opened if base is not None else []:
-            if base is not None and one.data.describe()["test_set"] != base.data.describe()["test_set"]:
+            if base is not None and _seen(one) != _seen(base):
                 raise UserError(
-                    f"--baseline {baseline} was tested on other images than {one.paths.logs}: their errors cannot be "
-                    "compared. Choose a baseline of the same data."
+                    f"--baseline {baseline} was tested on other images than {one.paths.logs}, or holds them at another "
+                    "size: their errors cannot be compared. Choose a baseline of the same data."
                 )
         reference = None if base is None else self._stored(base) or self._sweep(base)
         label = None if base is None else f"{base.paths.name} version {base.paths.version}"

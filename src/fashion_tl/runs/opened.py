@@ -50,6 +50,11 @@ def open_run(run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = N
         folder = folder.parent
     number = folder.name.removeprefix("version_")
     if folder.name.startswith("version_") and number.isdigit():
+        if folder.parent.parent.resolve() not in (log_dir.resolve(), checkpoint_dir.resolve()):
+            raise UserError(
+                f"{folder} lies neither in {log_dir} nor in {checkpoint_dir}: say with --log_dir and --checkpoint_dir "
+                "where the run's records and checkpoints are."
+            )
         paths = paths_of(log_dir, checkpoint_dir, folder.parent.name, int(number))
     else:
         paths = newest_completed(log_dir, checkpoint_dir, run)
@@ -59,7 +64,7 @@ def open_run(run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = N
     data = _data_of(paths, root)
     data.prepare_data()
     data.setup()
-    described, recorded = data.describe(), record.get("data", {})
+    described, recorded = data.describe(), record.get("data") or {}
     for what in ("fingerprint", "class_names", "test_set"):
         if what in recorded and described[what] != recorded[what]:
             raise UserError(f"the data of {paths.logs} have changed since: their {what.replace('_', ' ')} is another.")
@@ -71,9 +76,9 @@ def _data_of(paths: RunPaths, root: str | None) -> ImageDataModule:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         settings: dict[str, Any] = dict(config["data"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is missing or damaged: it says what data the run had.") from error
-    augment = settings.pop("augment", None)
-    if root is not None:
-        settings["root"] = root
-    return ImageDataModule(**settings, augment=Augment(**augment) if augment else None)
+        augment = settings.pop("augment", None)
+        if root is not None:
+            settings["root"] = root
+        return ImageDataModule(**settings, augment=Augment(**augment) if augment else None)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is missing, damaged or of another version: it says what data the run had.") from error

@@ -43,6 +43,7 @@ def keep_test_images(data: object, log_dir: Path) -> None:
 
 
 def _small(images: Tensor) -> Tensor:
+    images = images.cpu()
     if max(images.shape[2:]) <= LARGEST:
         return images
     resized = F.interpolate(images.float(), size=(LARGEST, LARGEST), mode="bilinear", antialias=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 from fashion_tl.errors import UserError, unknown_name
 
+# What NumPy raises for an archive that is cut short or has other bytes.
+BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 COMPLETED, RUNNING, INTERRUPTED, FAILED = "completed", "running", "interrupted", "failed"
 
 
@@ -71,6 +75,21 @@ def next_paths(log_dir: Path, checkpoint_dir: Path, name: str) -> RunPaths:
     """Return the folders of the next version of a run; none of them exists yet."""
     taken = [*versions(log_dir, name), *versions(checkpoint_dir, name)]
     return paths_of(log_dir, checkpoint_dir, check_name(name), max(taken, default=-1) + 1)
+
+
+def claim(paths: RunPaths) -> None:
+    """Make the log folder of a new version, which no other run can then take.
+
+    Raises:
+        UserError: If another run has taken that version since ``next_paths`` looked.
+    """
+    try:
+        paths.logs.mkdir(parents=True)
+    except FileExistsError as error:
+        raise UserError(
+            f"another run of the name {paths.name!r} started at this moment and took version {paths.version}: "
+            "start this one again."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

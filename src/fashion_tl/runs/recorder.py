@@ -7,11 +7,13 @@ import io
 import math
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,18 @@ class RunRecorder(Callback):
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._stopping: str | None = None
+        self._fitting = False
+        self._first_epoch = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note what is about to happen: a test restores the checkpoint's callbacks, too."""
+        self._fitting = stage == "fit"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the best among the epochs whose checkpoints this version holds."""
+        start = trainer.ckpt_path
+        if start is not None and Path(str(start)).parent.resolve() != self.paths.checkpoints.resolve():
+            self._first_epoch = trainer.current_epoch
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration and a record that says "running"."""
@@ -161,8 +175,13 @@ class RunRecorder(Callback):
         if self.paths.logs.exists():
             self._write()
         if self.paths.last.is_file():
-            command = str(self.record["command"]).partition(" --ckpt_path")[0]
-            print(f"{self.paths.name}: {self._stopping}. To go on: {command} --ckpt_path {self.paths.last}")
+            config, last = (shlex.quote(str(path)) for path in (self.paths.logs / "config.yaml", self.paths.last))
+            print(f"{self.paths.name}: {self._stopping}. To go on: fashion-tl fit -c {config} --ckpt_path {last}")
+
+    def fail(self, reason: str) -> None:
+        """Write a record that says why there is nothing to test."""
+        self.record.update(status=FAILED, reason=reason, finished=_now())
+        self._write()
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the history in the checkpoint, as plain values."""
@@ -175,6 +194,8 @@ class RunRecorder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the history of the stopped run."""
+        if not self._fitting:
+            return
         self.history = [dict(row) for row in state_dict["history"]]
         self.fit_seconds = float(state_dict["fit_seconds"])
         self.record["started"] = state_dict["started"]
@@ -190,8 +211,9 @@ class RunRecorder(Callback):
             "cache_seconds": self.cache.seconds,
             "images_per_second": images * len(rows) / sum(seconds) if seconds else None,
         }
-        self.record["peak_memory_bytes"] = _peak_memory()
-        scored = [row for row in rows if math.isfinite(row.get(self.monitor, math.nan))]
+        self.record["peak_memory_bytes"] = _peak_memory(trainer.strategy.root_device)
+        own = [row for row in rows if row["epoch"] >= self._first_epoch]
+        scored = [row for row in own if math.isfinite(row.get(self.monitor, math.nan))]
         if scored:
             sign = -1 if self.monitor.endswith("loss") else 1
             best = max(scored, key=lambda row: sign * row[self.monitor])
@@ -279,9 +301,9 @@ def _device(trainer: Trainer) -> str:
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
