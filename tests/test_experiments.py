@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import yaml
 from PIL import Image
 
 from fashion_tl.cli import main
-from fashion_tl.runs.record import read_record
+from fashion_tl.runs.record import read_record, write_record
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = sorted(p for p in FOLDER.rglob("*.yaml") if p.name != "base.yaml")
@@ -80,3 +82,51 @@ def test_experiment_holds_differences_only_and_says_what_it_asks(path: Path):
     assert any(line.startswith("# Command:") for line in lines)
     assert sum(not line.startswith("#") for line in lines) <= 30
     assert yaml.safe_load(path.read_text())["extends"]
+
+
+@pytest.fixture
+def studies(workdir: Path, monkeypatch: pytest.MonkeyPatch):
+    """The programme behind ``make studies``, whose runs only note their command; those of the set fail."""
+    spec = importlib.util.spec_from_file_location("studies_run", FOLDER / "studies" / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    commands: list[list[str]] = []
+    failing: set[str] = set()
+
+    def call(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, int(Path(command[command.index("-c") + 1]).stem in failing))
+
+    monkeypatch.setattr(module.subprocess, "run", call)
+    return module.main, commands, failing
+
+
+def test_studies_go_on_after_a_failure_and_hand_on_other_flags(studies, capsys):
+    run, commands, failing = studies
+    failing.add("light_cnn")
+    assert run(["--quick", "--seeds", "3", "--trainer.accelerator", "cpu"]) == 1
+    assert len(commands) == len(list((FOLDER / "studies").glob("*.yaml")))
+    assert all(command[-4:] == ["--seeds", "3", "--trainer.accelerator", "cpu"] for command in commands)
+    assert any("--model.pretrained" in command for command in commands)
+    outcome = capsys.readouterr().out
+    assert "light_cnn" in outcome
+    assert "failed with status 1" in outcome
+
+
+def test_one_study_is_chosen_by_name_and_what_is_done_is_skipped(studies, workdir: Path, capsys):
+    run, commands, _ = studies
+    assert run(["--only", "light_cnn", "--backbone", "resnet18"]) == 0
+    assert [Path(command[command.index("-c") + 1]).stem for command in commands] == ["light_cnn"]
+    assert "--model.backbone" not in commands[0]
+    assert run(["--only", "light_cmm"]) == 2
+    assert "light_cnn" in capsys.readouterr().err
+    done = workdir / "lightning_logs/light_cnn/version_0"
+    write_record(done, {"status": "completed"})
+    (workdir / "checkpoints/light_cnn/version_0").mkdir(parents=True)
+    (workdir / "checkpoints/light_cnn/version_0/best.ckpt").touch()
+    commands.clear()
+    assert run([]) == 0
+    assert "light_cnn" not in [Path(command[command.index("-c") + 1]).stem for command in commands]
+    assert "already done" in capsys.readouterr().out
