@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -284,16 +284,24 @@ class Split(Dataset[Batch]):
         """Return one image and its label."""
         return self.images[int(self.indices[position])]
 
+    @property
+    def on_device(self) -> bool:
+        """Whether batches are positions, of activations or of images that the device has."""
+        return self.activations is not None or self.resident is not None
+
     def __getitems__(self, positions: list[int]) -> Batch:
-        """Return a batch: images, or positions (B,) of activations or images that the device has; and labels (B,)."""
-        wanted = torch.tensor(positions)
-        if self.activations is not None or self.resident is not None:
-            return wanted, self.labels[wanted]
-        return self.images.__getitems__(self.indices[wanted].tolist())
+        """Return a batch: images, or positions (B,) of what the device has; and labels (B,)."""
+        return self.batch(torch.tensor(positions))
+
+    def batch(self, positions: Tensor) -> Batch:
+        """Return a batch by positions (B,), see ``__getitems__``."""
+        if self.on_device:
+            return positions, self.labels[positions]
+        return self.images.__getitems__(self.indices[positions])
 
 
 class SplitLoader(DataLoader[Batch]):
-    """Reads images in worker processes, if there are any, and activations in this one.
+    """Reads files in worker processes, and all else in this one, without lists of indices.
 
     Workers hold the split as it was when they started, so whether it has activations by now is asked here, when the
     first batch of an epoch is wanted.
@@ -302,11 +310,13 @@ class SplitLoader(DataLoader[Batch]):
     def __iter__(self) -> Any:  # noqa: ANN401 - DataLoader's type is private
         """Yield the batches of an epoch."""
         split = cast(Split, self.dataset)
-        if split.activations is None or self.num_workers == 0:
+        if not split.on_device and (self.num_workers or self.pin_memory):
             yield from super().__iter__()
-        else:
-            for positions in cast(Iterable[list[int]], self.batch_sampler):
-                yield split.__getitems__(positions)
+            return
+        order = self.sampler.order() if isinstance(self.sampler, EpochSampler) else torch.tensor(list(self.sampler))
+        for positions in torch.split(order, self.batch_size or 1):
+            if len(positions) == self.batch_size or not self.drop_last:
+                yield split.batch(positions)
 
 
 class EpochSampler(RandomSampler):
@@ -318,12 +328,15 @@ class EpochSampler(RandomSampler):
         """Choose the epoch (from 0) whose order comes next."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield all indices in the order of the epoch."""
+    def order(self) -> Tensor:
+        """Return all positions (N,) in the order of the epoch."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         generator = torch.Generator().manual_seed((seed * 1_000_003 + self.epoch) % 2**63)
-        count = len(cast(Split, self.data_source))
-        yield from torch.randperm(count, generator=generator).tolist()
+        return torch.randperm(len(cast(Split, self.data_source)), generator=generator)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield all positions in the order of the epoch."""
+        yield from self.order().tolist()
 
 
 def _as_is(batch: Any) -> Any:  # noqa: ANN401 - a batch comes whole from `__getitems__`

@@ -78,11 +78,11 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]], ABC):
         return images[0], labels[0]
 
     @abstractmethod
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return a batch of B images, uint8 (B, C, H, W), and their labels, int64 (B,).
 
         Args:
-            indices: B indices in 0 to N - 1, in any order, repeated or not.
+            indices: B indices in 0 to N - 1, in any order, repeated or not; a list, or a tensor (B,).
         """
 
 
@@ -107,9 +107,9 @@ class InMemoryImages(ImageSet):
         self.labels = labels
         self.channels = images.shape[1]
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return a batch, see `ImageSet.__getitems__`."""
-        index = torch.tensor(indices, dtype=torch.int64)
+        index = torch.as_tensor(indices, dtype=torch.int64)
         return self.images.index_select(0, index), self.labels.index_select(0, index)
 
 
@@ -146,14 +146,15 @@ class FolderImages(ImageSet):
         self.resize: Literal["crop", "squash"] = resize
         self.crop = crop
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return a batch, see `ImageSet.__getitems__`.
 
         Raises:
             UnreadableImageError: A file cannot be decoded.
         """
-        images = [decode_image(self.paths[index], self.size, self.resize, self.crop) for index in indices]
-        return torch.stack(images), self.labels[torch.tensor(indices, dtype=torch.int64)]
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        images = [decode_image(self.paths[index], self.size, self.resize, self.crop) for index in chosen.tolist()]
+        return torch.stack(images), self.labels[chosen]
 
 
 def decode_image(path: Path, size: int, resize: Literal["crop", "squash"], crop: float = 1.0) -> Tensor:

@@ -87,7 +87,7 @@ def run(
         test,
         validation,
         softmax(calibration.apply(test.logits)),
-        lambda indices: split.images.__getitems__(split.indices[indices].tolist())[0].numpy(),
+        lambda indices: split.images.__getitems__(split.indices[indices])[0].numpy(),
     )
     diagnose_errors(findings, case, softmax(test.logits), softmax(validation.logits), grouping, cost_matrix)
     path = findings.write(opened.paths.logs, NAME)

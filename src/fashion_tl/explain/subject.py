@@ -85,7 +85,7 @@ class Subject:
     def images(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> Tensor:
         """Return test images (B, C, H, W), uint8, by their positions in the test set."""
         split = self.opened.data.splits["test"]
-        return split.images.__getitems__(split.indices[torch.as_tensor(np.asarray(positions))].tolist())[0]
+        return split.images.__getitems__(split.indices[torch.as_tensor(np.asarray(positions))])[0]
 
     def first_of_each_class(self, each: int, most: int) -> list[int]:
         """Return the first test images of each of the first classes: nobody chose them."""

@@ -148,7 +148,7 @@ class Measuring:
 
     def _subset(self, split: Split, count: int) -> Subset:
         index = self._choose(split, count)
-        images, labels = split.images.__getitems__(split.indices[index].tolist())
+        images, labels = split.images.__getitems__(split.indices[index])
         return Subset(images, labels.numpy(), index)
 
     def _choose(self, split: Split, count: int) -> torch.Tensor:

@@ -53,7 +53,7 @@ class TensorBoardPictures(Callback):
             return
         with torch.random.fork_rng(devices=[]):
             split = data.splits["train"]
-            images, _ = split.images.__getitems__(split.indices[:32].tolist())
+            images, _ = split.images.__getitems__(split.indices[:32])
             seen = data.prepare(data.augment(images.to(pl_module.device)))
         _add_image(trainer, "images/training_as_the_network_sees_them", grid(pl_module.preprocess.undo(seen)))
         self._add_filters(trainer, pl_module)
