@@ -15,14 +15,15 @@ def plan(settings: Settings) -> list[Group]:
     groups = [
         *_phases(settings),
         _scratch(settings),
-        _whole(settings, "d-resnet18", _resnet18(settings), "layer4", ("layer4",)),
+        _whole(settings, "d-resnet18", _resnet18(settings), {"fit, twice, empty cache": "layer4"}, ("layer4",)),
         _search(settings),
         _cached(settings, "f-top", "layer4", settings.some(), 128, 5, 0.95),
         _cached(settings, "f-head", "head", 0, 512, 41, 0.6),
     ]
     if settings.pretrained is not None:
         modules = (*(f"blocks.{i}" for i in range(2, 7)), "conv_head", "bn2")
-        groups.insert(3, _whole(settings, "d-mobilenet", f"local-dir:{settings.pretrained}", "5", modules))
+        ours = {"fit, twice, empty cache": "5", "fit, twice, top 3 stages, empty cache": "3"}
+        groups.insert(3, _whole(settings, "d-mobilenet", f"local-dir:{settings.pretrained}", ours, modules))
     return groups
 
 
@@ -119,16 +120,16 @@ def _scratch(settings: Settings) -> Group:
     )
 
 
-def _whole(settings: Settings, name: str, backbone: str, stage: str, modules: tuple[str, ...]) -> Group:
+def _whole(settings: Settings, name: str, backbone: str, stages: dict[str, str], modules: tuple[str, ...]) -> Group:
+    """Describe both phases; ``stages`` says for each of our sides what it trains in the second, the peers' first."""
     images, frozen, thawed = settings.some(), settings.epochs(3), settings.epochs(5)
-    first = _fit(
-        settings, "phase1", images, frozen, "--model.backbone", backbone, "--data.batch_size", "128",
-        "--data.augment", "{mirror: 0.5, shift: 0}",
-    )  # fmt: skip
-    second = _fit(
-        settings, "phase2", images, thawed, "--model.backbone", backbone, "--model.train", stage,
-        "--data.augment", "{mirror: 0.5, shift: 0}",
-    )  # fmt: skip
+
+    def ours(stage: str) -> tuple[str, ...]:
+        common = ("--model.backbone", backbone, "--data.augment", "{mirror: 0.5, shift: 0}")
+        first = _fit(settings, "phase1", images, frozen, *common, "--data.batch_size", "128")
+        second = _fit(settings, "phase2", images, thawed, *common, "--model.train", stage)
+        return _ours(settings, name, first, second, cold=True)
+
     shared = ("--backbone", backbone, "--freeze_epochs", str(frozen), "--mirror")
     rates = ("--lr", "0.003", "0.004", "--backbone_lr", "0.002", "--weight_decay", "0.02", "--dropout", "0.2")
     random = "ResNet-18 has random weights, the same on all sides, so the accuracies say little. "
@@ -151,16 +152,16 @@ def _whole(settings: Settings, name: str, backbone: str, stage: str, modules: tu
                 environment="fts",
                 tuned=True,
             ),
-            Side("fit, twice, empty cache", "ours", _ours(settings, name, first, second, cold=True)),
+            *(Side(side, "ours", ours(stage)) for side, stage in stages.items()),
         ),
         (
-            Ratio("fit, twice, empty cache", "fastai", 6, accuracy=True),
-            Ratio("fit, twice, empty cache", "finetuning-scheduler", None),
+            *(Ratio(side, "fastai", 6, accuracy=True) for side in stages),
+            Ratio(next(iter(stages)), "finetuning-scheduler", None),
         ),
         ("" if name == "d-mobilenet" else random)
         + "Mirror images are the only augmentation on all sides. fastai runs `fine_tune` with its own head, rates and "
-        "schedule, which trains the whole backbone in the second phase; finetuning-scheduler trains what `fit` trains. "
-        "`fit` tests after each phase.",
+        "schedule, which trains the whole backbone in the second phase; finetuning-scheduler trains what the first of "
+        "`fit`'s sides trains. `fit` tests after each phase.",
     )
 
 
@@ -203,17 +204,23 @@ def _cached(
     plain = ("--activations", str(folder), "--backbone", backbone, "--batch_size", str(batch_size))
     rates = ("--lr", "0.003", "--weight_decay", "0.0001", "--warmup", "0.05")
     train = () if stage == "head" else ("--train", stage)
-    bare, ours = f"bare loop over {what} in memory", "fit, warm cache"
+    bare, ours, empty = f"bare loop over {what} in memory", "fit, warm cache", "Lightning's loop with nothing in it"
+    flags = _plain(settings, f"{name}-bare", images, epochs, *plain, *rates, *train)
     return Group(
         name,
         f"ResNet-18's {'head alone' if stage == 'head' else 'top stage and head'} on cached {what}, "
         f"batches of {batch_size}",
         (
-            Side(bare, "bare_cached", _plain(settings, f"{name}-bare", images, epochs, *plain, *rates, *train)),
+            Side(bare, "bare_cached", flags),
             Side(ours, "ours", _ours(settings, name, *fits), warm=True),
+            *([Side(empty, "lightning_cached", flags)] if stage == "head" else []),
         ),
-        (Ratio(ours, bare, target, "epoch_seconds"),),
+        (
+            Ratio(ours, bare, target, "epoch_seconds"),
+            *([Ratio(empty, bare, None, "epoch_seconds")] if stage == "head" else []),
+        ),
         "Compared are the seconds of one more epoch with its validation: for `fit` a run of "
         f"{epochs} epochs less a run of 1, over {epochs - 1}, both after one that is not counted, checkpoints "
-        "and record of every epoch included; for the bare loop the mean of all epochs but the first.",
+        "and record of every epoch included; for the bare loop the mean of all epochs but the first."
+        + (f" {empty}: `Trainer(barebones=True)`, no callbacks, no logger, no checkpoints." if stage == "head" else ""),
     )
