@@ -205,15 +205,15 @@ def _cached(
     rates = ("--lr", "0.003", "--weight_decay", "0.0001", "--warmup", "0.05")
     train = () if stage == "head" else ("--train", stage)
     bare, ours, empty = f"bare loop over {what} in memory", "fit, warm cache", "Lightning's loop with nothing in it"
-    flags = _plain(settings, f"{name}-bare", images, epochs, *plain, *rates, *train)
+    loop = _plain(settings, f"{name}-bare", images, epochs, *plain, *rates, *train)
     return Group(
         name,
         f"ResNet-18's {'head alone' if stage == 'head' else 'top stage and head'} on cached {what}, "
         f"batches of {batch_size}",
         (
-            Side(bare, "bare_cached", flags),
+            Side(bare, "bare_cached", loop),
             Side(ours, "ours", _ours(settings, name, *fits), warm=True),
-            *([Side(empty, "lightning_cached", flags)] if stage == "head" else []),
+            *([Side(empty, "lightning_cached", loop)] if stage == "head" else []),
         ),
         (
             Ratio(ours, bare, target, "epoch_seconds"),

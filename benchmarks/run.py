@@ -51,7 +51,7 @@ class Bench:
     def __init__(self, settings: Settings, raw: Path, threads: int, any_source: bool) -> None:
         self.settings, self.raw, self.threads, self.any_source = settings, raw, threads, any_source
         self.machine = machine()
-        self.stamp = {"machine": self.machine, "commit": commit(), "source": source(), "threads": threads}
+        self.stamp: Row = {"machine": self.machine, "commit": commit(), "source": source(), "threads": threads}
         self.rows: list[Row] = []
         if raw.is_file():
             self.rows = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines() if line]

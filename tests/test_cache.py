@@ -212,7 +212,7 @@ def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypa
             pixels = torch.randint(256, (40, 40, 3), generator=generator, dtype=torch.uint8).numpy()
             Image.fromarray(pixels).save(workdir / "pets" / name / f"{i}.png")
     monkeypatch.setattr("fashion_tl.data.sources.default_memory_limit", lambda: 0)
-    flags = ("--data.source", "image_folder", "--data.root", str(workdir), "--data.folder", "pets")
+    flags: tuple[str, ...] = ("--data.source", "image_folder", "--data.root", str(workdir), "--data.folder", "pets")
     flags += ("--data.num_workers", "1", "--data.val_fraction", "0.2", "--data.batch_size", "8")
     flags += ("--model.train", "{0: head, 2: all}")
     assert fit(*flags, name="on", epochs=3) == 0
