@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from fashion_tl.cache.callback import MODES, FrozenCache
+from fashion_tl.configs import expand_extends, flat
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.finetuning.callback import EarlyStopping
@@ -257,7 +258,7 @@ class TrainingCLI(LightningCLI):
         )
         if not self.tested:
             return [cache, recorder]
-        pictures = TensorBoardPictures({**_flat(config.model), **_flat(config.data), "seed": seed}, paths.logs)
+        pictures = TensorBoardPictures({**flat(config.model), **flat(config.data), "seed": seed}, paths.logs)
         rates = [LearningRateMonitor("step")] if logged else []
         return [cache, recorder, pictures, *rates, best, LastCheckpoint(paths)]
 
@@ -337,54 +338,6 @@ def run(args: list[str]) -> None:
         TrainingCLI(args)
 
 
-def expand_extends(args: list[str]) -> list[str]:
-    """Put the files that configurations extend in front of them.
-
-    Args:
-        args: Command-line arguments, in which ``-c FILE`` or ``--config FILE`` names configurations.
-
-    Returns:
-        The same arguments, with ``-c BASE`` before each file that says ``extends: BASE``, a path beside it.
-
-    Raises:
-        UserError: If a file is missing, is not a YAML mapping, or extends itself.
-    """
-    expanded: list[str] = []
-    rest = iter(args)
-    for arg in rest:
-        flag, equals, value = arg.partition("=")
-        if flag not in ("-c", "--config"):
-            expanded.append(arg)
-            continue
-        named = value if equals else next(rest, "")
-        for path in _chain(Path(named)):
-            expanded += ["-c", str(path)]
-    return expanded
-
-
-def _chain(path: Path) -> list[Path]:
-    import yaml
-
-    chain = [path]
-    while True:
-        try:
-            content = yaml.safe_load(chain[0].read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"the configuration {chain[0]} cannot be read: {getattr(error, 'strerror', error)}."
-            ) from error
-        except yaml.YAMLError as error:
-            raise UserError(f"the configuration {chain[0]} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(content, dict):
-            raise UserError(f"the configuration {chain[0]} is not a mapping of settings.")
-        if not content.get("extends"):
-            return chain
-        base = chain[0].parent / str(content["extends"])
-        if base in chain:
-            raise UserError(f"the configuration {base} extends itself.")
-        chain.insert(0, base)
-
-
 def best_precision(accelerator: str) -> str:
     """Choose bf16-mixed on a CUDA GPU that computes it natively, else 32-true."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False):
@@ -431,18 +384,3 @@ def _summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> 
     for index, phase in enumerate(model.phases if len(model.phases) > 1 else ()):
         lines.append(f"phase {index + 1} from epoch {phase.start + 1}: trains {model.describe_phase(index)}")
     return "\n".join(lines)
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - jsonargparse's namespace
-    """Flatten a configuration to plain values, for TensorBoard's table."""
-    values: dict[str, Any] = {}
-    for key, value in dict(config.as_dict() if hasattr(config, "as_dict") else config).items():
-        if key == "augment":
-            parts = value if isinstance(value, dict) else {}
-            used = [f"{name} {strength}" for name, strength in parts.items() if strength and name != "erase_area"]
-            values[key] = ", ".join(used) or "none"
-        elif isinstance(value, dict) and key != "train":
-            values.update(_flat(value, f"{prefix}{key}." if key != "init_args" else prefix))
-        else:
-            values[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return values
