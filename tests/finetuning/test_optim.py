@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import nn
 
 from fashion_tl.errors import UserError
-from fashion_tl.finetuning.optim import build_optimizer, group_rates, parameter_groups
+from fashion_tl.finetuning.optim import FollowsFreezing, build_optimizer, group_rates, parameter_groups
 from fashion_tl.finetuning.phases import Phase
 from fashion_tl.models.backbones import create_backbone
 from fashion_tl.models.staged import StagedNetwork, divide_by_children, divide_timm
@@ -82,18 +84,24 @@ def test_sgd_without_momentum_works(network: StagedNetwork) -> None:
     assert not build_optimizer("sgd", parameter_groups(network, 0), lr=0.2, momentum=0).defaults["nesterov"]
 
 
+@pytest.mark.parametrize("told", [False, True])
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
-def test_a_thawed_and_frozen_again_stage_stands_still(network: StagedNetwork, name: str) -> None:
+def test_a_thawed_and_frozen_again_stage_stands_still(network: StagedNetwork, name: str, told: bool) -> None:
     """Momentum of the thawed phase must not move it, nor may weight decay."""
     optimizer = build_optimizer(name, parameter_groups(network, 0.3), lr=0.2, momentum=0.7)
     weight = network.backbone.get_parameter("low.0.weight")
 
     def moves(boundary: int) -> bool:
         network.freeze_below(boundary)
+        if told:
+            cast(FollowsFreezing, optimizer).follow_freezing()
         before = weight.detach().clone()
-        optimizer.zero_grad()
+        if not told:
+            optimizer.zero_grad()
         network(torch.ones(2, 4)).sum().backward()
         optimizer.step()
+        optimizer.zero_grad()
+        assert all(p.grad is None for p in network.parameters())
         return not torch.equal(weight, before)
 
     assert [moves(boundary) for boundary in (1, 0, 2, 2)] == [False, True, False, False]

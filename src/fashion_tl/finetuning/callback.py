@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from fashion_tl.finetuning.optim import FollowsFreezing
 from fashion_tl.finetuning.phases import Phase, phase_at
 from fashion_tl.finetuning.schedules import PhasePlateau
 from fashion_tl.models.staged import StagedNetwork, count_parameters
@@ -41,6 +42,9 @@ class FreezeUnfreeze(Callback):
         module = cast(PhasedModule, pl_module)
         index = phase_at(module.phases, trainer.current_epoch)
         module.enter_phase(index)
+        for optimizer in trainer.optimizers:
+            if isinstance(optimizer, FollowsFreezing):
+                optimizer.follow_freezing()
         torch.manual_seed(epoch_seed(trainer.current_epoch))
         if trainer.current_epoch != module.phases[index].start:
             return

@@ -88,16 +88,33 @@ def build_optimizer(name: str, groups: list[ParameterGroup], lr: float, momentum
     return (AdamW if name == "adamw" else Adam)(parameters, lr=lr)
 
 
-class _SkipsFrozen(torch.optim.Optimizer):
-    """Steps over the groups that have a gradient only: a head has two, a backbone below it has dozens."""
+class FollowsFreezing(torch.optim.Optimizer):
+    """Steps over the groups that train only: a head has two, a backbone below it has dozens."""
+
+    _trained: list[int] | None = None
+
+    def follow_freezing(self) -> None:
+        """Note which groups train; from then on the others are passed over, until this is called again."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if not parameter.requires_grad:
+                    parameter.grad = None
+        groups = enumerate(self.param_groups)
+        self._trained = [i for i, group in groups if any(p.requires_grad for p in group["params"])]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        if self._trained is not None:
+            return [self.param_groups[i] for i in self._trained]
+        return [group for group in self.param_groups if any(p.grad is not None for p in group["params"])]
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step, after the closure if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         every = self.param_groups
-        self.param_groups = [group for group in every if any(p.grad is not None for p in group["params"])]
+        self.param_groups = self._groups()
         try:
             super().step()
         finally:
@@ -105,21 +122,21 @@ class _SkipsFrozen(torch.optim.Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        for group in self.param_groups:
+        """Drop all gradients."""
+        for group in self._groups():
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad = None
+                parameter.grad = None
 
 
-class SGD(_SkipsFrozen, torch.optim.SGD):
+class SGD(FollowsFreezing, torch.optim.SGD):
     """``torch.optim.SGD``, over what trains only."""
 
 
-class Adam(_SkipsFrozen, torch.optim.Adam):
+class Adam(FollowsFreezing, torch.optim.Adam):
     """``torch.optim.Adam``, over what trains only."""
 
 
-class AdamW(_SkipsFrozen, torch.optim.AdamW):
+class AdamW(FollowsFreezing, torch.optim.AdamW):
     """``torch.optim.AdamW``, over what trains only."""
 
 
