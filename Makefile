@@ -67,7 +67,7 @@ demo: $(STAMP) ## the whole story offline: pretrain, two phases, scratch, table
 	$(BIN)/python experiments/demo/run.py
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 bench: $(STAMP) ## time both sides of every pair in turn, write benchmarks/results.md (bench-peers first)
 	FASHION_TL_DATA_DIR='$(DATA_DIR)' $(BIN)/python -m benchmarks.run $(ARGS)

@@ -101,10 +101,9 @@ def seeds(compared: Compared) -> Html:
     """Show mean and standard deviation where there are several seeds."""
     slug = compared.section.slug
     if not compared.spreads:
-        text = (
-            "Every run has one seed: how far the figures depend on it is not known. `--seed_everything N` makes more."
-        )
-        return part(f"{slug}-seeds", "Several seeds", paragraph(text))
+        text = "Every run has one seed: how far the figures depend on it is not known. More are made by "
+        shown = paragraph(text, tag("code", "fashion-tl fit ... --seeds 5"), ".")
+        return part(f"{slug}-seeds", "Several seeds", shown)
     names = ("accuracy", "macro_f1", "loss", "macro_precision", "macro_recall", "calibration_error", "fit_seconds")
     titles = ("Accuracy", "Macro F1", "Loss", "Precision", "Recall", "Calibration error", "Seconds")
     rows = []
