@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 WORKERS = (0, 1, 2, 4)
 PYTHONS = {"fastai": HERE / ".venv-fastai/bin/python", "fts": HERE / ".venv-fts/bin/python"}
-# What `fashion-tl fit` sets for itself (`fashion_tl.memory`): without it the other sides spend most of their time on
+# What `fashion-tl fit` sets for itself (`fashion_tl.process`): without it the other sides spend most of their time on
 # page faults on some machines, and the ratios would be those of the C library's settings.
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 Row = dict[str, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fashion_tl.memory import keep_freed_memory
+from fashion_tl.process import keep_freed_memory
 
 torch.set_num_threads(1)
 keep_freed_memory()

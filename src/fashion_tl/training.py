@@ -20,12 +20,12 @@ from fashion_tl.configs import expand_extends, flat
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.finetuning.callback import EarlyStopping
-from fashion_tl.memory import keep_freed_memory
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.modules.base import ImageClassifier
 from fashion_tl.modules.checkpoints import load_checkpoint
 from fashion_tl.modules.scratch import ScratchClassifier as ScratchClassifier  # so that YAML can name it alone
 from fashion_tl.modules.transfer import TransferClassifier as TransferClassifier
+from fashion_tl.process import keep_freed_memory, stop_looking_for_gpus
 from fashion_tl.runs.checkpoints import LastCheckpoint
 from fashion_tl.runs.progress import PhaseProgressBar
 from fashion_tl.runs.record import COMPLETED, RunPaths, claim, newest_completed, next_paths, paths_of, read_record
@@ -328,6 +328,7 @@ class TrainingCLI(LightningCLI):
 def run(args: list[str]) -> None:
     """Run one of the verbs ``fit``, ``validate`` and ``test`` with command-line arguments."""
     keep_freed_memory()
+    stop_looking_for_gpus()
     # Lightning calls methods that jsonargparse has renamed.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -1,9 +1,12 @@
-"""How the process keeps memory that it has freed."""
+"""Settings of the process without which training on a CPU takes longer than it must."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -21,3 +24,13 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def stop_looking_for_gpus() -> None:
+    """Spare a machine without an NVIDIA GPU the search for its library at every optimizer step.
+
+    Lightning has torch ask NVML whether there is a GPU, so that the question does not spoil forks. Every step of an
+    optimizer asks, and where there is no such library, each time the dynamic loader searches for it.
+    """
+    if not torch.cuda.is_available():
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
