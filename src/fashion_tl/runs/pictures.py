@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.runs.findings import write_arrays
 
 LARGEST = 64
 
@@ -22,7 +20,8 @@ def keep_filters(module: nn.Module, folder: Path) -> None:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d):
             weight = layer.weight.detach().float().cpu().numpy()
-            _save(folder / "filters.npz", weight=weight, layer=np.array(name.removeprefix("network.")))
+            arrays = {"weight": weight, "layer": np.array(name.removeprefix("network."))}
+            write_arrays(folder / "filters.npz", arrays)
             return
 
 
@@ -39,7 +38,9 @@ def keep_test_images(data: object, log_dir: Path) -> None:
         return
     images = torch.cat([_small(batch) for batch in data.in_order("test", 256)]).permute(0, 2, 3, 1)
     labels = data.splits["test"].labels
-    _save(path, images=(images[..., 0] if images.shape[3] == 1 else images).numpy(), label=labels.numpy())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (images[..., 0] if images.shape[3] == 1 else images).numpy()
+    write_arrays(path, {"images": pixels, "label": labels.numpy()})
 
 
 def _small(images: Tensor) -> Tensor:
@@ -48,15 +49,3 @@ def _small(images: Tensor) -> Tensor:
         return images
     resized = F.interpolate(images.float(), size=(LARGEST, LARGEST), mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)
-
-
-def _save(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays under another name and rename the file when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    save: Callable[..., Any] = np.savez_compressed
-    try:
-        save(draft, **arrays)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.modules.base import ImageClassifier
+from fashion_tl.runs.findings import write_arrays
 from fashion_tl.runs.pictures import keep_filters, keep_test_images
 from fashion_tl.runs.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, RunPaths, write_record, write_text
 
@@ -151,9 +152,8 @@ class RunRecorder(Callback):
         """Write the predictions and the completed record."""
         logits = torch.cat(self._logits).cpu().numpy()
         labels = torch.cat(self._labels).cpu().numpy()
-        draft = self.paths.logs / ".test_predictions.npz"
-        np.savez_compressed(draft, index=np.arange(len(labels)), label=labels, logits=logits)
-        draft.replace(self.paths.logs / "test_predictions.npz")
+        arrays = {"index": np.arange(len(labels)), "label": labels, "logits": logits}
+        write_arrays(self.paths.logs / "test_predictions.npz", arrays)
         keep_filters(pl_module, self.paths.logs)
         keep_test_images(getattr(trainer, "datamodule", None), self.paths.logs.parent.parent)
         self.record["test"] = summarise(logits, labels, list(_classifier(pl_module).class_names))
