@@ -53,8 +53,8 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
     """Run ``fashion-tl fit`` in the process on a few drawn garments; returns the exit status."""
+    from fashion_tl.callbacks.checkpoints import LastCheckpoint
     from fashion_tl.cli import main
-    from fashion_tl.runs.checkpoints import LastCheckpoint
 
     # These epochs are shorter than the time between two.
     monkeypatch.setattr(LastCheckpoint, "every_seconds", 0.0)

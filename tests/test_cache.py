@@ -12,7 +12,7 @@ from PIL import Image
 from fashion_tl.cli import main
 from fashion_tl.data.datamodule import ImageDataModule, Split
 from fashion_tl.data.images import InMemoryImages
-from fashion_tl.runs.record import read_record
+from fashion_tl.records.record import read_record
 
 from .conftest import Fit
 

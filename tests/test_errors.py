@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fashion_tl.cli import main
-from fashion_tl.runs.record import read_record
+from fashion_tl.records.record import read_record
 
 from .conftest import Fit
 

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from fashion_tl.cli import main
-from fashion_tl.runs.record import read_record, write_record
+from fashion_tl.records.record import read_record, write_record
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = sorted(p for p in FOLDER.rglob("*.yaml") if p.name != "base.yaml")

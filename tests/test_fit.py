@@ -12,9 +12,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from fashion_tl import training
-from fashion_tl.runs.checkpoints import LastCheckpoint
-from fashion_tl.runs.record import read_record
+from fashion_tl.callbacks.checkpoints import LastCheckpoint
+from fashion_tl.records.record import read_record
+from fashion_tl.runs import lightning_cli as training
 
 from .conftest import Fit
 
@@ -145,7 +145,7 @@ def test_sigterm_leaves_an_interrupted_record_and_status_143(fit: Fit, stop_at):
 
 def test_what_is_frozen_stays_bit_identical_and_moves_in_the_next_phase(fit: Fit):
     assert fit("--model.train", "head", "--model.lr", "0.01", name="phase1", epochs=2) == 0
-    from fashion_tl.modules.loading import load_classifier
+    from fashion_tl.training.loading import load_classifier
 
     torch.manual_seed(0)
     first = state("checkpoints/phase1/version_0/last.ckpt")
@@ -166,7 +166,7 @@ def state_before_training(name: str) -> dict[str, torch.Tensor]:
     """Build the same run's module again, from its recorded configuration, without training it."""
     import yaml
 
-    from fashion_tl.modules.transfer import TransferClassifier
+    from fashion_tl.training.transfer import TransferClassifier
 
     config = yaml.safe_load(Path(f"lightning_logs/{name}/version_0/config.yaml").read_text())
     torch.manual_seed(config["seed_everything"])

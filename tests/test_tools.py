@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from fashion_tl.cli import main
 from fashion_tl.data.images import decode_image
-from fashion_tl.runs.record import RunPaths, paths_of, read_record, write_record
+from fashion_tl.records.record import RunPaths, paths_of, read_record, write_record
 
 Output = pytest.CaptureFixture[str]
 
@@ -54,7 +54,7 @@ def save_checkpoint(module: Any, path: Path) -> Path:
 @pytest.fixture
 def colour(tmp_path: Path) -> Path:
     """A checkpoint of a network for colour images, cropped to 24 px and seen at 32 px."""
-    from fashion_tl.modules.transfer import TransferClassifier
+    from fashion_tl.training.transfer import TransferClassifier
 
     torch.manual_seed(0)
     spec = {"channels": 3, "held_size": 24, "image_size": 32, "resize": "crop", "crop": 0.875}
@@ -64,7 +64,7 @@ def colour(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
-    from fashion_tl.modules.scratch import ScratchClassifier
+    from fashion_tl.training.scratch import ScratchClassifier
 
     return save_checkpoint(ScratchClassifier(["a", "b"], input_spec={"image_size": 32}), tmp_path / "scratch.ckpt")
 
@@ -113,7 +113,7 @@ def fails(capsys: Output, *args: object) -> str:
 
 
 def test_predict_equals_a_direct_computation(trained: RunPaths, pictures: Path, capsys: Output) -> None:
-    from fashion_tl.modules.transfer import TransferClassifier
+    from fashion_tl.training.transfer import TransferClassifier
 
     header, paths, classes, probabilities = table(predict(capsys, trained.best, pictures))
     assert paths == [str(pictures / name) for name in NAMES]
@@ -132,7 +132,7 @@ def test_predict_equals_a_direct_computation(trained: RunPaths, pictures: Path, 
 
 
 def test_predict_decodes_as_in_training(colour: Path, tmp_path: Path, capsys: Output) -> None:
-    from fashion_tl.modules.loading import load_classifier
+    from fashion_tl.training.loading import load_classifier
 
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)).save(tmp_path / "wide.jpg")
@@ -224,7 +224,7 @@ def test_text_is_no_checkpoint(pictures: Path, tmp_path: Path, capsys: Output) -
 
 def test_exported_backbone_is_the_trained_one(trained: RunPaths, tmp_path: Path, capsys: Output) -> None:
     from fashion_tl.models.backbones import create_backbone
-    from fashion_tl.modules.loading import load_classifier
+    from fashion_tl.training.loading import load_classifier
 
     folder = tmp_path / "new" / "backbone"
     assert main(["export", str(trained.best), str(folder)]) == 0

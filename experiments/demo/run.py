@@ -31,7 +31,7 @@ def fit(name: str, *args: str) -> None:
 
 def demo() -> None:
     """Run the four experiments and compare them."""
-    from fashion_tl.runs.record import newest_completed, read_record
+    from fashion_tl.records.record import newest_completed, read_record
 
     fit("source")
     source = newest_completed(LOGS, CHECKPOINTS, "demo_source")

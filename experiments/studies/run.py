@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from fashion_tl.errors import UserError, unknown_name
-from fashion_tl.runs.record import newest_completed
+from fashion_tl.records.record import newest_completed
 
 FOLDER = Path(__file__).parent
 

@@ -30,7 +30,7 @@ Transfer-learning experiments on images.
 
 
 def _train(args: list[str]) -> None:
-    from fashion_tl.training import run
+    from fashion_tl.runs.lightning_cli import run
 
     run(args)
 

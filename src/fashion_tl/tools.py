@@ -18,7 +18,7 @@ from fashion_tl.robustness import verb as robustness_verb
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fashion_tl.modules.base import ImageClassifier
+    from fashion_tl.training.classifier import ImageClassifier
 
 
 def run(args: list[str]) -> None:
@@ -87,8 +87,8 @@ def predict(
     from fashion_tl.data.files import decoded, image_files
     from fashion_tl.data.transforms import to_float
     from fashion_tl.diagnose.scaling import load_calibration
-    from fashion_tl.modules.loading import load_classifier
-    from fashion_tl.runs.record import write_text
+    from fashion_tl.records.record import write_text
+    from fashion_tl.training.loading import load_classifier
 
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, it must be at least 1.")
@@ -137,8 +137,8 @@ def export(checkpoint: Path, folder: Path) -> None:
     """Write the backbone of a TransferClassifier so that ``--model.backbone local-dir:FOLDER`` loads it."""
     from safetensors.torch import save_file
 
-    from fashion_tl.modules.loading import load_classifier
-    from fashion_tl.modules.transfer import TransferClassifier
+    from fashion_tl.training.loading import load_classifier
+    from fashion_tl.training.transfer import TransferClassifier
 
     module = load_classifier(checkpoint)
     if not isinstance(module, TransferClassifier):
@@ -194,7 +194,7 @@ def compare(runs: list[str], log_dir: Path, output: Path) -> None:
 
 def cache(action: str) -> None:
     """List the files of cached activations with their sizes, or remove them all."""
-    from fashion_tl.cache.store import cache_dir, clear, entries
+    from fashion_tl.features.store import cache_dir, clear, entries
 
     folder = cache_dir()
     if action == "clear":
@@ -216,7 +216,7 @@ def runs(names: list[str], log_dir: Path, newest: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fashion_tl.runs.record import COMPLETED, all_records
+    from fashion_tl.records.record import COMPLETED, all_records
 
     table = Table(
         "run", "version", "status", "test accuracy", "macro F1", "trained / all parameters", "epochs", "seconds"

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from fashion_tl.diagnose import verb
 from fashion_tl.diagnose.scaling import load_calibration
 from fashion_tl.errors import UserError
-from fashion_tl.runs.findings import Findings
+from fashion_tl.records.findings import Findings
 
 PICTURES = {
     f"diagnose-{name}.png"

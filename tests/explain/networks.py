@@ -10,7 +10,7 @@ from torch import nn
 from fashion_tl.models.backbones import create_backbone
 from fashion_tl.models.scratch import LightCNN, PlainCNN
 from fashion_tl.models.staged import StagedNetwork, divide_by_children, divide_timm
-from fashion_tl.modules.scratch import ScratchClassifier
+from fashion_tl.training.scratch import ScratchClassifier
 
 SWIN = {"embed_dim": 12, "depths": (1, 1, 1), "num_heads": (1, 2, 2)}
 

@@ -16,7 +16,7 @@ from fashion_tl.explain import features
 from fashion_tl.explain.features import Objective
 from fashion_tl.explain.projector import sample, write_projector
 from fashion_tl.explain.targets import Target, choose_target, find_targets
-from fashion_tl.modules.scratch import ScratchClassifier
+from fashion_tl.training.scratch import ScratchClassifier
 
 
 def looked_at() -> tuple[ScratchClassifier, Target]:

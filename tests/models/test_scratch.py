@@ -9,7 +9,7 @@ import torch
 
 from fashion_tl.errors import UserError
 from fashion_tl.models.scratch import LightCNN, PlainCNN
-from fashion_tl.modules.scratch import ScratchClassifier
+from fashion_tl.training.scratch import ScratchClassifier
 
 
 def scratch(image_size: int = 28, **arguments: Any) -> ScratchClassifier:

@@ -8,8 +8,8 @@ import torch
 from scipy.spatial.distance import cdist
 
 from fashion_tl.analysis.detection import auroc
-from fashion_tl.modules.scratch import ScratchClassifier
 from fashion_tl.robustness.features import fit_distances, pooled, read_features
+from fashion_tl.training.scratch import ScratchClassifier
 
 NAMES = ["a", "b", "c"]
 

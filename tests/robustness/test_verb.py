@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from fashion_tl.errors import UserError
+from fashion_tl.records.findings import Findings
 from fashion_tl.robustness import verb
 from fashion_tl.robustness.table import CORRUPTIONS
-from fashion_tl.runs.findings import Findings
 
 IMAGES = 40
 PICTURES = {f"robustness-{name}.png" for name in ("corruptions", "accuracy", "curves", "scores")}

@@ -17,7 +17,7 @@ from fashion_tl.analysis.selective import accuracy_at_coverage, area_under_risk_
 from fashion_tl.diagnose.pictures import reliability_diagrams, risk_coverage_picture
 from fashion_tl.diagnose.predictions import Predictions
 from fashion_tl.diagnose.scaling import TEMPERATURE, UNSCALED, VECTOR, Calibration
-from fashion_tl.runs.findings import Findings
+from fashion_tl.records.findings import Findings
 
 COVERAGE = 0.9
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)

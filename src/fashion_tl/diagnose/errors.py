@@ -20,7 +20,7 @@ from fashion_tl.analysis.errors import (
 from fashion_tl.analysis.metrics import Floats, Ints, confusion_matrix, per_class
 from fashion_tl.diagnose.pictures import Captioned, image_grid, pair_rows
 from fashion_tl.diagnose.predictions import Predictions
-from fashion_tl.runs.findings import Findings
+from fashion_tl.records.findings import Findings
 
 SHOWN, PAIRS, IN_A_PAIR = 24, 8, 8
 

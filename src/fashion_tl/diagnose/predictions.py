@@ -13,14 +13,14 @@ import numpy as np
 from fashion_tl.analysis.checks import check_scores
 from fashion_tl.analysis.metrics import Floats, Ints
 from fashion_tl.errors import UserError
-from fashion_tl.runs.findings import progress_bar, write_arrays
-from fashion_tl.runs.record import BROKEN_ARRAYS
+from fashion_tl.records.findings import progress_bar, write_arrays
+from fashion_tl.records.record import BROKEN_ARRAYS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fashion_tl.modules.base import ImageClassifier
     from fashion_tl.runs.opened import OpenedRun
+    from fashion_tl.training.classifier import ImageClassifier
 
 TEST, VALIDATION = "test_predictions.npz", "val_predictions.npz"
 

@@ -15,7 +15,7 @@ from fashion_tl.analysis.calibration import apply_scaling, fit_temperature, fit_
 from fashion_tl.analysis.metrics import Floats, Ints, cross_entropy, softmax
 from fashion_tl.diagnose.predictions import Predictions, digest
 from fashion_tl.errors import UserError
-from fashion_tl.runs.record import write_text
+from fashion_tl.records.record import write_text
 
 SIDECAR = "calibration.json"
 UNSCALED, TEMPERATURE, VECTOR = "unscaled", "temperature", "vector"

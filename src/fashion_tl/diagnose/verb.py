@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fashion_tl.runs.findings import Findings
+    from fashion_tl.records.findings import Findings
 
 NAME = "diagnose"
 HELP = "look into a run's errors and calibration, and calibrate its checkpoint"
@@ -62,7 +62,7 @@ def run(
         validation_predictions,
     )
     from fashion_tl.diagnose.scaling import fit_calibration, write_calibration
-    from fashion_tl.runs.findings import Findings
+    from fashion_tl.records.findings import Findings
     from fashion_tl.runs.opened import open_run
 
     check_batch_size(batch_size)

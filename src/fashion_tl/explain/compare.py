@@ -12,7 +12,7 @@ from fashion_tl.explain.heatmaps import METHODS, method_of
 from fashion_tl.explain.parts import MOST_CLASSES
 from fashion_tl.explain.subject import Advance, Subject
 from fashion_tl.explain.words import item_figures, method_words, place_words, stem, target_figures
-from fashion_tl.runs.findings import Findings
+from fashion_tl.records.findings import Findings
 
 DISAGREEMENTS = 6
 

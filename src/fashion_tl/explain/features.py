@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.explain.targets import Target, tapped
-from fashion_tl.modules.base import ImageClassifier
+from fashion_tl.training.classifier import ImageClassifier
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fashion_tl.explain.targets import Target, tapped
 from fashion_tl.models.staged import StagedNetwork
-from fashion_tl.modules.base import ImageClassifier
+from fashion_tl.training.classifier import ImageClassifier
 
 METHODS = {
     "grad_cam": "Grad-CAM (Selvaraju et al. 2017)",

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from fashion_tl.analysis.errors import most_confident_mistakes
+from fashion_tl.callbacks.tensorboard import first_filters
 from fashion_tl.explain import panels, sheet
 from fashion_tl.explain.features import Objective, activation_maps, strongest, telling_channels, visualise
 from fashion_tl.explain.heatmaps import METHODS, method_of
 from fashion_tl.explain.sanity import Step, randomise_downwards
 from fashion_tl.explain.subject import Advance, Subject, picture
 from fashion_tl.explain.words import item_figures, layer_words, method_words, place_words, stem, target_figures
-from fashion_tl.runs.findings import Findings
-from fashion_tl.runs.tensorboard import first_filters
+from fashion_tl.records.findings import Findings
 
 EACH, MOST_CLASSES, WORST, RANDOMISED = 2, 20, 12, 6
 EXEMPLARS, MOST_CHANNELS, MOST_MADE, STEPS = 8, 12, 12, 256

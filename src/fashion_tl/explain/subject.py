@@ -16,8 +16,8 @@ from fashion_tl.explain.features import Survey, survey
 from fashion_tl.explain.heatmaps import HeatMaps
 from fashion_tl.explain.panels import Explained
 from fashion_tl.explain.targets import Target, choose_target, find_targets
+from fashion_tl.records.record import BROKEN_ARRAYS
 from fashion_tl.runs.opened import OpenedRun
-from fashion_tl.runs.record import BROKEN_ARRAYS
 
 Advance = Callable[[int], None]
 

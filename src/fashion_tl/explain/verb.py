@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fashion_tl.explain.subject import Advance, Subject
-    from fashion_tl.runs.findings import Findings
+    from fashion_tl.records.findings import Findings
 
 NAME = "explain"
 HELP = "show where a classifier looks: class activation maps, filters, channels, features"
@@ -81,7 +81,7 @@ def run(
     from fashion_tl.explain import compare, parts
     from fashion_tl.explain.features import check_channels, parse_objectives
     from fashion_tl.explain.subject import check_alike, subject_of
-    from fashion_tl.runs.findings import progress_bar
+    from fashion_tl.records.findings import progress_bar
     from fashion_tl.runs.opened import open_run
 
     if everything:

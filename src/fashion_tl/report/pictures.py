@@ -12,9 +12,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from fashion_tl.analysis.metrics import Floats
+from fashion_tl.records.record import BROKEN_ARRAYS
 from fashion_tl.report.figures import Entry, Pair
 from fashion_tl.report.reading import load_arrays
-from fashion_tl.runs.record import BROKEN_ARRAYS
 
 Pixels = npt.NDArray[np.uint8]
 SHOWN = 8  # images for each direction of a pair

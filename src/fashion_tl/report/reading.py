@@ -15,8 +15,8 @@ import yaml
 
 from fashion_tl.analysis.metrics import Floats, Ints
 from fashion_tl.errors import UserError
+from fashion_tl.records.record import BROKEN_ARRAYS, read_record
 from fashion_tl.report.html import clean
-from fashion_tl.runs.record import BROKEN_ARRAYS, read_record
 
 RECORD, CONFIG, METRICS = "run.json", "config.yaml", "metrics.csv"
 PREDICTIONS, FILTERS, ANALYSIS = "test_predictions.npz", "filters.npz", "analysis"

@@ -15,7 +15,7 @@ from fashion_tl.robustness.images import INSIDE
 
 if TYPE_CHECKING:
     from fashion_tl.diagnose.scaling import Calibration
-    from fashion_tl.modules.base import ImageClassifier
+    from fashion_tl.training.classifier import ImageClassifier
 
 SOFTMAX, ENERGY = "maximum softmax", "energy"
 HEAD_DISTANCE, ALL_DISTANCES = "Mahalanobis, input of the head", "Mahalanobis, all stages"

@@ -15,10 +15,10 @@ from fashion_tl.analysis.detection import Gaussians, fit_gaussians, mahalanobis_
 from fashion_tl.analysis.metrics import Floats, Ints
 from fashion_tl.diagnose.predictions import classify
 from fashion_tl.models.staged import HEAD, StagedNetwork
-from fashion_tl.runs.findings import progress_bar
+from fashion_tl.records.findings import progress_bar
 
 if TYPE_CHECKING:
-    from fashion_tl.modules.base import ImageClassifier
+    from fashion_tl.training.classifier import ImageClassifier
 
 RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)
 SMALLEST = 1e-12

@@ -16,11 +16,11 @@ from fashion_tl.data.splits import stratified_split
 from fashion_tl.diagnose.predictions import digest, to_best_device
 from fashion_tl.diagnose.scaling import read_calibration
 from fashion_tl.errors import UserError
+from fashion_tl.records.findings import FOLDER, Findings
 from fashion_tl.robustness.detect import Fitting, detect
 from fashion_tl.robustness.images import outside_sets
 from fashion_tl.robustness.report import robustness_findings
 from fashion_tl.robustness.sweep import Subset, mean_corruption_error, sweep
-from fashion_tl.runs.findings import FOLDER, Findings
 from fashion_tl.runs.opened import OpenedRun, open_run
 
 TRAIN_IMAGES, VAL_IMAGES = 10_000, 2000

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from fashion_tl.records.findings import Findings
 from fashion_tl.robustness.pictures import corruption_sheet, heat_map, score_histograms, sensitivity_curves
 from fashion_tl.robustness.sweep import Subset
 from fashion_tl.robustness.table import CORRUPTIONS, STRENGTHS
-from fashion_tl.runs.findings import Findings
 
 LEVELS = [str(level) for level in range(1, STRENGTHS + 1)]
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from fashion_tl.analysis.metrics import Floats, Ints, calibration_error, softmax
 from fashion_tl.data.transforms import to_float
 from fashion_tl.diagnose.predictions import classify
+from fashion_tl.records.findings import progress_bar
 from fashion_tl.robustness.corruptions import UNIT, warp
 from fashion_tl.robustness.table import CORRUPTIONS, STRENGTHS, corrupt, to_bytes
-from fashion_tl.runs.findings import progress_bar
 
 if TYPE_CHECKING:
     from fashion_tl.diagnose.scaling import Calibration
-    from fashion_tl.modules.base import ImageClassifier
+    from fashion_tl.training.classifier import ImageClassifier
 
 SHIFTS: tuple[float, ...] = (-8, -6, -4, -3, -2, -1, 1, 2, 3, 4, 6, 8)
 ANGLES: tuple[float, ...] = (-180, -135, -90, -60, -45, -30, -20, -10, 10, 20, 30, 45, 60, 90, 135, 180)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fashion_tl.errors import UserError
 
 if TYPE_CHECKING:
-    from fashion_tl.runs.findings import Findings
+    from fashion_tl.records.findings import Findings
 
 NAME = "robustness"
 HELP = "measure runs on corrupted, moved and foreign images"

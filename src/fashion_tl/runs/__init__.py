@@ -1,1 +1,1 @@
-"""The record of a run: writing it and reading it."""
+"""A run from its configuration to its record, searches and repeated seeds."""

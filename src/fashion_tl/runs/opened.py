@@ -11,9 +11,9 @@ import yaml
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import Augment
 from fashion_tl.errors import UserError
-from fashion_tl.modules.base import ImageClassifier
-from fashion_tl.modules.loading import load_classifier
-from fashion_tl.runs.record import RunPaths, newest_completed, paths_of, read_record
+from fashion_tl.records.record import RunPaths, newest_completed, paths_of, read_record
+from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.loading import load_classifier
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Callbacks: the feature cache, the recorder, checkpoints, TensorBoard, the progress bar."""

@@ -1,0 +1,51 @@
+"""What a report over records shows beside figures: first-layer filters, and the test images once for all runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.records.findings import write_arrays
+
+LARGEST = 64
+
+
+def keep_filters(module: nn.Module, folder: Path) -> None:
+    """Write the weights (O, I, h, w) of a network's first convolution, if it has one, to ``filters.npz``."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            weight = layer.weight.detach().float().cpu().numpy()
+            arrays = {"weight": weight, "layer": np.array(name.removeprefix("network."))}
+            write_arrays(folder / "filters.npz", arrays)
+            return
+
+
+def keep_test_images(data: object, log_dir: Path) -> None:
+    """Write the test images to ``test_sets/<test_set>.npz`` below the folder of all records, unless they are there.
+
+    They are kept in the order of the test, at most 64 pixels high and wide, as uint8 (N, H, W) or (N, H, W, 3).
+    """
+    test_set = data.describe().get("test_set") if isinstance(data, ImageDataModule) else None
+    if not isinstance(data, ImageDataModule) or test_set is None:
+        return
+    path = log_dir / "test_sets" / f"{test_set}.npz"
+    if path.exists():
+        return
+    images = torch.cat([_small(batch) for batch in data.in_order("test", 256)]).permute(0, 2, 3, 1)
+    labels = data.splits["test"].labels
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (images[..., 0] if images.shape[3] == 1 else images).numpy()
+    write_arrays(path, {"images": pixels, "label": labels.numpy()})
+
+
+def _small(images: Tensor) -> Tensor:
+    images = images.cpu()
+    if max(images.shape[2:]) <= LARGEST:
+        return images
+    resized = F.interpolate(images.float(), size=(LARGEST, LARGEST), mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Features of frozen stages, computed once and kept: files and their keys."""

@@ -1,1 +1,0 @@
-"""What trains when, at which learning rate."""

@@ -1,0 +1,1 @@
+"""Reading and writing the records of runs; needs neither torch nor Lightning."""

@@ -1,0 +1,133 @@
+"""What a command found out about a run: one document with its pictures, written whole, shown in TensorBoard too."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fashion_tl.records.record import write_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+FOLDER = "analysis"
+
+
+@dataclass
+class Findings:
+    """A document in the form that a report over records shows, and its pictures.
+
+    Attributes:
+        title: Its heading.
+        note: What one must know to read it.
+        tables: Tables with "caption", "columns" and "rows" of text, numbers or None.
+        pictures: Pictures as PNG by name of their files, with the words that stand for them.
+        figures: Any other plain values.
+    """
+
+    title: str
+    note: str = ""
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    pictures: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def add_table(self, caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Add a table; NaN becomes None, which is shown as not recorded."""
+        self.tables.append({"caption": caption, "columns": list(columns), "rows": [list(row) for row in rows]})
+
+    def add_picture(self, name: str, picture: bytes, alt: str) -> None:
+        """Add a picture as PNG under the name of its file."""
+        self.pictures[name] = (picture, alt)
+
+    def document(self) -> dict[str, Any]:
+        """Return the document as plain values."""
+        pictures = [{"file": name, "alt": alt} for name, (_, alt) in self.pictures.items()]
+        shown = {"title": self.title, "note": self.note, "tables": self.tables, "pictures": pictures}
+        whole: dict[str, Any] = plain({**shown, "figures": self.figures})
+        return whole
+
+    def write(self, logs: Path, name: str, arrays: dict[str, np.ndarray] | None = None) -> Path:
+        """Write ``analysis/<name>.json`` with the pictures, and the arrays if any, below a run's log folder.
+
+        The document is written last, so that it never names what is not there; pictures of the same command that it
+        no longer names are removed.
+
+        Returns:
+            Path of the document.
+        """
+        folder = logs / FOLDER
+        text = json.dumps(self.document(), indent=2, allow_nan=False) + "\n"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, (picture, _) in self.pictures.items():
+            write_bytes(folder / file, picture)
+        if arrays is not None:
+            write_arrays(folder / f"{name}.npz", arrays)
+        write_text(folder / f"{name}.json", text)
+        for path in folder.glob(f"{name}-*.png"):
+            if path.name not in self.pictures:
+                path.unlink()
+        return folder / f"{name}.json"
+
+    def log(self, logs: Path, name: str, scalars: dict[str, float | None] | None = None) -> None:
+        """Show pictures and scalars in TensorBoard, in the run's own folder."""
+        from PIL import Image
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(log_dir=str(logs), filename_suffix=f".{name}") as writer:
+            for file, (picture, _) in self.pictures.items():
+                pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+                tag = Path(file).stem.removeprefix(f"{name}-")
+                writer.add_image(f"{name}/{tag}", pixels, dataformats="HWC")
+            for tag, value in (scalars or {}).items():
+                if value is not None and math.isfinite(value):
+                    writer.add_scalar(f"{name}/{tag}", value)
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - any tree of values
+    """Turn arrays, NumPy's numbers and tuples into plain values, and what is not finite into None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under another name and rename it when it is whole."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a compressed NPZ file under another name and rename it when it is whole."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, content.getvalue())
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show a progress bar on a terminal, and nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield bar

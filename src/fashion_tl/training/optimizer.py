@@ -1,0 +1,148 @@
+"""One optimizer over every parameter, in groups named by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import torch
+from torch import nn
+
+from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.models.staged import HEAD, StagedNetwork
+from fashion_tl.training.plan import Phase
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+
+
+class ParameterGroup(TypedDict):
+    """One group of an optimizer: a stage, and whether weight decay applies to it."""
+
+    name: str
+    stage: int
+    params: list[nn.Parameter]
+    weight_decay: float
+
+
+def parameter_groups(network: StagedNetwork, weight_decay: float) -> list[ParameterGroup]:
+    """Put every parameter into the group of its stage, vectors (biases, norms) apart and without weight decay.
+
+    Frozen parameters are there too: they have no gradient, so the optimizer leaves them alone, and resuming,
+    schedulers and loggers see the same groups in every phase.
+    """
+    groups: dict[tuple[int, bool], ParameterGroup] = {}
+    names = (*network.stage_names, HEAD)
+    for _, stage, parameter in network.staged_parameters():
+        decayed = parameter.ndim > 1
+        label = f"{stage:02d}-{names[stage]}{'' if decayed else '-no_decay'}"
+        group = groups.setdefault(
+            (stage, decayed),
+            {"name": label, "stage": stage, "params": [], "weight_decay": weight_decay if decayed else 0.0},
+        )
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, key=lambda key: (key[0], not key[1]))]
+
+
+def group_rates(
+    network: StagedNetwork, groups: list[Any], phase: Phase, lr: float, backbone_lr: float, layer_decay: float
+) -> list[float]:
+    """Compute the peak learning rate of each group in a phase.
+
+    Args:
+        network: The network that the groups were made of.
+        groups: Groups with a "stage", as ``parameter_groups`` makes them.
+        phase: What trains; its own rates, where it has some, come before the run's.
+        lr: The run's rate of the head.
+        backbone_lr: The run's rate of the top stage.
+        layer_decay: Factor between a stage and the one above it, 0 to 1.
+
+    Returns:
+        One rate a group; 0 for a frozen one.
+    """
+    boundary, top = network.resolve(phase.train), len(network.stage_names)
+    head = lr if phase.lr is None else phase.lr
+    backbone = backbone_lr if phase.backbone_lr is None else phase.backbone_lr
+    rates = []
+    for stage in (int(group["stage"]) for group in groups):
+        rate = head if stage == top else backbone * layer_decay ** (top - 1 - stage)
+        rates.append(rate if stage >= boundary else 0.0)
+    return rates
+
+
+def build_optimizer(name: str, groups: list[ParameterGroup], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Build an optimizer by name.
+
+    Args:
+        name: "adamw" (Loshchilov & Hutter 2019), "adam" or "sgd" (with Nesterov momentum).
+        groups: Its parameter groups.
+        lr: The learning rate until a schedule sets another, above 0.
+        momentum: Momentum of SGD, 0 to 1; the others ignore it.
+
+    Raises:
+        UserError: If the name or the rate is not allowed.
+    """
+    check_optimizer(name, lr)
+    parameters: list[dict[str, Any]] = [dict(group) for group in groups]
+    if name == "sgd":
+        return SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    return (AdamW if name == "adamw" else Adam)(parameters, lr=lr)
+
+
+class FollowsFreezing(torch.optim.Optimizer):
+    """Steps over the groups that train only: a head has two, a backbone below it has dozens."""
+
+    _trained: list[int] | None = None
+
+    def follow_freezing(self) -> None:
+        """Note which groups train; from then on the others are passed over, until this is called again."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if not parameter.requires_grad:
+                    parameter.grad = None
+        groups = enumerate(self.param_groups)
+        self._trained = [i for i, group in groups if any(p.requires_grad for p in group["params"])]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        if self._trained is not None:
+            return [self.param_groups[i] for i in self._trained]
+        return [group for group in self.param_groups if any(p.grad is not None for p in group["params"])]
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step, after the closure if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        every = self.param_groups
+        self.param_groups = self._groups()
+        try:
+            super().step()
+        finally:
+            self.param_groups = every
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients."""
+        for group in self._groups():
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+class SGD(FollowsFreezing, torch.optim.SGD):
+    """``torch.optim.SGD``, over what trains only."""
+
+
+class Adam(FollowsFreezing, torch.optim.Adam):
+    """``torch.optim.Adam``, over what trains only."""
+
+
+class AdamW(FollowsFreezing, torch.optim.AdamW):
+    """``torch.optim.AdamW``, over what trains only."""
+
+
+def check_optimizer(name: str, lr: float) -> None:
+    """Raise a UserError for an optimizer that does not exist or a learning rate that is not above 0."""
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS, "Set it with --model.optimizer.")
+    if not lr > 0:
+        raise UserError(f"model.lr is {lr}: a learning rate must be above 0, such as 0.001.")

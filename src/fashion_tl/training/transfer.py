@@ -1,0 +1,112 @@
+"""A pretrained timm backbone with a new head."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fashion_tl.errors import UserError
+from fashion_tl.models.backbones import create_backbone, weights_hash
+from fashion_tl.models.staged import StagedNetwork, divide_timm
+from fashion_tl.training.checkpoints import load_checkpoint
+from fashion_tl.training.classifier import ImageClassifier
+
+
+class TransferClassifier(ImageClassifier):
+    """Fine-tunes a pretrained backbone from timm, or trains a linear probe on it.
+
+    Args:
+        class_names: Names of the K classes, in the order of their labels.
+        backbone: Any name that timm knows, "local-dir:FOLDER" and "hf-hub:OWNER/NAME" included.
+        pretrained: Whether to start from the weights of that name; else from random ones.
+        init_from: A checkpoint of an earlier run, or on the command line the name of the run, to start from.
+        dropout: Dropout before the head, 0 to 1.
+        backbone_args: More arguments of the architecture, such as {drop_path_rate: 0.1}.
+        mean: Mean per channel that images are normalised with, on the scale 0 to 1; the backbone's own if not given.
+        std: Standard deviation per channel, likewise.
+        **kwargs: The arguments of ``ImageClassifier``.
+    """
+
+    def __init__(
+        self,
+        class_names: list[str],
+        backbone: str = "resnet18.tv_in1k",
+        pretrained: bool = True,
+        init_from: str | None = None,
+        dropout: float = 0.0,
+        backbone_args: dict[str, Any] | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        **kwargs: Any,  # noqa: ANN401 - the arguments of ImageClassifier, checked there
+    ) -> None:
+        super().__init__(class_names, **kwargs)
+        self.save_hyperparameters()
+        if not 0 <= dropout <= 1:
+            raise UserError(f"model.dropout is {dropout}, allowed is 0 to 1.")
+        size = self.input_spec.image_size
+        self.made = create_backbone(backbone, pretrained and init_from is None, size, backbone_args)
+        layers = {"dropout": nn.Dropout(dropout), "linear": nn.Linear(self.made.features, len(class_names))}
+        head = nn.Sequential(OrderedDict(layers))
+        network = StagedNetwork(self.made.module, head, divide_timm(self.made.module))
+        start = {} if init_from is None else self._read_start(Path(init_from))
+        saved = start.get("hyper_parameters", {})
+        statistics = (tuple(mean or saved.get("mean", self.made.mean)), tuple(std or saved.get("std", self.made.std)))
+        self.use(network, self.made.channels, *statistics)
+        self.architecture, self.weights = self.made.architecture, self.made.weights
+        if init_from is not None:
+            self._start_from(start, init_from)
+        self.weights_hash = weights_hash(self.made.module)
+
+    def _read_start(self, path: Path) -> dict[str, Any]:
+        checkpoint = load_checkpoint(path)
+        saved = checkpoint["hyper_parameters"]
+        if saved.get("backbone") != self.made.architecture:
+            raise UserError(
+                f"{path} was trained with backbone {saved.get('backbone', 'none (a scratch network)')!r}, this run has "
+                f"{self.made.architecture!r}: give both the same --model.backbone (or the same BACKBONE to make)."
+            )
+        if list(saved["class_names"]) != list(self.class_names):
+            raise UserError(
+                f"{path} was trained on other classes ({', '.join(saved['class_names'])}) than this run's data has "
+                f"({', '.join(self.class_names)}): give both the same data."
+            )
+        return checkpoint
+
+    def _start_from(self, checkpoint: dict[str, Any], path: str) -> None:
+        prefix = "network."
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        try:
+            self.network.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"{path} does not fit this network: {str(error).splitlines()[-1].strip()}") from error
+        self.weights = f"{checkpoint.get('fashion_tl_weights', '?')}, then {path}"
+
+    def rebuilding(self) -> dict[str, Any]:
+        """Name the architecture instead of where its weights came from: a checkpoint has its own."""
+        return {
+            "backbone": self.made.architecture,
+            "backbone_args": self.made.arguments,
+            "pretrained": False,
+            "init_from": None,
+            "mean": self.preprocess.mean.flatten().tolist(),
+            "std": self.preprocess.std.flatten().tolist(),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add where the weights came from."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["fashion_tl_weights"], checkpoint["fashion_tl_weights_hash"] = self.weights, self.weights_hash
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over where the weights came from, and what images are normalised with: a run goes on as it began."""
+        saved = checkpoint.get("hyper_parameters", {})
+        self.weights = checkpoint.get("fashion_tl_weights", self.weights)
+        self.weights_hash = checkpoint.get("fashion_tl_weights_hash", self.weights_hash)
+        for name in ("mean", "std"):
+            buffer = getattr(self.preprocess, name)
+            if name in saved and len(saved[name]) == buffer.numel():
+                buffer.copy_(torch.tensor(saved[name]).view_as(buffer))

@@ -1,0 +1,128 @@
+"""Phases under a plain Lightning Trainer, as a project that imports the module alone would train it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from fashion_tl.training.freezing import EarlyStopping, epoch_seed
+from fashion_tl.training.transfer import TransferClassifier
+
+Batch = tuple[Tensor, Tensor]
+STEPS = 2
+
+pytestmark = [
+    # Lightning advises more worker processes; these data lie in memory.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
+    # Frozen modules are meant to be in eval mode.
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training:UserWarning"),
+    # Lightning 2.6 itself calls what torch has renamed.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
+]
+
+
+def classifier(**arguments: Any) -> TransferClassifier:
+    spec = {"channels": 3, "held_size": 32, "image_size": 32}
+    return TransferClassifier(["cat", "dog"], "test_resnet", pretrained=False, input_spec=spec, **arguments)
+
+
+def train(module: TransferClassifier, epochs: int, folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8 * STEPS, 3, 32, 32, generator=generator)
+    loader: DataLoader[Any] = DataLoader(TensorDataset(images, torch.arange(len(images)) % 2), batch_size=8)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        enable_checkpointing=False,
+        default_root_dir=folder,
+        log_every_n_steps=1,
+        **{**quiet, **settings},
+    )
+    trainer.fit(module, loader, loader)
+    return trainer
+
+
+class Watch(Callback):
+    """Keeps the state and the head's rate at the start of every epoch."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.states.append({name: tensor.clone() for name, tensor in pl_module.state_dict().items()})
+            self.rates.append(trainer.optimizers[0].param_groups[-1]["lr"])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_frozen_tensors_stand_still_and_move_in_the_next_phase(optimizer: str, tmp_path: Path) -> None:
+    module, watch = classifier(train={0: "head", 2: "layer4"}, lr=0.1, optimizer=optimizer), Watch()
+    train(module, 4, tmp_path, watch)
+    start, thawed, end = watch.states[0], watch.states[2], module.state_dict()
+    head = {name for name in start if name.startswith("network.head.")}
+    below = {name for name in start if name.startswith(("network.backbone.layer4.", "network.head."))}
+    assert {name for name in start if not torch.equal(start[name], thawed[name])} == head
+    assert {name for name in start if not torch.equal(thawed[name], end[name])} == below
+    assert end["network.backbone.layer4.0.bn1.num_batches_tracked"] == 2 * STEPS
+
+
+def test_phases_may_freeze_again(tmp_path: Path) -> None:
+    module, watch = classifier(train={0: "all", 1: "head"}, lr=0.1), Watch()
+    train(module, 3, tmp_path, watch)
+    end = module.state_dict()
+    moved = {name for name in end if not torch.equal(watch.states[1][name], end[name])}
+    assert {name.split(".")[1] for name in moved} == {"head"}
+    assert not torch.equal(watch.states[0]["network.backbone.conv1.0.weight"], end["network.backbone.conv1.0.weight"])
+
+
+STILL = 1e-6  # a rate at which no loss falls, so that every epoch is a plateau
+
+
+@pytest.mark.parametrize(("kind", "last"), [(EarlyStopping, 4), (LightningEarlyStopping, 1)])
+def test_early_stopping_waits_for_the_last_phase(kind: type[LightningEarlyStopping], last: int, tmp_path: Path) -> None:
+    stop = kind("val/loss", min_delta=0.5, patience=1)
+    train(classifier(train={0: "head", 1: 1, 3: "head"}, lr=STILL, optimizer="sgd"), 8, tmp_path, stop)
+    assert stop.stopped_epoch == last
+
+
+def test_a_plateau_begins_anew_with_each_phase(tmp_path: Path) -> None:
+    watch = Watch()
+    phases = {0: "head", 3: {"train": "head", "lr": 2 * STILL}}
+    module = classifier(train=phases, lr=STILL, optimizer="sgd", schedule="plateau", plateau_patience=0)
+    train(module, 6, tmp_path, watch)
+    assert [rate / STILL for rate in watch.rates] == pytest.approx([1, 1, 0.1, 2, 2, 0.2])
+
+
+def test_a_change_of_phase_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = MagicMock()
+    monkeypatch.setattr(TensorBoardLogger, "experiment", board)
+    module = classifier(train={0: "head", 2: "layer4"})
+    train(module, 3, tmp_path, logger=TensorBoardLogger(tmp_path))
+    head = 96 * 2 + 2
+    layer4 = sum(parameter.numel() for parameter in module.network.backbone.get_submodule("layer4").parameters())
+    drawn = [call.args for call in board.add_scalar.call_args_list if call.args[0] == "phase/trained_parameters"]
+    assert drawn == [("phase/trained_parameters", head, 0), ("phase/trained_parameters", layer4 + head, 2 * STEPS)]
+    assert [call.args[1] for call in board.add_text.call_args_list] == [
+        f"phase 1 of 2 from epoch 1: trains head ({head} parameters)",
+        f"phase 2 of 2 from epoch 3: trains layer4 and head ({layer4 + head:,} parameters)",
+    ]
+
+
+def test_every_epoch_of_every_seed_has_its_own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = set()
+    for base in range(5):
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(base))
+        seeds |= {epoch_seed(epoch) for epoch in range(100)}
+    assert len(seeds) == 500

@@ -1,0 +1,121 @@
+"""One optimizer over all parameters: which group each is in, and at which rate it trains."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+from torch import nn
+
+from fashion_tl.errors import UserError
+from fashion_tl.models.backbones import create_backbone
+from fashion_tl.models.staged import StagedNetwork, divide_by_children, divide_timm
+from fashion_tl.training.optimizer import FollowsFreezing, build_optimizer, group_rates, parameter_groups
+from fashion_tl.training.plan import Phase
+
+NAMES = ["00-low", "00-low-no_decay", "01-middle", "02-top", "02-top-no_decay", "03-head", "03-head-no_decay"]
+
+
+@pytest.fixture
+def network() -> StagedNetwork:
+    body = nn.Sequential()
+    body.add_module("low", nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
+    body.add_module("middle", nn.Linear(4, 4, bias=False))
+    body.add_module("top", nn.Linear(4, 4))
+    return StagedNetwork(body, nn.Linear(4, 2), divide_by_children(body))
+
+
+def test_groups_are_named_and_ordered_by_stage(network: StagedNetwork) -> None:
+    groups = parameter_groups(network, weight_decay=0.3)
+    assert [group["name"] for group in groups] == NAMES
+    assert [group["stage"] for group in groups] == [0, 0, 1, 2, 2, 3, 3]
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0, 0.3, 0.3, 0.0, 0.3, 0.0]
+    assert [[p.numel() for p in group["params"]] for group in groups] == [[16], [4, 4, 4], [16], [16], [4], [8], [2]]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_groups_partition_all_parameters(backbone: str, frozen: bool) -> None:
+    made = create_backbone(backbone, pretrained=False, image_size=32)
+    network = StagedNetwork(made.module, nn.Linear(made.features, 3), divide_timm(made.module))
+    if frozen:
+        network.freeze_below(len(network.stage_names))
+    groups = parameter_groups(network, weight_decay=0.1)
+    members = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(members) == len(set(members))
+    assert set(members) == {id(parameter) for parameter in network.parameters()}
+    for group in groups:
+        assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
+
+
+@pytest.mark.parametrize(
+    ("phase", "rates"),
+    [
+        (Phase(0, "head"), [0, 0, 0, 1]),
+        (Phase(0, "top"), [0, 0, 0.1, 1]),
+        (Phase(0, "all"), [0.025, 0.05, 0.1, 1]),
+        (Phase(0, 2, lr=3), [0, 0.05, 0.1, 3]),
+        (Phase(0, "middle", backbone_lr=0.4), [0, 0.2, 0.4, 1]),
+        (Phase(0, "top", lr=0, backbone_lr=0.4), [0, 0, 0.4, 0]),
+    ],
+)
+def test_rates_fall_from_the_head_to_the_boundary(network: StagedNetwork, phase: Phase, rates: list[float]) -> None:
+    groups = list(parameter_groups(network, weight_decay=0.1))
+    made = group_rates(network, groups, phase, lr=1, backbone_lr=0.1, layer_decay=0.5)
+    low, middle, top, head = rates
+    assert made == pytest.approx([low, low, middle, top, top, head, head], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
+)
+def test_optimizers_by_name(network: StagedNetwork, name: str, kind: type[torch.optim.Optimizer]) -> None:
+    optimizer = build_optimizer(name, parameter_groups(network, 0.3), lr=0.2, momentum=0.7)
+    assert isinstance(optimizer, kind)
+    assert [group["name"] for group in optimizer.param_groups] == NAMES
+    assert {group["lr"] for group in optimizer.param_groups} == {0.2}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3, 0.0}
+    if name == "sgd":
+        assert {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {(0.7, True)}
+
+
+def test_sgd_without_momentum_works(network: StagedNetwork) -> None:
+    assert not build_optimizer("sgd", parameter_groups(network, 0), lr=0.2, momentum=0).defaults["nesterov"]
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_a_thawed_and_frozen_again_stage_stands_still(network: StagedNetwork, name: str, told: bool) -> None:
+    """Momentum of the thawed phase must not move it, nor may weight decay."""
+    optimizer = build_optimizer(name, parameter_groups(network, 0.3), lr=0.2, momentum=0.7)
+    weight = network.backbone.get_parameter("low.0.weight")
+
+    def moves(boundary: int) -> bool:
+        network.freeze_below(boundary)
+        if told:
+            cast(FollowsFreezing, optimizer).follow_freezing()
+        before = weight.detach().clone()
+        if not told:
+            optimizer.zero_grad()
+        network(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert all(p.grad is None for p in network.parameters())
+        return not torch.equal(weight, before)
+
+    assert [moves(boundary) for boundary in (1, 0, 2, 2)] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "message"),
+    [
+        ("adam w", 0.1, r"unknown optimizer 'adam w'; did you mean 'adamw' or 'adam'.*--model\.optimizer"),
+        ("SGD", 0.1, "unknown optimizer 'SGD'.*Allowed: adamw, adam, sgd"),
+        ("sgd", 0.0, r"model\.lr is 0\.0: .*above 0"),
+        ("sgd", float("nan"), r"model\.lr is nan"),
+    ],
+)
+def test_wrong_optimizers_tell_what_is_allowed(network: StagedNetwork, name: str, lr: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_optimizer(name, parameter_groups(network, 0.3), lr, momentum=0.9)
