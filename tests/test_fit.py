@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 
 from fashion_tl.callbacks.checkpoints import LastCheckpoint
 from fashion_tl.records.record import read_record
-from fashion_tl.runs import lightning_cli as training
+from fashion_tl.runs import fit as fit_module
 
 from .conftest import Fit
 
@@ -57,12 +57,12 @@ class StopAt(Callback):
 @pytest.fixture
 def stop_at(monkeypatch):
     """Stop the runs that follow at an epoch and a batch."""
-    original = training.TrainingCLI._run_callbacks
+    original = fit_module._callbacks
     on_interrupt = signal.getsignal(signal.SIGINT)
 
     def arm(epoch: int, batch: int, error: BaseException) -> None:
         stop = StopAt(epoch, batch, error)
-        monkeypatch.setattr(training.TrainingCLI, "_run_callbacks", lambda cli, *args: [*original(cli, *args), stop])
+        monkeypatch.setattr(fit_module, "_callbacks", lambda *args: [*original(*args), stop])
 
     yield arm
     signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores it after a Ctrl-C
@@ -90,7 +90,7 @@ def test_a_run_leaves_exactly_its_record(fit: Fit):
         assert record["test"]["accuracy"] == hits.mean()
     rows = (logs / "metrics.csv").read_text().splitlines()
     assert len(rows) == 4
-    assert rows[0].startswith("epoch,step,train/loss,train/accuracy,val/loss,val/accuracy,lr")
+    assert rows[0].startswith("epoch,step,train/loss,train/accuracy,val/loss,val/accuracy,val/macro_f1,lr")
 
 
 def test_the_recorded_configuration_runs_again(fit: Fit, workdir: Path):

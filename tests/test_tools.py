@@ -236,7 +236,7 @@ def test_exported_backbone_is_the_trained_one(trained: RunPaths, tmp_path: Path,
     # A run holds its weights so, and another layout is another order of additions.
     exported = made.module.to(memory_format=torch.channels_last).eval()
     with torch.inference_mode():
-        ours, expected = exported(images), module.made.module.eval()(images)
+        ours, expected = exported(images), module.backbone_info.module.eval()(images)
     assert torch.equal(ours, expected)
     assert made.architecture == "test_resnet"
     assert list(made.mean) == pytest.approx(module.preprocess.mean.flatten().tolist())

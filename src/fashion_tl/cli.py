@@ -30,7 +30,7 @@ Transfer-learning experiments on images.
 
 
 def _train(args: list[str]) -> None:
-    from fashion_tl.runs.lightning_cli import run
+    from fashion_tl.runs.verbs import run
 
     run(args)
 
@@ -70,6 +70,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if given[0] == "--version":
         print(f"fashion-tl {__version__}")
         return 0
+    # As LightningCLI's users write it: fashion-tl --config FILE fit
+    verb = next((i for i, arg in enumerate(given) if arg in VERBS), 0)
+    if given[0].startswith("-"):
+        given.insert(0, given.pop(verb))
     try:
         if given[0] not in VERBS:
             raise unknown_name("verb", given[0], VERBS, "`fashion-tl --help` explains them.")

@@ -26,6 +26,14 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def is_first_process() -> bool:
+    """Say whether this is the first of the processes that a launcher has started, or the only one."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    return rank == 0
+
+
 def stop_looking_for_gpus() -> None:
     """Spare a machine without an NVIDIA GPU the search for its library at every optimizer step.
 

@@ -145,7 +145,7 @@ def export(checkpoint: Path, folder: Path) -> None:
         raise UserError(f"{checkpoint} holds no timm backbone: only a TransferClassifier can be exported.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; name a new one.")
-    made, size = module.made, module.input_spec.image_size
+    made, size = module.backbone_info, module.input_spec.image_size
     config: dict[str, Any] = {
         "architecture": made.architecture,
         "num_classes": 0,

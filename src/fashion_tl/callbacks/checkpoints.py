@@ -1,52 +1,111 @@
-"""The checkpoint to resume from."""
+"""The checkpoints of a run: the one that validation chose, and the one to resume from."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from fashion_tl.records.record import RunPaths
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt`` from the end of the epoch whose validation was the best; epochs without one are passed over.
+
+    Args:
+        monitor: The figure that chooses; one that ends in "loss" is the better the smaller.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        super().__init__(
+            None,
+            "best",
+            monitor=monitor,
+            mode="min" if monitor.endswith("loss") else "max",
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        self._validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the figures are of this epoch."""
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep this epoch if it is the best."""
+        if self._validated:
+            super().on_train_epoch_end(trainer, pl_module)
+        self._validated = False
+
+
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt`` from the end of a whole epoch, at first from before any.
+    """Keeps ``last.ckpt``: from before training, then from whole epochs, and within long ones from time to time.
 
     It comes after the callback that keeps ``best.ckpt``. Where that has just been written it is copied: both hold the
     same state, and to write it out again costs several times more than the copy. Epochs that take a fraction of a
-    second do not each write one: a few seconds are sooner trained again.
+    second do not each write one: a few seconds are sooner trained again. What is due is decided by one process.
 
     Args:
-        paths: The folders of the run.
+        minutes: Minutes after which a checkpoint is written within an epoch; None for never.
+        steps: Optimizer steps after which one is written within an epoch; None for never.
+
+    Attributes:
+        paths: The folders of the run, set before training.
     """
 
     every_seconds = 5.0
 
-    def __init__(self, paths: RunPaths) -> None:
-        self.paths = paths
+    def __init__(self, minutes: float | None = None, steps: int | None = None) -> None:
+        self.minutes, self.steps = minutes, steps
+        self.paths: RunPaths | None = None
         self._seen = 0
         self._kept_at = 0.0
+        self._kept_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave something to resume from before the first epoch is whole."""
         self._seen = self._written()
-        self._kept_at = time.monotonic()
-        if not self.paths.last.exists():
-            trainer.save_checkpoint(self.paths.last)
+        self._note(trainer)
+        if trainer.strategy.broadcast(self.paths is not None and not self.paths.last.exists()):
+            self._save(trainer)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's type
+        batch: Any,  # noqa: ANN401 - Lightning's type
+        batch_idx: int,
+    ) -> None:
+        """Keep the state within an epoch, after an optimizer step; not after the last: the end of the epoch follows."""
+        if self.minutes is None and self.steps is None:
+            return
+        if trainer.is_last_batch or trainer.should_stop or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        due = self.steps is not None and trainer.global_step - self._kept_step >= self.steps
+        if self.minutes is not None:
+            due = trainer.strategy.broadcast(due or time.monotonic() - self._kept_at >= 60 * self.minutes)
+        if due:
+            self._note(trainer)
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the state of this epoch, unless one of a moment ago is kept and more are to come."""
         before, self._seen = self._seen, self._written()
         final = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0) > 0
-        if time.monotonic() - self._kept_at < self.every_seconds and not final:
+        due = final or time.monotonic() - self._kept_at >= self.every_seconds
+        due, copied = trainer.strategy.broadcast((due, self._seen != before))
+        if not due:
             return
-        self._kept_at = time.monotonic()
-        if self._seen == before:
-            trainer.save_checkpoint(self.paths.last)
-        elif trainer.is_global_zero:
+        self._note(trainer)
+        if not copied:
+            self._save(trainer)
+        elif trainer.is_global_zero and self.paths is not None:
             draft = self.paths.last.with_name(f".last.{os.getpid()}")
             try:
                 shutil.copyfile(self.paths.best, draft)
@@ -54,5 +113,12 @@ class LastCheckpoint(Checkpoint):
             finally:
                 draft.unlink(missing_ok=True)
 
+    def _note(self, trainer: Trainer) -> None:
+        self._kept_at, self._kept_step = time.monotonic(), trainer.global_step
+
+    def _save(self, trainer: Trainer) -> None:
+        if self.paths is not None:
+            trainer.save_checkpoint(self.paths.last)
+
     def _written(self) -> int:
-        return self.paths.best.stat().st_mtime_ns if self.paths.best.exists() else 0
+        return self.paths.best.stat().st_mtime_ns if self.paths is not None and self.paths.best.exists() else 0

@@ -1,16 +1,14 @@
-"""What is frozen is computed once: the callback that keeps frozen activations and trains on them.
+"""The feature cache: features of frozen stages are computed once, and the rest of the network trains on them.
 
-While the boundary stands at stage k and training images are not augmented at random, or only mirrored, what the stages
-below k give is a constant of each image, or of each of its two mirror images. It is computed once, kept in a file
-keyed by everything that it depends on, and the rest of the network trains on it. Losses equal those of the uncached
-run within float32 rounding, for the same seed.
+While the boundary stands at stage k and training draws from fixed views of each image, what the stages below k give is
+a constant of each view. It is computed once, kept in a file whose key says all that it depends on, and read by every
+process. Losses equal those of the uncached run within float32 rounding, for the same seed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from fashion_tl.data.activations import Activations
-from fashion_tl.data.datamodule import RESIDENT_SHARE, ImageDataModule
+from fashion_tl.data.batches import VIEWS, CachedFeatures, Split, declared
 from fashion_tl.errors import UserError
+from fashion_tl.features.keys import function_hash, versions
 from fashion_tl.features.store import (
     CacheWriteError,
     Writer,
@@ -34,21 +33,26 @@ from fashion_tl.features.store import (
     required_bytes,
     room,
 )
-from fashion_tl.models.backbones import weights_hash
-from fashion_tl.models.split import SplitError, SplitNetwork, chain_network, split_network
+from fashion_tl.models.split import SplitError, chain_network
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.progress import progress_of
 
 MODES = ("auto", "off", "require")
-VERSION = 2
+VERSION = 3
+RESIDENT_SHARE = 0.25  # of a GPU's free memory, for each split: the rest is for the network
 
 
-class FrozenCache(Callback):
-    """Trains on cached activations of the frozen stages wherever that gives the same result.
+class FeatureCache(Callback):
+    """Trains on cached features of the frozen stages wherever that gives the same result.
+
+    It takes any data module that has ``splits`` (``fashion_tl.data.batches.Split`` by the names train, val and test),
+    fetches its batches from them, and declares ``views``; and any classifier whose class declares
+    ``caches_features``.
 
     Args:
         mode: "auto" uses the cache when it is valid and says in one line why not when it is not; "require" stops with
             that reason; "off" never uses it.
-        keep: Lower boundaries whose activations the same pass keeps too, for a later run, as in ``train`` of a model.
+        keep: Lower boundaries whose features the same pass keeps too, for a later run, as in ``train`` of a model.
         folder: Folder of the cache files.
         batch_size: Images in a batch of the pass.
     """
@@ -61,7 +65,7 @@ class FrozenCache(Callback):
         self._boundary: int | None = None
         self._said: set[str] = set()
 
-    def check(self, module: ImageClassifier, data: ImageDataModule) -> None:
+    def check(self, module: ImageClassifier, data: object) -> None:
         """Find out before anything is written whether this run can do what was asked for.
 
         Raises:
@@ -70,8 +74,8 @@ class FrozenCache(Callback):
         """
         for boundary in self.keep:
             module.network.resolve(boundary)
-        for phase in module.phases if self.mode == "require" else ():
-            reason = _why_not(data, module.network.resolve(phase.train))
+        for phase in module.plan.phases if self.mode == "require" else ():
+            reason = why_not(module, data, module.network.resolve(phase.train))
             if reason is not None:
                 raise self._refusal(reason)
 
@@ -79,18 +83,28 @@ class FrozenCache(Callback):
     def _refusal(reason: str) -> UserError:
         return UserError(f"--cache require: {reason}. --cache auto goes on without.")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, or go on in the middle of an epoch."""
+        self._boundary = None
+        self._follow(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Switch to the activations of the phase that begins, or back to images."""
-        data: Any = getattr(trainer, "datamodule", None)
-        if self.mode == "off" or not isinstance(pl_module, ImageClassifier) or not isinstance(data, ImageDataModule):
+        """Switch to the features of the phase that begins, or back to images."""
+        self._follow(trainer, pl_module)
+
+    def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.mode == "off" or not isinstance(pl_module, ImageClassifier):
             return
-        pl_module.enter_phase_of(trainer.current_epoch)
+        plan = pl_module.current_plan()
+        index = plan.phase(progress_of(trainer))
+        pl_module.enter_phase(index)
         boundary = pl_module.network.boundary
         if boundary == self._boundary:
             return
         began = time.perf_counter()
+        others = [pl_module.network.resolve(phase.train) for phase in plan.phases]
         with torch.random.fork_rng(devices=_cuda(pl_module.device)):
-            self._switch(trainer, pl_module, data, boundary, ("train", "val"))
+            self._switch(trainer, pl_module, boundary, others, ("train", "val"))
         self.seconds += time.perf_counter() - began
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,178 +116,264 @@ class FrozenCache(Callback):
         self._leave(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Test on activations too: in a search many runs share the frozen stages."""
-        data: Any = getattr(trainer, "datamodule", None)
-        if self.mode == "off" or not isinstance(pl_module, ImageClassifier) or not isinstance(data, ImageDataModule):
+        """Test on features too: in a search many runs share the frozen stages."""
+        if self.mode == "off" or not isinstance(pl_module, ImageClassifier):
             return
-        lowest = min(pl_module.network.resolve(phase.train) for phase in pl_module.phases)
+        lowest = min(pl_module.network.resolve(phase.train) for phase in pl_module.plan.phases)
         if lowest > 0:
-            self._switch(trainer, pl_module, data, lowest, ("test",))
+            self._switch(trainer, pl_module, lowest, (), ("test",))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go back to images."""
         self._leave(trainer, pl_module)
 
     def _leave(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data: Any = getattr(trainer, "datamodule", None)
-        if isinstance(data, ImageDataModule):
-            data.use_activations({})
+        for split in _splits(getattr(trainer, "datamodule", None)).values():
+            split.source = split.images_source
         if isinstance(pl_module, ImageClassifier):
-            pl_module.take_activations(None)
+            pl_module.set_active_network(None)
         self._boundary = None
 
     def _switch(
-        self, trainer: Trainer, module: ImageClassifier, data: ImageDataModule, boundary: int, parts: tuple[str, ...]
+        self, trainer: Trainer, module: ImageClassifier, boundary: int, others: Sequence[int], parts: Sequence[str]
     ) -> None:
         self._leave(trainer, module)
         self._boundary = boundary
-        try:
-            reason = _why_not(data, boundary)
-            if reason is None:
-                spec = module.input_spec
-                split = split_network(module.network, boundary, spec.image_size, module.preprocess.channels)
-                found = {part: self._activations(trainer, module, data, split, boundary, part) for part in parts}
-                data.use_activations(found)
-                module.take_activations(split.upper)
-        except (SplitError, CacheWriteError) as error:
-            reason = str(error)
+        data = getattr(trainer, "datamodule", None)
+        reason = why_not(module, data, boundary)
+        if reason is None:
+            reason = self._use(trainer, module, data, boundary, others, parts)
         if reason is None:
             return
+        self._leave(trainer, module)
+        self._boundary = boundary
         if self.mode == "require":
             raise self._refusal(reason)
         if reason not in self._said:
             self._said.add(reason)
-            print(f"cache: not used, {reason}")
+            _say(f"cache: not used, {reason}")
 
-    def _activations(
+    def _use(
         self,
         trainer: Trainer,
         module: ImageClassifier,
-        data: ImageDataModule,
-        split: SplitNetwork,
+        data: Any,  # noqa: ANN401 - with splits and views
+        boundary: int,
+        others: Sequence[int],
+        parts: Sequence[str],
+    ) -> str | None:
+        """Have the features computed, once by one process, and use them; returns why that is not possible."""
+        reason, found = None, {}
+        try:
+            upper, wanted = self._wanted(trainer, module, data, boundary, others, parts)
+        except SplitError as error:
+            return str(error)
+        if trainer.local_rank == 0:
+            try:
+                for part in parts:
+                    self._ensure(trainer, module, data.splits[part], wanted[part], boundary, part)
+            except CacheWriteError as error:
+                reason = str(error)
+        reason = trainer.strategy.broadcast(reason)  # the others wait for it
+        if reason is not None:
+            return reason
+        for part in parts:
+            arrays = read(self.folder, wanted[part][boundary])
+            if arrays is None:
+                reason = f"the entry {key_of(wanted[part][boundary])} of the cache vanished as soon as it was written"
+                break
+            views: Mapping[str, float] = data.views if part == "train" else {"identity": 1.0}
+            by_view = [[arrays[name] for name in sorted(arrays) if name.startswith(f"{view}/")] for view in views]
+            features = CachedFeatures(by_view, tuple(views.values()), widen=not str(trainer.precision).endswith("true"))
+            free = torch.cuda.mem_get_info(module.device)[0] if module.device.type == "cuda" else 0
+            found[part] = features.to(module.device) if features.nbytes <= free * RESIDENT_SHARE else features
+        reasons = trainer.strategy.reduce(
+            torch.tensor(float(reason is not None), device=module.device), reduce_op="sum"
+        )
+        if float(reasons):
+            return reason or "another process cannot read the entry"
+        for part, features in found.items():
+            data.splits[part].source = features
+        module.set_active_network(upper)
+        return None
+
+    def _wanted(
+        self,
+        trainer: Trainer,
+        module: ImageClassifier,
+        data: Any,  # noqa: ANN401 - with splits and views
+        boundary: int,
+        others: Sequence[int],
+        parts: Sequence[str],
+    ) -> tuple[nn.Module, dict[str, dict[int, dict[str, Any]]]]:
+        """Return the upper part of the network, and for each part of the data what describes features by boundary.
+
+        Beside those of this phase these are what later phases or runs need, out of the same pass.
+        """
+        kept = [module.network.resolve(name) for name in self.keep]
+        lower = {b: module.split(b) for b in [boundary, *sorted({b for b in (*kept, *others) if 0 < b < boundary})]}
+        functions = {b: function_hash(split.lower, module.preprocess) for b, split in lower.items()}
+        common = {
+            "version": VERSION,
+            "libraries": versions(),
+            "architecture": module.architecture,
+            "image_size": module.input_spec.image_size,
+            "device": module.device.type,
+            "precision": str(trainer.precision),
+        }
+        names = (*module.network.stage_names, "head")
+        wanted = {
+            part: {
+                b: {
+                    **common,
+                    "boundary": names[b],
+                    "function": function,
+                    "part": part,
+                    "samples": data.splits[part].identity,
+                    "views": list(data.views) if part == "train" else ["identity"],
+                }
+                for b, function in functions.items()
+            }
+            for part in parts
+        }
+        return lower[boundary].upper, wanted
+
+    def _ensure(
+        self,
+        trainer: Trainer,
+        module: ImageClassifier,
+        split: Split,
+        wanted: dict[int, dict[str, Any]],
         boundary: int,
         part: str,
-    ) -> Activations:
-        precision = str(trainer.precision)
-        wanted = {boundary: _description(module, data, split.lower, boundary, part, precision)}
-        # What later phases of this run need comes out of the same pass, too.
-        names = [*self.keep, *(phase.train for phase in module.phases)] if part != "test" else self.keep
-        for kept in sorted({module.network.resolve(name) for name in names}):
-            if 0 < kept < boundary:
-                below = split_network(module.network, kept, module.input_spec.image_size, module.preprocess.channels)
-                wanted[kept] = _description(module, data, below.lower, kept, part, precision)
+    ) -> None:
+        """Compute what is missing, unless another run is computing the same: then wait for it."""
+
+        def waiting() -> None:
+            _say("cache: another run computes the same, waiting for it")
+
         with ExitStack() as locks:
             for key in sorted(key_of(description) for description in wanted.values()):
-                locks.enter_context(
-                    lock(
-                        self.folder, key, waiting=lambda: print("cache: another run computes the same, waiting for it")
-                    )
-                )
-            arrays = read(self.folder, wanted[boundary])
-            missing = {b: d for b, d in sorted(wanted.items()) if b != boundary and read(self.folder, d) is None}
-            if arrays is None:
-                missing[boundary] = wanted[boundary]
+                locks.enter_context(lock(self.folder, key, waiting=waiting))
+            missing = {b: d for b, d in sorted(wanted.items()) if read(self.folder, d) is None}
             if missing:
-                self._compute(trainer, module, data, missing, part)
-            arrays = read(self.folder, wanted[boundary]) if arrays is None else arrays
-        if arrays is None:
-            raise CacheWriteError(f"the cache file {key_of(wanted[boundary])} vanished as soon as it was written")
-        views = wanted[boundary]["views"]
-        by_view = [[arrays[n] for n in sorted(arrays) if n.startswith(f"{view}/")] for view in views]
-        found = Activations(by_view, data.augment.mirror if part == "train" else 0.0)
-        free = torch.cuda.mem_get_info(module.device)[0] if module.device.type == "cuda" else 0
-        return found.to(module.device) if found.nbytes <= free * RESIDENT_SHARE else found
+                self._compute(trainer, module, split, missing, boundary, part)
 
     def _compute(
         self,
         trainer: Trainer,
         module: ImageClassifier,
-        data: ImageDataModule,
+        split: Split,
         missing: dict[int, dict[str, Any]],
+        boundary: int,
         part: str,
     ) -> None:
-        """Compute the activations at some boundaries in one pass over a part of the data."""
-        spec, began = module.input_spec, time.perf_counter()
-        chain = chain_network(module.network, list(missing), spec.image_size, module.preprocess.channels)[:-1]
+        """Compute the features at some boundaries in one pass over a part of the data."""
+        began = time.perf_counter()
+        rows_of = self._rows(trainer, module, missing)
+        sizes: dict[int, dict[str, Any]] = {b: {} for b in missing}
+        for b, name, row in rows_of(next(split.in_order(1))):
+            sizes[b][name] = (row.dtype, (len(split), *row.shape[1:]))
+        fitting = self._fitting(sizes, boundary)
+        if not fitting:
+            return
+        if fitting != list(missing):
+            missing = {b: missing[b] for b in fitting}
+            rows_of = self._rows(trainer, module, missing)
+        start = 0
+        with ExitStack() as files:
+            writers = {b: files.enter_context(Writer(self.folder, missing[b], sizes[b])) for b in missing}
+            workers = getattr(getattr(trainer, "datamodule", None), "num_workers", 0)
+            for images in split.in_order(self.batch_size, workers):
+                for b, name, rows in rows_of(images):
+                    writers[b][name][start : start + len(images)] = rows
+                start += len(images)
+        where = " and ".join(module.network.describe(b) for b in missing)
+        seconds = time.perf_counter() - began
+        _say(f"cache: features of {part} below {where} computed once, {start:,} images in {seconds:.1f} s")
+
+    def _fitting(self, sizes: Mapping[int, dict[str, Any]], boundary: int) -> list[int]:
+        """Choose the boundaries whose features fit the disk and the limit; those of this phase come first.
+
+        Raises:
+            CacheWriteError: If not even those of this phase fit.
+        """
+        extra = sorted((b for b in sizes if b != boundary), key=lambda b: required_bytes(sizes[b]))
+        own = [boundary] if boundary in sizes else []
+        for count in range(len(extra), -1, -1):
+            chosen = sorted([*own, *extra[:count]])
+            reason = room(self.folder, sum(required_bytes(sizes[b]) for b in chosen), limit_bytes())
+            if reason is None:
+                return chosen
+        if own:
+            raise CacheWriteError(reason)
+        return []
+
+    def _rows(
+        self, trainer: Trainer, module: ImageClassifier, missing: Mapping[int, Mapping[str, Any]]
+    ) -> Callable[[Tensor], list[tuple[int, str, np.ndarray]]]:
+        """Return a function from images as held to the rows of each boundary and view."""
+        size, channels = module.input_spec.image_size, module.preprocess.channels
+        chain: Sequence[nn.Module] = chain_network(module.network, list(missing), size, channels)[:-1]
         views: list[str] = next(iter(missing.values()))["views"]
+        precision = str(trainer.precision)
 
         def rows_of(images: Tensor) -> list[tuple[int, str, np.ndarray]]:
             rows = []
             for view in views:
-                seen = images.flip(-1) if view == "mirror" else images
                 with trainer.precision_plugin.forward_context(), torch.inference_mode():
-                    given: tuple[Tensor, ...] = (module.preprocess(seen.to(module.device)),)
-                    for network, (boundary, description) in zip(chain, missing.items(), strict=True):
+                    given: tuple[Tensor, ...] = (module.preprocess(VIEWS[view](images).to(module.device)),)
+                    for network, b in zip(chain, missing, strict=True):
                         given = network(*given)
-                        for i, tensor in enumerate(given):
-                            rows.append((boundary, f"{view}/{i:03d}", _stored(tensor, description["half"])))
+                        rows += [(b, f"{view}/{i:03d}", _stored(tensor, precision)) for i, tensor in enumerate(given)]
             return rows
 
-        sizes: dict[int, dict[str, Any]] = {boundary: {} for boundary in missing}
-        for boundary, name, row in rows_of(next(data.in_order(part, 1))):
-            sizes[boundary][name] = (row.dtype, (len(data.splits[part]), *row.shape[1:]))
-        reason = room(self.folder, sum(required_bytes(arrays) for arrays in sizes.values()), limit_bytes())
-        if reason is not None:
-            raise CacheWriteError(reason)
-        start = 0
-        with ExitStack() as files:
-            writers = {b: files.enter_context(Writer(self.folder, missing[b], sizes[b])) for b in missing}
-            for images in data.in_order(part, self.batch_size):
-                for boundary, name, rows in rows_of(images):
-                    writers[boundary][name][start : start + len(images)] = rows
-                start += len(images)
-        where = " and ".join(module.network.describe(boundary) for boundary in missing)
-        seconds = time.perf_counter() - began
-        print(f"cache: {part}, what lies below {where} computed once, {start:,} images in {seconds:.1f} s")
+        return rows_of
 
 
-def _why_not(data: ImageDataModule, boundary: int) -> str | None:
+def why_not(module: ImageClassifier, data: object, boundary: int) -> str | None:
+    """Say why features below a boundary cannot be cached, or None if they can."""
     if boundary == 0:
         return "nothing is frozen"
-    if data.augment.views is None:
+    if not declared(module, "caches_features"):
+        return f"{type(module).__name__} does not declare caches_features = True"
+    if not _splits(data):
+        return f"{type(data).__name__} does not offer its samples as splits (fashion_tl.data.batches.Split)"
+    views = declared(data, "views")
+    if views is None:
+        augment = getattr(data, "augment", None)
+        if "views" not in vars(type(data)):
+            return f"{type(data).__name__} does not declare its views"
+        if augment is not None and "views" not in vars(type(augment)):
+            return f"{type(augment).__name__} does not declare its views"
         return "training images are augmented at random (only mirror images can be cached)"
+    unknown = [view for view in views if view not in VIEWS]
+    if unknown or len(views) > 2:
+        return f"the views {', '.join(views)} are declared; at most two of {', '.join(VIEWS)} can be cached"
     return None
 
 
-def _description(
-    module: ImageClassifier, data: ImageDataModule, lower: nn.Module, boundary: int, part: str, precision: str
-) -> dict[str, Any]:
-    """List all that activations below a boundary depend on, as plain values."""
-    spec, preprocess = module.input_spec, module.preprocess
-    split = data.splits[part]
-    indices = np.asarray(split.indices, dtype=np.int64).tobytes()
-    names = (*module.network.stage_names, "head")
-    return {
-        "version": VERSION,
-        "torch": torch.__version__,
-        "architecture": module.architecture,
-        # Padding, activations, epsilons: what changes the function and leaves the weights' hash as it is.
-        "arguments": [module.rebuilding().get("backbone_args"), module.hparams.get("network_args")],
-        "boundary": names[boundary],
-        "boundary_index": boundary,
-        "data": data.loaded.fingerprint if data.loaded else None,
-        "part": part,
-        "indices": hashlib.sha256(indices).hexdigest()[:16],
-        "held_size": spec.held_size,
-        "crop": [spec.resize, spec.crop],
-        "image_size": spec.image_size,
-        "interpolation": spec.interpolation,
-        "channels": preprocess.channels,
-        "mean": preprocess.mean.flatten().tolist(),
-        "std": preprocess.std.flatten().tolist(),
-        "device": module.device.type,
-        "precision": precision,
-        "half": "16" in precision,
-        "weights": weights_hash(lower),
-        "views": list(data.augment.views or ()) if part == "train" else ["identity"],
-    }
+def _splits(data: object) -> Mapping[str, Split]:
+    found = getattr(data, "splits", None)
+    return found if isinstance(found, Mapping) and all(isinstance(split, Split) for split in found.values()) else {}
 
 
-def _stored(tensor: Tensor, half: bool) -> np.ndarray:
-    """Lay images (B, C, H, W) as (B, H, W, C): read back, that is channels_last without a copy."""
-    kept = tensor.half() if half and tensor.is_floating_point() else tensor
-    kept = kept.float() if kept.dtype == torch.bfloat16 else kept
-    return (kept.permute(0, 2, 3, 1) if kept.ndim == 4 else kept).cpu().numpy()
+def _stored(tensor: Tensor, precision: str) -> np.ndarray:
+    """Lay images (B, C, H, W) as (B, H, W, C): read back, that is channels_last without a copy.
+
+    Features of a run in half precision are stored in its own type: bfloat16 (as uint16) or float16.
+    """
+    kept = tensor
+    if tensor.is_floating_point():
+        kept = tensor.bfloat16() if "bf16" in precision else tensor.half() if "16" in precision else tensor
+    kept = kept.permute(0, 2, 3, 1) if kept.ndim == 4 else kept
+    kept = kept.contiguous().view(torch.uint16) if kept.dtype == torch.bfloat16 else kept
+    return kept.cpu().numpy()
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text)
 
 
 def _cuda(device: torch.device) -> list[int]:

@@ -13,24 +13,36 @@ import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+from torch.utils.data import DistributedSampler
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fashion_tl.analysis.metrics import summarise
-from fashion_tl.callbacks.features import FrozenCache
+from fashion_tl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from fashion_tl.callbacks.features import FeatureCache
 from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
-from fashion_tl.models.staged import count_parameters
+from fashion_tl.models.staged import BatchNormPolicy, count_parameters
 from fashion_tl.records.findings import write_arrays
-from fashion_tl.records.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, RunPaths, write_record, write_text
+from fashion_tl.records.record import (
+    COMPLETED,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    RunPaths,
+    read_record,
+    write_record,
+    write_text,
+)
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.freezing import FreezeUnfreeze
 
 LIBRARIES = ("fashion_tl", "torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
 
@@ -38,102 +50,132 @@ LIBRARIES = ("fashion_tl", "torch", "torchvision", "lightning", "timm", "torchme
 class RunRecorder(Callback):
     """Writes ``config.yaml``, ``run.json``, ``metrics.csv`` and ``test_predictions.npz`` of one run.
 
-    The record exists from the first moment, says "running" until the test is done, and says why where the run ends
-    early. The history is part of the checkpoint, so a resumed run's record is whole.
+    The record exists from the start of training, says "running" until the test is done, and says why where the run ends
+    early. The history is part of the checkpoint, so a resumed run's record is whole. The first process decides and
+    writes, from what all processes measured.
 
     Args:
-        paths: The folders of the run.
+        paths: The folders of the run, as the first process has chosen them; None in the others, which are told.
         config: The resolved configuration, as YAML that runs again.
-        command: The command line that started the run.
-        seed: The run's seed.
+        facts: What the record says of the run from the start: command, seed, study.
         monitor: The metric that chooses the best epoch, such as "val/accuracy".
-        cache: The callback that knows the seconds spent on computing frozen activations.
-        study: Figures of the published study that this run reproduces, for the report.
+        cache: The callback that knows the seconds spent on computing features.
         tested: Whether a test follows; without one the run is completed when its training is.
+        own_start: Whether earlier epochs in a checkpoint are of this version too, so that its best may be among them.
     """
 
     def __init__(
         self,
-        paths: RunPaths,
+        paths: RunPaths | None,
         config: str,
-        command: str,
-        seed: int,
+        facts: dict[str, Any],
         monitor: str,
-        cache: FrozenCache,
-        study: dict[str, Any] | None = None,
+        cache: FeatureCache,
         tested: bool = True,
+        own_start: bool = True,
     ) -> None:
-        self.paths, self.config, self.monitor, self.cache, self.tested = paths, config, monitor, cache, tested
-        self.record: dict[str, Any] = {
-            "name": paths.name,
-            "version": paths.version,
-            "status": RUNNING,
-            "reason": None,
-            "seed": seed,
-            "command": command,
-            "started": _now(),
-            "finished": None,
-            "study": study,
-        }
+        self.config, self.monitor, self.cache, self.tested, self.own_start = config, monitor, cache, tested, own_start
+        self.chosen = paths
+        self.record: dict[str, Any] = {"status": RUNNING, "reason": None, "started": _now(), "finished": None, **facts}
         self.history: list[dict[str, float]] = []
         self.fit_seconds = 0.0
         self._fit_began = self._epoch_began = self._test_began = 0.0
+        self._images = 0
+        self._validated: dict[str, float] = {}
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._stopping: str | None = None
-        self._fitting = False
+        self._stage = ""
         self._first_epoch = 0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note what is about to happen: a test restores the checkpoint's callbacks, too."""
-        self._fitting = stage == "fit"
+    @property
+    def paths(self) -> RunPaths:
+        """The folders of the run, once they are chosen."""
+        if self.chosen is None:
+            raise ValueError("the folders of the run are not chosen yet")
+        return self.chosen
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the best among the epochs whose checkpoints this version holds."""
-        start = trainer.ckpt_path
-        if start is not None and Path(str(start)).parent.resolve() != self.paths.checkpoints.resolve():
-            self._first_epoch = trainer.current_epoch
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell all processes what the first one has chosen, and the other callbacks where their files go."""
+        self._stage = stage
+        self.chosen, pl_module.plan = trainer.strategy.broadcast((self.chosen, pl_module.plan))
+        for callback in _callbacks(trainer):
+            if isinstance(callback, LastCheckpoint):
+                callback.paths = self.paths
+            if isinstance(callback, BestCheckpoint):
+                callback.dirpath = str(self.paths.checkpoints)
+        self.record |= {"name": self.paths.name, "version": self.paths.version}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration and a record that says "running"."""
+        """Start the clock."""
         self._fit_began = time.perf_counter()
-        write_text(self.paths.logs / "config.yaml", self.config)
-        self.record.update(_describe(trainer, pl_module))
-        self._write()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration and a record that says "running"."""
+        self._epoch_began = time.perf_counter() - self._epoch_began
+        if not self.own_start:
+            self._first_epoch = trainer.current_epoch
+        self.record.update(_describe(trainer, _classifier(pl_module)))
+        freezing = next(callback for callback in _callbacks(trainer) if isinstance(callback, FreezeUnfreeze))
+        if freezing.resumed is not None:
+            self.record.setdefault("resumed", []).append({"at": _now(), **freezing.resumed})
+        self._write(trainer, config=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the epoch."""
-        self._epoch_began = time.perf_counter()
+        self._epoch_began, self._images, self._validated = time.perf_counter(), 0, {}
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's type
+        batch: Any,  # noqa: ANN401 - Lightning's type
+        batch_idx: int,
+    ) -> None:
+        """Count the images that were seen."""
+        self._images += len(batch[1])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what validation has measured in this epoch."""
+        if not trainer.sanity_checking:
+            found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            self._validated = dict(sorted(found.items(), key=lambda item: _ORDER.get(item[0], 99)))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch to the history and to ``metrics.csv``."""
+        """Add the epoch to the history and to ``metrics.csv``: what was measured in it, and nothing else."""
         module = _classifier(pl_module)
+        module.log_training_figures()
         row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        for key in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
-            if key in trainer.callback_metrics:
-                row[key] = float(trainer.callback_metrics[key])
-        groups = trainer.optimizers[0].param_groups
-        row["lr"] = float(max(group["lr"] for group in groups))
+        metrics = trainer.callback_metrics
+        row |= {name: float(metrics[name]) for name in ("train/loss", "train/accuracy") if name in metrics}
+        row |= self._validated
+        row["lr"] = float(max(group["lr"] for group in trainer.optimizers[0].param_groups))
         row["trained_parameters"] = count_parameters(module.network, trained_only=True)
+        seen = trainer.strategy.reduce(torch.tensor(float(self._images), device=module.device), reduce_op="sum")
+        row["images"] = int(cast(Tensor, seen))
         row["seconds"] = time.perf_counter() - self._epoch_began
         self.history.append(row)
-        _write_csv(self.paths, self.history)
+        self._epoch_began, self._images, self._validated = time.perf_counter(), 0, {}
+        if trainer.is_global_zero:
+            _write_csv(self.paths, self.history)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record how and why training ended."""
         self.fit_seconds += time.perf_counter() - self._fit_began
         if self._stopping is None:
-            done = trainer.current_epoch >= (trainer.max_epochs or 0)
-            self.record["reason"] = "all epochs done" if done else _why_stopped(trainer)
+            self.record["reason"] = _why_stopped(trainer)
         if not self.tested and self._stopping is None:
             self.record.update(status=COMPLETED, finished=_now())
         self._summarise_training(trainer)
-        self._write()
+        self._write(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of the test."""
+        """Start the clock of the test; where processes were started anew, their record is on the disk."""
         self._test_began = time.perf_counter()
         self._logits, self._labels = [], []
+        if trainer.is_global_zero:
+            self.record = read_record(self.paths.logs)
 
     def on_test_batch_end(
         self,
@@ -149,67 +191,67 @@ class RunRecorder(Callback):
         self._labels.append(outputs["labels"])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the predictions and the completed record."""
-        logits = torch.cat(self._logits).cpu().numpy()
-        labels = torch.cat(self._labels).cpu().numpy()
-        arrays = {"index": np.arange(len(labels)), "label": labels, "logits": logits}
-        write_arrays(self.paths.logs / "test_predictions.npz", arrays)
+        """Write the predictions of every test image, once and in order, and the completed record."""
+        index, logits, labels = _gathered(trainer, torch.cat(self._logits), torch.cat(self._labels))
+        if not trainer.is_global_zero:
+            return
+        self.record["test"] = summarise(logits, labels, list(_classifier(pl_module).class_names))
+        write_arrays(self.paths.logs / "test_predictions.npz", {"index": index, "label": labels, "logits": logits})
         keep_filters(pl_module, self.paths.logs)
         keep_test_images(getattr(trainer, "datamodule", None), self.paths.logs.parent.parent)
-        self.record["test"] = summarise(logits, labels, list(_classifier(pl_module).class_names))
         self.record["time"]["test_seconds"] = time.perf_counter() - self._test_began
         self.record.update(status=COMPLETED, finished=_now())
-        self._write()
+        self._write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write a record that says why the run ended early."""
+        if self.chosen is None or not trainer.is_global_zero:
+            return
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             signal = "Ctrl-C" if isinstance(exception, KeyboardInterrupt) else "SIGTERM"
             status, self._stopping = INTERRUPTED, f"stopped by {signal}"
         else:
             status, self._stopping = FAILED, f"{type(exception).__name__}: {exception}"
-        if self._fit_began and not self._test_began:
+        if self._stage == "fit" and self._fit_began:
             self.fit_seconds += time.perf_counter() - self._fit_began
+            self._summarise_training(trainer)
         self.record.update(status=status, reason=self._stopping, finished=_now())
-        self._summarise_training(trainer)
         if self.paths.logs.exists():
-            self._write()
+            self._write(trainer)
         if self.paths.last.is_file():
             config, last = (shlex.quote(str(path)) for path in (self.paths.logs / "config.yaml", self.paths.last))
             print(f"{self.paths.name}: {self._stopping}. To go on: fashion-tl fit -c {config} --ckpt_path {last}")
 
-    def fail(self, reason: str) -> None:
-        """Write a record that says why there is nothing to test."""
-        self.record.update(status=FAILED, reason=reason, finished=_now())
-        self._write()
-
     def state_dict(self) -> dict[str, Any]:
-        """Keep the history in the checkpoint, as plain values."""
-        seconds = self.fit_seconds + time.perf_counter() - self._fit_began
+        """Keep the history in the checkpoint, as plain values, and what is counted of the epoch in progress."""
+        now = time.perf_counter()
         return {
             "history": [dict(row) for row in self.history],
-            "fit_seconds": seconds,
+            "fit_seconds": self.fit_seconds + now - self._fit_began,
             "started": self.record["started"],
+            "resumed": list(self.record.get("resumed", [])),
+            "epoch": {"seconds": now - self._epoch_began, "images": self._images, "validated": dict(self._validated)},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the history of the stopped run."""
-        if not self._fitting:
+        if self._stage != "fit":
             return
         self.history = [dict(row) for row in state_dict["history"]]
         self.fit_seconds = float(state_dict["fit_seconds"])
-        self.record["started"] = state_dict["started"]
-        self.record["resumed"] = _now()
+        self.record |= {"started": state_dict["started"], "resumed": list(state_dict["resumed"])}
+        epoch = state_dict["epoch"]
+        self._epoch_began, self._images = float(epoch["seconds"]), int(epoch["images"])
+        self._validated = dict(epoch["validated"])
 
     def _summarise_training(self, trainer: Trainer) -> None:
         rows = self.history
-        seconds = [row["seconds"] for row in rows]
-        images = self.record.get("data", {}).get("sizes", {}).get("train", 0)
+        seconds = sum(row["seconds"] for row in rows)
         self.record["time"] = {
             "fit_seconds": self.fit_seconds,
-            "epoch_seconds": seconds,
+            "epoch_seconds": [row["seconds"] for row in rows],
             "cache_seconds": self.cache.seconds,
-            "images_per_second": images * len(rows) / sum(seconds) if seconds else None,
+            "images_per_second": sum(row["images"] for row in rows) / seconds if seconds else None,
         }
         self.record["peak_memory_bytes"] = _peak_memory(trainer.strategy.root_device)
         own = [row for row in rows if row["epoch"] >= self._first_epoch]
@@ -219,19 +261,46 @@ class RunRecorder(Callback):
             best = max(scored, key=lambda row: sign * row[self.monitor])
             self.record["best"] = {"epoch": int(best["epoch"]), "monitor": self.monitor, "value": best[self.monitor]}
 
-    def _write(self) -> None:
-        write_record(self.paths.logs, self.record)
+    def _write(self, trainer: Trainer, config: bool = False) -> None:
+        if trainer.is_global_zero:
+            if config:
+                write_text(self.paths.logs / "config.yaml", self.config)
+            write_record(self.paths.logs, self.record)
 
 
-def _describe(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    module = _classifier(pl_module)
-    data = getattr(trainer, "datamodule", None)
-    phases = []
-    for index, phase in enumerate(module.phases):
-        module.enter_phase(index)
-        trained = count_parameters(module.network, trained_only=True)
-        phases.append({"start": phase.start, "trains": module.describe_phase(index), "trained_parameters": trained})
-    module.enter_phase(0)
+_ORDER = {name: i for i, name in enumerate(("val/loss", "val/accuracy", "val/macro_f1"))}
+
+
+def _gathered(trainer: Trainer, logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bring the predictions of all processes together, each sample once, in the order of the test set."""
+    positions = _positions(trainer.test_dataloaders, len(labels)).to(labels.device)
+    if trainer.world_size > 1:
+        positions, logits, labels = (torch.cat(gather_all_tensors(t)) for t in (positions, logits, labels))
+    index, first = np.unique(positions.cpu().numpy(), return_index=True)
+    return index, logits.cpu().numpy()[first], labels.cpu().numpy()[first]
+
+
+def _positions(loader: Any, count: int) -> Tensor:  # noqa: ANN401 - any loader
+    """Return the positions (count,) in the test set that this process has seen."""
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, DistributedSampler):
+        return torch.tensor(list(sampler))[:count]
+    positions: Tensor = getattr(loader, "positions", torch.arange(count))[:count]
+    return positions
+
+
+def _describe(trainer: Trainer, module: ImageClassifier) -> dict[str, Any]:
+    data, plan, network = getattr(trainer, "datamodule", None), module.current_plan(), module.network
+    phases = [
+        {
+            "start": phase.start,
+            "trains": module.describe_phase(index),
+            "trained_parameters": network.count_trained(
+                network.resolve(phase.train), cast(BatchNormPolicy, plan.batch_norm)
+            ),
+        }
+        for index, phase in enumerate(plan.phases)
+    ]
     return {
         "data": data.describe() if isinstance(data, ImageDataModule) else {},
         "model": {
@@ -239,21 +308,25 @@ def _describe(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
             "architecture": module.architecture,
             "weights": module.weights,
             "weights_hash": module.weights_hash,
-            "stages": list(module.network.stage_names),
-            "parameters": count_parameters(module.network),
+            "stages": list(network.stage_names),
+            "parameters": count_parameters(network),
             "phases": phases,
-            "batch_norm": module.batch_norm,
-            "optimizer": module.optimizer_name,
-            "lr": module.lr,
-            "backbone_lr": module.backbone_lr,
-            "schedule": module.schedule,
+            "batch_norm": plan.batch_norm,
+            "optimizer": plan.optimizer,
+            "lr": plan.lr,
+            "backbone_lr": plan.backbone_lr,
+            "schedule": plan.schedule.name,
+            "objective": type(module.objective).__name__,
+            "class_weights": module.class_weights,
             "max_epochs": trainer.max_epochs,
+            "max_steps": plan.max_steps,
             "input": describe_preprocessing(module.preprocess),
         },
         "environment": {
             "python": platform.python_version(),
             "libraries": {name: _version(name) for name in LIBRARIES},
             "device": _device(trainer),
+            "processes": trainer.world_size,
             "threads": torch.get_num_threads(),
             "precision": str(trainer.precision),
             "git_commit": _git_commit(),
@@ -280,7 +353,12 @@ def _why_stopped(trainer: Trainer) -> str:
     for callback in trainer.early_stopping_callbacks:
         if getattr(callback, "stopped_epoch", 0):
             return f"early stopping: {callback.monitor} did not improve for {callback.patience} epochs"
-    return "stopped by the trainer (max_time, max_steps or a callback)"
+    for freezing in _callbacks(trainer):
+        if isinstance(freezing, FreezeUnfreeze) and 0 <= freezing.max_steps <= trainer.global_step:
+            return "all steps done"
+    if trainer.current_epoch >= (trainer.max_epochs or 0) > 0:
+        return "all epochs done"
+    return "stopped by the trainer (max_time or a callback)"
 
 
 def _now() -> str:
@@ -315,3 +393,7 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def _callbacks(trainer: Any) -> list[Callback]:  # noqa: ANN401 - the Trainer, whose type does not tell
+    return list(trainer.callbacks)

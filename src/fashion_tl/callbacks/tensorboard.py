@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
+from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.records.record import RunPaths
 from fashion_tl.training.classifier import ImageClassifier
@@ -22,14 +22,23 @@ LAYOUT = {
 
 
 class RunLogger(TensorBoardLogger):
-    """Lightning's TensorBoard logger without its ``hparams.yaml``: ``config.yaml`` says the same and more."""
+    """Lightning's TensorBoard logger without its ``hparams.yaml``: ``config.yaml`` says the same and more.
 
-    def __init__(self, paths: RunPaths) -> None:
-        super().__init__(paths.logs.parent.parent, paths.name, paths.logs.name, default_hp_metric=False)
+    Args:
+        paths: The folders of the run; None in processes that write nothing.
+    """
+
+    def __init__(self, paths: RunPaths | None) -> None:
+        where = ("lightning_logs", "pending", "version") if paths is None else _parts(paths)
+        super().__init__(where[0], where[1], where[2], default_hp_metric=False)
 
     def save(self) -> None:
         """Flush the events."""
         self.experiment.flush()
+
+
+def _parts(paths: RunPaths) -> tuple[str, str, str]:
+    return str(paths.logs.parent.parent), paths.name, paths.logs.name
 
 
 class TensorBoardPictures(Callback):
@@ -37,24 +46,25 @@ class TensorBoardPictures(Callback):
 
     Args:
         hyperparameters: Plain values for the hyperparameter dashboard, shown beside the final test figures.
-        log_dir: Log folder of the run; the test reads its figures there.
+        recorder: What knows the test's figures; it comes before this callback.
     """
 
-    def __init__(self, hyperparameters: dict[str, Any], log_dir: Path) -> None:
-        self.hyperparameters, self.log_dir = hyperparameters, log_dir
+    def __init__(self, hyperparameters: dict[str, Any], recorder: RunRecorder) -> None:
+        self.hyperparameters, self.recorder = hyperparameters, recorder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show training images after augmentation and preprocessing, the filters, and curves side by side."""
+        if not trainer.is_global_zero:
+            return
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(LAYOUT)
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageDataModule) or not isinstance(pl_module, ImageClassifier):
             return
-        with torch.random.fork_rng(devices=[]):
-            split = data.splits["train"]
-            images, _ = split.images.__getitems__(split.indices[:32])
-            seen = data.prepare(data.augment(images.to(pl_module.device)))
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            images = data.splits["train"].reading.read(torch.arange(min(32, len(data.splits["train"]))))
+            seen = pl_module.preprocess(data.augment(images.to(pl_module.device)))
         _add_image(trainer, "images/training_as_the_network_sees_them", grid(pl_module.preprocess.undo(seen)))
         self._add_filters(trainer, pl_module)
 
@@ -64,10 +74,9 @@ class TensorBoardPictures(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the confusion matrix and the hyperparameters with the final figures."""
-        from fashion_tl.records.record import read_record
-
-        record = read_record(self.log_dir)
-        test = record["test"]
+        if not trainer.is_global_zero:
+            return
+        test = self.recorder.record["test"]
         matrix = np.array(test["confusion_matrix"])
         picture = confusion_picture(matrix, list(test["per_class"]))
         _add_image(trainer, "test/confusion_matrix", picture)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
 from fashion_tl.data import fashion_mnist, garments, objects
+from fashion_tl.data.batches import fingerprint
 from fashion_tl.data.image_folder import FolderIndex, default_memory_limit, folder_fingerprint, load_folder, scan_folder
 from fashion_tl.data.images import ImageSet, InMemoryImages
 from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.imports import import_class
 
 SOURCES = ("fashion_mnist", "image_folder", "garments", "objects")
 DRAWN_SIZE = 28
@@ -36,21 +38,30 @@ class Loaded:
     skipped: list[str] = field(default_factory=list)
 
 
-class Source(Protocol):
-    """A named source of images; ``class_names``, ``channels`` and ``held_size`` are known before loading."""
+class Source(ABC):
+    """A source of images: it tells its classes without loading, then loads.
+
+    A subclass of your own is named by its class path (``--data.source mine.Shoes``) and gets ``data.source_args``.
+
+    Attributes:
+        class_names: Names of the classes, in the order of their labels.
+        channels: Channels of the images.
+        held_size: Height and width of the images as held, in pixels.
+    """
 
     class_names: tuple[str, ...]
     channels: int
     held_size: int
 
+    @abstractmethod
     def load(self) -> Loaded:
         """Read or draw all images."""
 
 
-class FashionMNISTSource:
+class FashionMNISTSource(Source):
     """Fashion-MNIST's official training and test sets."""
 
-    class_names: tuple[str, ...] = fashion_mnist.CLASS_NAMES
+    class_names = fashion_mnist.CLASS_NAMES
     channels = 1
     held_size = fashion_mnist.SIZE
 
@@ -64,7 +75,7 @@ class FashionMNISTSource:
         return Loaded(InMemoryImages(*train), InMemoryImages(*test), fingerprint(*train, *test))
 
 
-class DrawnSource:
+class DrawnSource(Source):
     """A task that the package draws itself.
 
     Args:
@@ -99,7 +110,7 @@ class DrawnSource:
         return Loaded(InMemoryImages(*train), InMemoryImages(*test), fingerprint(*train, *test))
 
 
-class ImageFolderSource:
+class ImageFolderSource(Source):
     """A folder of images, one subfolder per class, with or without train/ and test/.
 
     Args:
@@ -147,27 +158,26 @@ def make_source(
     drawn: int,
     drawn_test: int | None,
     seed: int,
+    source_args: dict[str, Any] | None,
 ) -> Source:
-    """Make a source by name; the other arguments are those of ``ImageDataModule``.
+    """Make a source by name or class path; the other arguments are those of ``ImageDataModule``.
 
     Raises:
         UserError: If there is no such source, or what it needs is missing.
     """
+    if "." in name:
+        try:
+            return import_class(name, Source, "data.source")(**(source_args or {}))  # type: ignore[type-abstract]
+        except TypeError as error:
+            raise UserError(f"data.source_args do not fit {name}: {error}.") from error
+    if source_args:
+        raise UserError(f"data.source_args are for a source named by its class path; {name!r} takes none.")
     if name == "fashion_mnist":
         return FashionMNISTSource(root)
     if name in ("garments", "objects"):
         return DrawnSource(cast(Literal["garments", "objects"], name), drawn, drawn_test, seed)
     if name != "image_folder":
-        raise unknown_name("source", name, SOURCES, "Set it with --data.source.")
+        raise unknown_name("source", name, SOURCES, "Set it with --data.source; MODULE.CLASS names one of your own.")
     if size is None:
         raise UserError("data.source image_folder needs --data.image_size: the files may have any size.")
     return ImageFolderSource(root / Path(folder or "").expanduser(), size, resize, crop, skip_unreadable)
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """Hash tensors to 16 hexadecimal digits of SHA-256."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()[:16]

@@ -144,12 +144,15 @@ class Augment:
         return any(getattr(self, name) > 0 for name in (*_SHARES, "rotation", "hue", "shift") if name != "erase_area")
 
     @property
-    def views(self) -> tuple[str, ...] | None:
-        """The fixed views of an image that training draws from, or None if there is no end of them."""
+    def views(self) -> dict[str, float] | None:
+        """The fixed views that training draws from, with their probabilities; None if there is no end of them.
+
+        A subclass that augments in another way may declare its own; it has none by itself.
+        """
         others = any(getattr(self, name) > 0 for name in (*_SHARES, "rotation", "hue", "shift") if name not in _FIXED)
         if others:
             return None
-        return ("identity", "mirror") if self.mirror > 0 else ("identity",)
+        return {"identity": 1 - self.mirror, "mirror": self.mirror} if self.mirror > 0 else {"identity": 1.0}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment a batch (B, C, H, W), uint8 or float in 0 to 1; returns float32 in 0 to 1 of the same shape.

@@ -108,12 +108,15 @@ class _Part(nn.Module):
     """Part of a network's graph, run on the network's own modules, parameters and buffers.
 
     What takes part is registered here too, under its name in the network with slashes for dots.
+
+    Attributes:
+        source: The code that runs, for keys of cached features.
     """
 
     def __init__(self, network: StagedNetwork, graph: fx.Graph, constants: dict[str, Tensor]) -> None:
         super().__init__()
         self._network = (network,)  # in a tuple, or it would be a child of its own part
-        self._code = _function(graph)
+        self._code, self.source = _function(graph)
         self._moded: list[nn.Module] = []
         self.members = nn.ModuleDict()
         parameters = dict(network.named_parameters())
@@ -466,13 +469,13 @@ def _reads_mode(node: fx.Node) -> bool:
     return node.op == "get_attr" and str(node.target).rpartition(".")[2] == "training"
 
 
-def _function(graph: fx.Graph) -> Callable[..., Any]:
-    """Turn a graph into a function of ``self`` and its inputs; a GraphModule would hold copies of buffers and modes."""
+def _function(graph: fx.Graph) -> tuple[Callable[..., Any], str]:
+    """Turn a graph into a function of ``self`` and its inputs, with its code; a GraphModule would copy buffers."""
     code = graph.python_code("self")
     names = dict(code.globals)
     exec(code.src, names)  # noqa: S102 - the graph's own code, as GraphModule runs it
     function: Callable[..., Any] = names["forward"]
-    return function
+    return function, code.src
 
 
 @contextmanager

@@ -100,21 +100,39 @@ class StagedNetwork(nn.Module):
                 "affine" keeps the statistics, "eval" keeps both.
         """
         self.boundary, self.batch_norm = boundary, batch_norm
-        for _, stage, parameter in self.staged_parameters():
-            parameter.requires_grad_(stage >= boundary)
-            if stage < boundary:
+        trained = self.trained_names(boundary, batch_norm)
+        for name, _, parameter in self.staged_parameters():
+            parameter.requires_grad_(name in trained)
+            if name not in trained:
                 parameter.grad = None
-        self._in_eval = []
-        for name, module in self.backbone.named_modules():
-            if self._top_stage.get(name, len(self.stage_names)) < boundary:
-                self._in_eval.append(module)
-            elif isinstance(module, _BatchNorm) and batch_norm != "train":
-                self._in_eval.append(module)
-                if batch_norm == "eval":
-                    for parameter in module.parameters(recurse=False):
-                        parameter.requires_grad_(False)
-                        parameter.grad = None
+        self._in_eval = [
+            module
+            for name, module in self.backbone.named_modules()
+            if self._top_stage.get(name, len(self.stage_names)) < boundary
+            or (isinstance(module, _BatchNorm) and batch_norm != "train")
+        ]
         self.train(self.training)
+
+    def trained_names(self, boundary: int, batch_norm: BatchNormPolicy = "train") -> set[str]:
+        """Return the names of the parameters that ``freeze_below`` lets train, without freezing anything."""
+        trained = {name for name, stage, _ in self.staged_parameters() if stage >= boundary}
+        if batch_norm == "eval":
+            norms = [(name, m) for name, m in self.backbone.named_modules() if isinstance(m, _BatchNorm)]
+            trained -= {f"backbone.{name}.{p}" for name, m in norms for p, _ in m.named_parameters(recurse=False)}
+        return trained
+
+    def count_trained(self, boundary: int, batch_norm: BatchNormPolicy = "train") -> int:
+        """Count the parameters that ``freeze_below`` lets train, without freezing anything."""
+        trained = self.trained_names(boundary, batch_norm)
+        return sum(parameter.numel() for name, _, parameter in self.staged_parameters() if name in trained)
+
+    def frozen_buffers(self) -> dict[str, Tensor]:
+        """Return the buffers of all modules that are kept in eval mode, such as BatchNorm's statistics, by name."""
+        return {
+            f"{i}.{name}": buffer
+            for i, module in enumerate(self._in_eval)
+            for name, buffer in module.named_buffers(recurse=False)
+        }
 
     def train(self, mode: bool = True) -> StagedNetwork:
         """Set the mode of what trains; what is frozen stays in eval mode (Lightning calls this after validation)."""

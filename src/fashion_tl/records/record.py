@@ -8,11 +8,13 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.locks import claim
 
 # What NumPy raises for an archive that is cut short or has other bytes.
 BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -77,19 +79,36 @@ def next_paths(log_dir: Path, checkpoint_dir: Path, name: str) -> RunPaths:
     return paths_of(log_dir, checkpoint_dir, check_name(name), max(taken, default=-1) + 1)
 
 
-def claim(paths: RunPaths) -> None:
-    """Make the log folder of a new version, which no other run can then take.
+@contextmanager
+def taken(paths: RunPaths, new: bool) -> Iterator[None]:
+    """Hold a version of a run: no other process can start it, or go on with it, until this one is done or dead.
+
+    Args:
+        paths: The folders of the version.
+        new: Whether its log folder is to be made.
 
     Raises:
-        UserError: If another run has taken that version since ``next_paths`` looked.
+        UserError: If another process has taken the version.
     """
+    lock = paths.logs.with_name(f".{paths.logs.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = claim(lock)
     try:
-        paths.logs.mkdir(parents=True)
+        if descriptor is None:
+            raise FileExistsError
+        if new:
+            paths.logs.mkdir()
     except FileExistsError as error:
         raise UserError(
-            f"another run of the name {paths.name!r} started at this moment and took version {paths.version}: "
-            "start this one again."
+            f"another process has taken {paths.logs}: "
+            + ("start this one again." if new else "wait until it is done, or stop it.")
         ) from error
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            lock.unlink(missing_ok=True)  # while it is locked: who waits for this file sees that it is gone
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

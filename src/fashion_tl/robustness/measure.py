@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fashion_tl import __version__
-from fashion_tl.data.datamodule import Split
+from fashion_tl.data.batches import Split
 from fashion_tl.data.splits import stratified_split
 from fashion_tl.diagnose.predictions import digest, to_best_device
 from fashion_tl.diagnose.scaling import read_calibration

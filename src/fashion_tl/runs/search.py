@@ -1,40 +1,36 @@
-"""Trying values of settings one after the other: chosen by validation, never by the test."""
+"""Several runs of one configuration: trying values, chosen by validation and never by the test; repeating seeds."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_tl.errors import UserError
-from fashion_tl.records.record import read_record
+from fashion_tl.runs.fit import Run, fit
+from fashion_tl.runs.parser import Config, arguments, parse, written
+
+Runner = Callable[..., Run]
 
 
-class Runner(Protocol):
-    """What can run again with other flags; ``paths.logs`` is then where the record lies."""
-
-    paths: Any
-
-    def again(self, flags: list[str], tested: bool = True) -> None:
-        """Run once."""
-
-
-def search(runner: Runner, values: dict[str, list[Any]], name: str, say: Callable[[str], None] = print) -> list[str]:
-    """Train a candidate for every combination of values and return the flags of the best.
+def search(
+    config: Config, values: Mapping[str, list[Any]], changes: Mapping[str, Any] | None = None, runner: Runner = fit
+) -> dict[str, Any]:
+    """Train a candidate for every combination of values and return the changes that make the best.
 
     A candidate is a run of the name ``<name>.search``: it has a record, no test figures and no checkpoints.
 
     Args:
-        runner: What runs.
+        config: As for ``fit``.
         values: The values to try of each setting, by its flag without the dashes.
-        name: Name of the run that the search is for.
-        say: Where each candidate's result goes.
+        changes: Settings to change in all of them.
+        runner: What trains a candidate, as ``fit`` does.
 
     Returns:
-        Flags that set the best values.
+        The best value of each setting.
 
     Raises:
         UserError: If a setting has no values, or no candidate has a finite figure.
@@ -42,23 +38,48 @@ def search(runner: Runner, values: dict[str, list[Any]], name: str, say: Callabl
     empty = [setting for setting, tried in values.items() if not tried]
     if empty:
         raise UserError(f"--search has no values for {', '.join(empty)}.")
+    args = arguments(config, changes)
+    name = parse("fit", args).name
     best, chosen = -math.inf, None
     combinations = list(itertools.product(*values.values()))
     for number, combination in enumerate(combinations, 1):
-        flags = [f"--{setting}={_written(value)}" for setting, value in zip(values, combination, strict=True)]
-        runner.again([*flags, f"--name={name}.search"], tested=False)
-        found = read_record(Path(runner.paths.logs)).get("best") or {}
+        tried = dict(zip(values, combination, strict=True))
+        run = runner(args, {"seeds": 1, "search": None, **tried, "name": f"{name}.search"}, tested=False)
+        found = run.record.get("best") or {}
         monitor, value = str(found.get("monitor", "")), float(found.get("value", math.nan))
-        words = " ".join(flag.removeprefix("--") for flag in flags)
-        say(f"search {number}/{len(combinations)}: {words}: {monitor} {value:.4f}")
+        _say(f"search {number}/{len(combinations)}: {_words(tried)}: {monitor} {value:.4f}")
         score = -value if monitor.endswith("loss") else value
         if score > best:
-            best, chosen = score, flags
+            best, chosen = score, tried
     if chosen is None:
         raise UserError("no candidate of the search has a finite validation figure: try lower learning rates.")
-    say(f"search: best is {' '.join(flag.removeprefix('--') for flag in chosen)}")
+    _say(f"search: best is {_words(chosen)}")
     return chosen
 
 
-def _written(value: Any) -> str:  # noqa: ANN401 - a value from YAML
-    return value if isinstance(value, str) else json.dumps(value)
+def repeat(config: Config, seeds: int, changes: Mapping[str, Any] | None = None, runner: Runner = fit) -> list[Run]:
+    """Run a configuration with its seed and the next ones, each a version of the same name.
+
+    Args:
+        config: As for ``fit``.
+        seeds: Number of runs.
+        changes: Settings to change in all of them.
+        runner: What runs each, as ``fit`` does.
+
+    Raises:
+        UserError: If the configuration has no seed to count from.
+    """
+    args = arguments(config, changes)
+    first = parse("fit", args).seed_everything
+    if isinstance(first, bool):
+        raise UserError(f"seed_everything is {str(first).lower()}: give the number of the first seed, such as 0.")
+    return [runner(args, {"seeds": 1, "search": None, "seed_everything": first + i}) for i in range(seeds)]
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text)
+
+
+def _words(changes: Mapping[str, Any]) -> str:
+    return " ".join(f"{setting}={written(value)}" for setting, value in changes.items())

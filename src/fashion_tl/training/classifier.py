@@ -1,30 +1,39 @@
-"""The LightningModule that every classifier shares: one step, one optimizer, phases."""
+"""The LightningModule that every classifier shares: one step, one objective, one plan."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fashion_tl.data.transforms import InputSpec, Preprocess
 from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.imports import class_path
+from fashion_tl.models.split import SplitNetwork, split_network
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
+from fashion_tl.seeds import run_seed, seed_batch
+from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
 from fashion_tl.training.freezing import FreezeUnfreeze
+from fashion_tl.training.objective import BALANCED, balanced_weights, make_objective
 from fashion_tl.training.optimizer import build_optimizer, check_optimizer, group_rates, parameter_groups
-from fashion_tl.training.plan import parse_phases, phase_at
-from fashion_tl.training.schedules import PhasePlateau, PhaseSchedule, check_schedule, factor
+from fashion_tl.training.plan import Plan, Schedule, parse_phases
+from fashion_tl.training.progress import progress_of
+from fashion_tl.training.schedules import PlanSchedule
 
 BATCH_NORM = ("train", "affine", "eval")
 
 
 class ImageClassifier(LightningModule):
     """Trains a staged network to classify images, in one phase or several.
+
+    Batches are images (B, C, H, W), uint8 or float in 0 to 1, with classes (B,), from any loader; the module brings
+    them to what its network expects. A subclass of the leaves that changes what becomes of images may declare
+    ``caches_features`` again, else features are not cached.
 
     Args:
         class_names: Names of the K classes, in the order of their labels.
@@ -42,10 +51,18 @@ class ImageClassifier(LightningModule):
         warmup: Share of a phase in which the rate rises (cosine, one_cycle).
         step_size: Epochs between two drops of the step schedule.
         gamma: Factor of a drop (step, plateau).
-        plateau_patience: Epochs without a better validation loss before a drop (plateau).
+        plateau_patience: Validations without a better loss before a drop (plateau).
+        objective: cross_entropy, focal, or the class path of a subclass of ``Objective``.
+        objective_args: Arguments of the objective, such as {gamma: 2}.
+        class_weights: Weight of each class in the objective, or balanced: by the inverse of its share of the training
+            images.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016), 0 to 1.
+
+    Attributes:
+        figures: What validation logs, and ``--monitor`` takes; a subclass that logs more adds to it.
     """
 
+    figures: tuple[str, ...] = ("val/accuracy", "val/loss", "val/macro_f1")
     network: StagedNetwork
     preprocess: Preprocess
     architecture: str
@@ -69,13 +86,17 @@ class ImageClassifier(LightningModule):
         step_size: int = 3,
         gamma: float = 0.1,
         plateau_patience: int = 2,
+        objective: str = "cross_entropy",
+        objective_args: dict[str, Any] | None = None,
+        class_weights: list[float] | str | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         check_optimizer(optimizer, lr)
-        check_schedule(schedule)
+        backbone_lr = lr if backbone_lr is None else backbone_lr
+        shape = Schedule(schedule, warmup, step_size, gamma, plateau_patience)
         _check_ranges(
-            backbone_lr=lr if backbone_lr is None else backbone_lr,
+            backbone_lr=backbone_lr,
             layer_decay=layer_decay,
             weight_decay=weight_decay,
             momentum=momentum,
@@ -91,24 +112,30 @@ class ImageClassifier(LightningModule):
             raise UserError(f"a classifier needs at least 2 classes; got {list(class_names)}.")
         self.class_names = tuple(class_names)
         self.input_spec = InputSpec(**(input_spec or {}))
-        self.take_activations(None)
-        self.phases = parse_phases(train)
-        self.batch_norm = cast(BatchNormPolicy, batch_norm)
-        self.optimizer_name, self.momentum, self.weight_decay = optimizer, momentum, weight_decay
-        self.lr, self.backbone_lr, self.layer_decay = lr, lr if backbone_lr is None else backbone_lr, layer_decay
-        self.schedule, self.plateau_patience, self.gamma = schedule, plateau_patience, gamma
-        self.shape = partial(factor, schedule, warmup=warmup, step_size=step_size, gamma=gamma)
-        self.label_smoothing = label_smoothing
-        self._totals: dict[str, tuple[Tensor, int]] = {}
+        self.plan = Plan(
+            phases=parse_phases(train),
+            schedule=shape,
+            lr=lr,
+            backbone_lr=backbone_lr,
+            layer_decay=layer_decay,
+            batch_norm=batch_norm,
+            optimizer=optimizer,
+            weight_decay=weight_decay,
+            momentum=momentum,
+        )
+        self.class_weights = class_weights
+        self.objective = make_objective(objective, len(class_names), class_weights, label_smoothing, objective_args)
+        self.training_figures = TrainingFigures()
+        self.validation_figures = EvaluationFigures(len(class_names))
+        self.test_figures = EvaluationFigures(len(class_names))
+        # In a tuple: the upper part shares the network's parameters and must not be registered a second time.
+        self._upper: tuple[nn.Module, ...] = ()
+        self._compile_backend: str | None = None
+        self._losses: Mapping[int, float] = {}
+        self._bounded: tuple[tuple[float, ...], Plan] | None = None
+        self._logged = False
 
-    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - as in nn.Module
-        """Set an attribute; Lightning notes 40 times a step which hook it is in, and nn.Module's way is slow."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
-    def use(self, network: StagedNetwork, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def build(self, network: StagedNetwork, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Take the network and what it expects; called once by each leaf.
 
         Raises:
@@ -116,22 +143,22 @@ class ImageClassifier(LightningModule):
         """
         self.network = network.to(memory_format=torch.channels_last)
         self.preprocess = Preprocess(self.input_spec, channels, mean, std)
-        for phase in self.phases:
+        for phase in self.plan.phases:
             network.resolve(phase.train)
         self.enter_phase(0)
 
-    def take_activations(self, upper: nn.Module | None) -> None:
-        """Compute logits from activations by a part of the network, or from images by all of it (None).
+    def split(self, boundary: int) -> SplitNetwork:
+        """Split the network: logits are ``upper(*lower(preprocess(images)))`` while it is frozen below the boundary."""
+        return split_network(self.network, boundary, self.input_spec.image_size, self.preprocess.channels)
 
-        The part shares the network's parameters, so it is kept out of the module's own children.
-        """
-        backend = self.__dict__.get("backend")
-        if upper is not None and backend is not None:
-            upper.compile(backend=backend, dynamic=False)
-        self.__dict__["upper"] = upper
+    def set_active_network(self, upper: nn.Module | None) -> None:
+        """Compute logits from cached features by the upper part of the network, or from images by all of it (None)."""
+        if upper is not None and self._compile_backend is not None:
+            upper.compile(backend=self._compile_backend, dynamic=False)
+        self._upper = () if upper is None else (upper,)
 
     def compile_network(self, backend: str | bool = True) -> None:
-        """Compile the network, and later each part of it that trains on activations, with ``torch.compile``.
+        """Compile the network, and later each upper part that trains on features, with ``torch.compile``.
 
         Freezing and modes are among what compiled code is checked for, so a change of phase compiles again.
 
@@ -145,7 +172,7 @@ class ImageClassifier(LightningModule):
         backends = torch.compiler.list_backends(exclude_tags=())
         if name not in backends:
             raise unknown_name("compile backend", name, backends, "Set it with --compile.")
-        self.__dict__["backend"] = name
+        self._compile_backend = name
         self.network.compile(backend=name, dynamic=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -153,110 +180,174 @@ class ImageClassifier(LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
+    def logits(self, inputs: Any) -> Tensor:  # noqa: ANN401 - images, or the features that the active network takes
+        """Compute logits (B, K) of what a batch brings: images (B, C, H, W), or cached features of them."""
+        if self._upper:
+            logits: Tensor = self._upper[0](*inputs)
+            return logits
+        return self(self.preprocess(inputs))  # type: ignore[no-any-return]
+
     def enter_phase(self, index: int) -> None:
         """Freeze and unfreeze as a phase asks."""
-        self.network.freeze_below(self.network.resolve(self.phases[index].train), self.batch_norm)
-
-    def enter_phase_of(self, epoch: int) -> None:
-        """Freeze and unfreeze as the phase of an epoch asks."""
-        self.enter_phase(phase_at(self.phases, epoch))
+        policy = cast(BatchNormPolicy, self.plan.batch_norm)
+        self.network.freeze_below(self.network.resolve(self.plan.phases[index].train), policy)
 
     def describe_phase(self, index: int) -> str:
         """Say in words what trains in a phase."""
-        return self.network.describe(self.network.resolve(self.phases[index].train))
+        return self.network.describe(self.network.resolve(self.plan.phases[index].train))
 
-    def _step(self, batch: tuple[Any, Tensor], stage: str) -> tuple[Tensor, Tensor]:
-        images, labels = batch
-        upper = self.__dict__.get("upper")
-        logits = upper(*images) if upper is not None and isinstance(images, tuple) else self(images)
-        smoothing = self.label_smoothing if stage == "train" else 0.0
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        # Loss, hits and images are summed on the device and logged once an epoch: a step waits for nothing.
-        with torch.no_grad():
-            hits = (logits.argmax(1) == labels).sum()
-            sums = torch.stack([loss.detach().float() * len(labels), hits])
-            before, images = self._totals.get(stage, (0.0, 0))
-            self._totals[stage] = (before + sums, images + len(labels))
-        return loss, logits
-
-    def _log_totals(self, stage: str) -> None:
-        """Log the mean loss and the accuracy of an epoch, over all processes."""
-        if stage not in self._totals:
-            return
-        sums, images = self._totals.pop(stage)
-        totals = self.trainer.strategy.reduce(torch.cat([sums, sums.new_tensor([images])]), reduce_op="sum")
-        loss, accuracy = (totals[:2] / totals[2]).unbind()
-        self.log_dict(
-            {f"{stage}/loss": loss, f"{stage}/accuracy": accuracy}, on_step=False, on_epoch=True, prog_bar=True
+    def current_plan(self) -> Plan:
+        """Return the plan with the end that the trainer gives it."""
+        trainer: Any = self.trainer
+        epochs = trainer.max_epochs
+        # FreezeUnfreeze has taken the trainer's limit over.
+        steps = [callback.max_steps for callback in trainer.callbacks if isinstance(callback, FreezeUnfreeze)]
+        limits = (
+            -1 if epochs is None else epochs,
+            steps[0] if steps else trainer.max_steps,
+            float(trainer.num_training_batches),
+            trainer.accumulate_grad_batches,
         )
+        if self._bounded is None or self._bounded[0] != (*limits, id(self.plan)):
+            self._bounded = (*limits, id(self.plan)), self.plan.bounded(*limits)
+        return self._bounded[1]
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the training loss of a batch of preprocessed images and labels."""
-        loss = self._step(batch, "train")[0]
-        if self.trainer.is_last_batch:
-            self._log_totals("train")
+    def follow_losses(self, losses: Mapping[int, float]) -> None:
+        """Take the validation loss of each epoch, as it grows, for a schedule that depends on it."""
+        self._losses = losses
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 - from any loader
+        """Return the loss of a batch of inputs and classes."""
+        inputs, labels = batch
+        outcome = self.objective(self.logits(inputs), labels, batch)
+        self.training_figures.add(outcome.loss, outcome.correct, len(labels))
+        loss: Tensor = outcome.loss
         return loss
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - from any loader
+        """Take the figures of a batch."""
+        inputs, labels = batch
+        self.validation_figures.add(self.logits(inputs), labels)
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:  # noqa: ANN401 - from any loader
+        """Take the figures of a batch and return its logits and classes for the run's record."""
+        inputs, labels = batch
+        logits = self.logits(inputs)
+        self.test_figures.add(logits, labels)
+        return {"logits": logits, "labels": labels}
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 - from any loader
+        """Return the class probabilities (B, K) of a batch of inputs and classes."""
+        return self.logits(batch[0]).softmax(1)
+
+    def setup(self, stage: str) -> None:
+        """Weigh classes by the training labels, if the objective is to be balanced.
+
+        Raises:
+            UserError: If the data module does not count its classes.
+        """
+        if stage != "fit" or self.class_weights != BALANCED:
+            return
+        counts = getattr(getattr(self.trainer, "datamodule", None), "class_counts", None)
+        if counts is None:
+            raise UserError(
+                f"model.class_weights {BALANCED} needs a data module with `class_counts` (training images of each "
+                "class); give the weights themselves, as in [1.0, 2.5]."
+            )
+        counts = [*counts, *[0] * (len(self.class_names) - len(counts))]
+        self.class_weights = balanced_weights(counts)
+        self.objective.weigh(self.class_weights)
+
+    def on_train_start(self) -> None:
+        """Draw what belongs to where training stands."""
+        self._seed()
+
     def on_train_epoch_start(self) -> None:
-        """Forget what a stopped epoch has summed up."""
-        self._totals.pop("train", None)
+        """Begin the figures of an epoch."""
+        self.training_figures.reset()
+        self._logged = False
+        self._seed()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - Lightning's types
+        """Log an epoch whose batches are done, and seed the next batch."""
+        if self.trainer.is_last_batch or self.trainer.should_stop:
+            self.log_training_figures()
+        self._seed()
 
     def on_train_epoch_end(self) -> None:
-        """Log an epoch that ended early, as with ``max_steps``."""
-        self._log_totals("train")
+        """Log an epoch that ended early."""
+        self.log_training_figures()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Sum up validation loss and accuracy."""
-        self._step(batch, "val")
+    def log_training_figures(self) -> None:
+        """Log loss and accuracy of the epoch, once."""
+        figures = self.training_figures.final("train")
+        if not self._logged and figures["train/loss"].update_called:
+            self.log_dict(figures, on_step=False, on_epoch=True, prog_bar=True)
+            self._logged = True
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the figures of a validation."""
+        self.validation_figures.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log validation loss and accuracy."""
-        self._log_totals("val")
+        """Log validation loss, accuracy and macro F1."""
+        self.log_dict(self.validation_figures.final("val"), prog_bar=True)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Sum up test loss and accuracy and return logits and labels for the run's record."""
-        _, logits = self._step(batch, "test")
-        return {"logits": logits, "labels": batch[1]}
+    def on_validation_end(self) -> None:
+        """Seed the next batch: a validation in the middle of an epoch may have drawn."""
+        if self.trainer.state.fn == "fit":
+            self._seed()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the figures of a test."""
+        self.test_figures.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Log test loss and accuracy."""
-        self._log_totals("test")
+        """Log test loss, accuracy and macro F1."""
+        self.log_dict(self.test_figures.final("test"))
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the class probabilities (B, K) of a batch."""
-        return self(batch[0]).softmax(1)  # type: ignore[no-any-return]
+    def _seed(self) -> None:
+        seed = run_seed()
+        if seed is not None:
+            progress = progress_of(self.trainer)
+            seed_batch(seed, self.global_rank, progress.epoch, progress.batch, self.device)
 
     def configure_callbacks(self) -> list[Callback]:
         """Bring the freeze/unfreeze callback along, so that the module needs nothing but a Trainer."""
-        return [FreezeUnfreeze()]
+        trainer: Any = self.trainer
+        given = any(isinstance(callback, FreezeUnfreeze) for callback in trainer.callbacks)
+        return [] if given else [FreezeUnfreeze()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over all parameters, and the schedule of its rates."""
-        groups = parameter_groups(self.network, self.weight_decay)
-        optimizer = build_optimizer(self.optimizer_name, groups, self.lr, self.momentum)
-        rates = [
-            group_rates(self.network, list(groups), phase, self.lr, self.backbone_lr, self.layer_decay)
-            for phase in self.phases
-        ]
-        if self.schedule == "plateau":
-            plateau = PhasePlateau(optimizer, rates, self.gamma, self.plateau_patience)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
-        total, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs or -1
-        if self.schedule != "constant" and epochs < 1:
-            raise UserError(f"schedule {self.schedule!r} needs an end: set --trainer.max_epochs.")
-        batches = float(self.trainer.num_training_batches) / self.trainer.accumulate_grad_batches
-        steps_per_epoch = math.ceil(batches) if math.isfinite(batches) else max(1, round(total / max(epochs, 1)))
-        schedule = PhaseSchedule(optimizer, self.phases, rates, steps_per_epoch, epochs, self.shape)
+        self.trainer.fit_loop.setup_data()  # the plan asks how many batches an epoch has
+        plan = self.current_plan()
+        groups = parameter_groups(self.network, plan.weight_decay)
+        optimizer = build_optimizer(plan.optimizer, groups, plan.lr, plan.momentum)
+        peaks = [group_rates(self.network, list(groups), self.plan, i) for i in range(len(self.plan.phases))]
+
+        def rates() -> list[float]:
+            plan, progress = self.current_plan(), progress_of(self.trainer)
+            factor = plan.factor(progress, self._losses)
+            return [peak * factor for peak in peaks[plan.phase(progress)]]
+
+        schedule = PlanSchedule(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds this module from the checkpoint alone, as plain values."""
-        checkpoint["fashion_tl_module"] = type(self).__name__
-        checkpoint["hyper_parameters"] = {**checkpoint.get("hyper_parameters", {}), **self.rebuilding()}
+        """Add what rebuilds this module from the checkpoint alone, and the figures so far, as plain values."""
+        checkpoint["fashion_tl_module"] = class_path(type(self))
+        checkpoint["fashion_tl_figures"] = self.training_figures.sums()
+        checkpoint["hyper_parameters"] = {**checkpoint.get("hyper_parameters", {}), **self.checkpoint_hparams()}
 
-    def rebuilding(self) -> dict[str, Any]:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the figures of the epoch in progress."""
+        if "fashion_tl_figures" in checkpoint:
+            self.training_figures.restore(checkpoint["fashion_tl_figures"])
+
+    def checkpoint_hparams(self) -> dict[str, Any]:
         """Return the hyperparameters that must differ when a checkpoint is loaded, such as ``pretrained``."""
-        return {}
+        return {"class_weights": self.class_weights}
 
 
 _FROM_ZERO = ("backbone_lr", "weight_decay", "plateau_patience")

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import os
+import gc
+import math
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
+from fashion_tl.errors import UserError
 from fashion_tl.models.staged import StagedNetwork, count_parameters
-from fashion_tl.training.optimizer import FollowsFreezing
-from fashion_tl.training.plan import Phase, phase_at
-from fashion_tl.training.schedules import PhasePlateau
+from fashion_tl.seeds import run_seed
+from fashion_tl.training.plan import Plan, Progress, differences
+from fashion_tl.training.progress import progress_of
+from fashion_tl.training.schedules import PlanSchedule
 
 
-class PhasedModule(Protocol):
+class PlannedModule(Protocol):
     """What a LightningModule must have for these callbacks."""
 
     network: StagedNetwork
-    phases: tuple[Phase, ...]
+    plan: Plan
+
+    def current_plan(self) -> Plan:
+        """Return the plan with the end that the trainer gives it."""
 
     def enter_phase(self, index: int) -> None:
         """Freeze and unfreeze as a phase asks."""
@@ -28,34 +38,138 @@ class PhasedModule(Protocol):
     def describe_phase(self, index: int) -> str:
         """Say in words what trains in a phase."""
 
+    def follow_losses(self, losses: Mapping[int, float]) -> None:
+        """Take the validation loss of each epoch, as it grows."""
+
 
 class FreezeUnfreeze(Callback):
-    """Applies the boundary of the present phase at the start of every epoch.
+    """Applies the plan: what is frozen and at which rates the rest trains follows from where training stands.
 
-    The boundary is a function of the epoch alone and the optimizer's groups never change, so a run that was stopped
-    anywhere and resumed goes on as if it had not been stopped. Every epoch also starts from a seed of its own, for
-    the same reason.
+    That is done whenever training starts or goes on, in the middle of an epoch too, and at every change of phase. The
+    optimizer's groups never change, so a run that was stopped anywhere and resumed goes on as if it had not been.
+
+    Attributes:
+        max_steps: Optimizer steps after which training stops, -1 for no limit. They are the trainer's; Lightning's own
+            way of stopping there would, on resume, end the last epoch a second time.
+        resumed: Where training has gone on (epoch, batch), and what was "changed" there, as [before, now]; None if it
+            has not.
     """
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze, unfreeze, and begin the schedules anew where a phase begins."""
-        module = cast(PhasedModule, pl_module)
-        index = phase_at(module.phases, trainer.current_epoch)
-        module.enter_phase(index)
-        for optimizer in trainer.optimizers:
-            if isinstance(optimizer, FollowsFreezing):
-                optimizer.follow_freezing()
-        torch.manual_seed(epoch_seed(trainer.current_epoch))
-        if trainer.current_epoch != module.phases[index].start:
+    def __init__(self) -> None:
+        self.max_steps = -1
+        self.losses: dict[int, float] = {}
+        self.resumed: dict[str, Any] | None = None
+        self._saved: dict[str, Any] | None = None
+        self._index: int | None = None
+        self._wrapped: set[str] = set()
+        self._buffers: dict[str, Tensor] = {}
+        self._trainer: Trainer | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin with the first phase, before a strategy wraps the module and an optimizer is built."""
+        if stage != "fit":
             return
+        module = cast(PlannedModule, pl_module)
+        module.enter_phase(0)
+        self._wrapped = _trained(module)
+        self.losses, self.resumed, self._saved, self._index, self._trainer = {}, None, None, None, trainer
+        loop = trainer.fit_loop.epoch_loop
+        self.max_steps, loop.max_steps = loop.max_steps, -1
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the trainer its limit back."""
+        if stage == "fit":
+            trainer.fit_loop.epoch_loop.max_steps, self._trainer = self.max_steps, None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the plan to where training starts or goes on.
+
+        Raises:
+            UserError: If the plan does not fit the checkpoint that training goes on from.
+        """
+        module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
+        if self._saved is not None:
+            self.resumed = check_resumed(self._saved, run_state(module.plan, trainer, progress))
+        plan = module.current_plan()
+        for phase in module.plan.phases[len(plan.phases) :]:
+            rank_zero_warn(f"the phase {phase.start}: {phase.train} begins after the end of the run and is left out")
+        module.follow_losses(self.losses)
+        self._apply(trainer, module, plan, progress)
+        trainer.should_stop = trainer.should_stop or plan.ended(progress)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the plan to the epoch that begins."""
+        module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
+        self._apply(trainer, module, module.current_plan(), progress)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Put the statistics of what is frozen back, should another callback have reset them."""
+        if batch_idx == 0:
+            self._keep_frozen(cast(PlannedModule, pl_module))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's type
+        batch: Any,  # noqa: ANN401 - Lightning's type
+        batch_idx: int,
+    ) -> None:
+        """Stop after the plan's steps."""
+        if 0 <= self.max_steps <= trainer.global_step:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the validation loss of the epoch."""
+        loss = trainer.callback_metrics.get("val/loss")
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and loss is not None:
+            self.losses[trainer.current_epoch] = float(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the plan's settings, where training stands and the validation losses, as plain values."""
+        if self._trainer is None:
+            return {}
+        module = cast(PlannedModule, self._trainer.lightning_module)
+        state = run_state(module.plan, self._trainer, progress_of(self._trainer))
+        return {**state, "losses": dict(self.losses)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the losses over; the rest is compared when training goes on."""
+        if self._trainer is not None:
+            self.losses = {int(epoch): float(loss) for epoch, loss in state_dict["losses"].items()}
+            self._saved = state_dict
+
+    def _apply(self, trainer: Trainer, module: PlannedModule, plan: Plan, progress: Progress) -> None:
+        index = plan.phase(progress)
+        if index != self._index:
+            self._index = index
+            module.enter_phase(index)
+            self._synchronise(trainer, module)
+            frozen = module.network.frozen_buffers()
+            self._buffers = {name: buffer.detach().clone() for name, buffer in frozen.items()}
+            if progress.epochs == plan.phases[index].start:
+                _draw_phase(trainer, module, plan, index)
         for config in trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, PhasePlateau):
-                config.scheduler.start_phase(index)
-        _draw_phase(trainer, module, index)
+            if isinstance(config.scheduler, PlanSchedule):
+                config.scheduler.apply()
+
+    def _synchronise(self, trainer: Trainer, module: PlannedModule) -> None:
+        """Wrap the module again where what trains has changed: DDP reduces only what took gradients when it wrapped."""
+        strategy, trained = trainer.strategy, _trained(module)
+        if isinstance(strategy, DDPStrategy) and trained != self._wrapped:
+            strategy.model = strategy.lightning_module
+            gc.collect()  # the old wrapper's hooks go with it
+            strategy.configure_ddp()
+        self._wrapped = trained
+
+    def _keep_frozen(self, module: PlannedModule) -> None:
+        for name, buffer in module.network.frozen_buffers().items():
+            if name in self._buffers and not torch.equal(buffer, self._buffers[name]):
+                buffer.copy_(self._buffers[name])
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's early stopping, whose patience counts in the last phase only.
+    """Lightning's early stopping, whose patience counts validations of the last phase only.
 
     An earlier phase always runs to its end: its plateau is what the next phase is there to leave.
     """
@@ -64,22 +178,82 @@ class EarlyStopping(LightningEarlyStopping):
         """Go on counting, with the patience that this run was given."""
         super().load_state_dict({**state_dict, "patience": self.patience})
 
-    def _should_skip_check(self, trainer: Trainer) -> bool:
-        phases: tuple[Phase, ...] = getattr(trainer.lightning_module, "phases", (Phase(0, "all"),))
-        return trainer.current_epoch < phases[-1].start or super()._should_skip_check(trainer)
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count a validation of the last phase."""
+        plan = cast(PlannedModule, pl_module).current_plan() if hasattr(pl_module, "current_plan") else Plan()
+        if trainer.current_epoch >= plan.phases[-1].start:
+            super().on_validation_end(trainer, pl_module)
 
 
-def epoch_seed(epoch: int) -> int:
-    """Return the seed of an epoch, from the run's seed (``seed_everything``) and the epoch."""
-    base = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-    return (base * 1_000_003 + epoch * 7_919 + 1) % 2**63
+def run_state(plan: Plan, trainer: Trainer, progress: Progress) -> dict[str, Any]:
+    """Return what must be known of a run to go on with it, as plain values."""
+    return {
+        "plan": plan.settings(),
+        "seed": run_seed(),
+        "epoch": progress.epoch,
+        "batch": progress.batch,
+        "batches": progress.batches if math.isfinite(progress.batches) else None,
+        "accumulate": progress.accumulate,
+        "processes": trainer.world_size,
+        "steps": progress.steps,
+    }
 
 
-def _draw_phase(trainer: Trainer, module: PhasedModule, index: int) -> None:
+def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse to go on from a checkpoint in a way that is not what the configuration says.
+
+    What has run must be as the configuration says. The length of the run and phases to come may change; so may batches,
+    accumulation and processes, but between two epochs only: in the middle of one they would mean other samples.
+
+    Args:
+        saved: The ``run_state`` in the checkpoint.
+        now: That of the run that goes on.
+
+    Returns:
+        Where it goes on ("epoch", "batch"), and what has "changed", as [before, now].
+
+    Raises:
+        UserError: If they do not fit; the message names each difference.
+    """
+    progress = Progress(saved["epoch"], saved["batch"], saved["batches"] or math.inf, saved["accumulate"])
+    told = differences(saved["plan"], now["plan"], progress)
+    inside = bool(saved["batch"])
+    for key, what in (("seed", "seed"), ("batches", "batches in an epoch"), ("accumulate", "accumulate_grad_batches")):
+        if saved[key] != now[key] and (inside or key == "seed"):
+            told.append(f"{what}: {saved[key]}, now {now[key]}")
+    if inside and saved["processes"] != now["processes"]:
+        told.append(f"processes: {saved['processes']}, now {now['processes']}")
+    if told:
+        where = f"batch {saved['batch']} of epoch {saved['epoch'] + 1}" if inside else f"epoch {saved['epoch']}"
+        raise UserError(
+            f"the checkpoint (after {where}) does not fit this configuration: {'; '.join(told)}. Go on with its own "
+            "config.yaml, or start anew with model.init_from."
+        )
+    if inside and saved["batch"] % saved["accumulate"] and saved["batch"] != saved["batches"]:
+        raise UserError(
+            f"the checkpoint was written after batch {saved['batch']}, between two optimizer steps (accumulate_grad_"
+            f"batches {saved['accumulate']}): the gradients so far are not in it. Go on from another one."
+        )
+    if inside and saved["batch"] == saved["batches"] and saved["epoch"] not in saved["losses"]:
+        if saved["plan"]["schedule"]["name"] == "plateau":
+            raise UserError(
+                "the checkpoint was written at the last batch of an epoch, before its validation, which schedule "
+                "'plateau' depends on. Go on from another one, such as last.ckpt."
+            )
+        rank_zero_warn("the checkpoint was written at the last batch of an epoch: its validation is left out")
+    changed = {k: [saved[k], now[k]] for k in ("batches", "accumulate", "processes") if saved[k] != now[k]}
+    return {"epoch": saved["epoch"], "batch": saved["batch"], "changed": changed}
+
+
+def _trained(module: PlannedModule) -> set[str]:
+    return {name for name, parameter in module.network.named_parameters() if parameter.requires_grad}
+
+
+def _draw_phase(trainer: Trainer, module: PlannedModule, plan: Plan, index: int) -> None:
     trained = count_parameters(module.network, trained_only=True)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            words = f"phase {index + 1} of {len(module.phases)} from epoch {trainer.current_epoch + 1}: "
+            words = f"phase {index + 1} of {len(plan.phases)} from epoch {trainer.current_epoch + 1}: "
             words += f"trains {module.describe_phase(index)} ({trained:,} parameters)"
             logger.experiment.add_text("phase", words, trainer.global_step)
             logger.experiment.add_scalar("phase/trained_parameters", trained, trainer.global_step)

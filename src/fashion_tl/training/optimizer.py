@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.models.staged import HEAD, StagedNetwork
-from fashion_tl.training.plan import Phase
+from fashion_tl.training.plan import Plan
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 
@@ -43,30 +42,17 @@ def parameter_groups(network: StagedNetwork, weight_decay: float) -> list[Parame
     return [groups[key] for key in sorted(groups, key=lambda key: (key[0], not key[1]))]
 
 
-def group_rates(
-    network: StagedNetwork, groups: list[Any], phase: Phase, lr: float, backbone_lr: float, layer_decay: float
-) -> list[float]:
-    """Compute the peak learning rate of each group in a phase.
+def group_rates(network: StagedNetwork, groups: list[Any], plan: Plan, index: int) -> list[float]:
+    """Compute the peak learning rate of each group in a phase; 0 for a frozen one.
 
     Args:
         network: The network that the groups were made of.
         groups: Groups with a "stage", as ``parameter_groups`` makes them.
-        phase: What trains; its own rates, where it has some, come before the run's.
-        lr: The run's rate of the head.
-        backbone_lr: The run's rate of the top stage.
-        layer_decay: Factor between a stage and the one above it, 0 to 1.
-
-    Returns:
-        One rate a group; 0 for a frozen one.
+        plan: The plan of the run.
+        index: The phase.
     """
-    boundary, top = network.resolve(phase.train), len(network.stage_names)
-    head = lr if phase.lr is None else phase.lr
-    backbone = backbone_lr if phase.backbone_lr is None else phase.backbone_lr
-    rates = []
-    for stage in (int(group["stage"]) for group in groups):
-        rate = head if stage == top else backbone * layer_decay ** (top - 1 - stage)
-        rates.append(rate if stage >= boundary else 0.0)
-    return rates
+    boundary, top = network.resolve(plan.phases[index].train), len(network.stage_names)
+    return [plan.rate(index, int(group["stage"]), boundary, top) for group in groups]
 
 
 def build_optimizer(name: str, groups: list[ParameterGroup], lr: float, momentum: float) -> torch.optim.Optimizer:
@@ -84,60 +70,8 @@ def build_optimizer(name: str, groups: list[ParameterGroup], lr: float, momentum
     check_optimizer(name, lr)
     parameters: list[dict[str, Any]] = [dict(group) for group in groups]
     if name == "sgd":
-        return SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0)
-    return (AdamW if name == "adamw" else Adam)(parameters, lr=lr)
-
-
-class FollowsFreezing(torch.optim.Optimizer):
-    """Steps over the groups that train only: a head has two, a backbone below it has dozens."""
-
-    _trained: list[int] | None = None
-
-    def follow_freezing(self) -> None:
-        """Note which groups train; from then on the others are passed over, until this is called again."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if not parameter.requires_grad:
-                    parameter.grad = None
-        groups = enumerate(self.param_groups)
-        self._trained = [i for i, group in groups if any(p.requires_grad for p in group["params"])]
-
-    def _groups(self) -> list[dict[str, Any]]:
-        if self._trained is not None:
-            return [self.param_groups[i] for i in self._trained]
-        return [group for group in self.param_groups if any(p.grad is not None for p in group["params"])]
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step, after the closure if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        every = self.param_groups
-        self.param_groups = self._groups()
-        try:
-            super().step()
-        finally:
-            self.param_groups = every
-        return loss
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop all gradients."""
-        for group in self._groups():
-            for parameter in group["params"]:
-                parameter.grad = None
-
-
-class SGD(FollowsFreezing, torch.optim.SGD):
-    """``torch.optim.SGD``, over what trains only."""
-
-
-class Adam(FollowsFreezing, torch.optim.Adam):
-    """``torch.optim.Adam``, over what trains only."""
-
-
-class AdamW(FollowsFreezing, torch.optim.AdamW):
-    """``torch.optim.AdamW``, over what trains only."""
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(parameters, lr=lr)
 
 
 def check_optimizer(name: str, lr: float) -> None:

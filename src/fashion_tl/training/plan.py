@@ -1,13 +1,61 @@
-"""Phases: from which epoch on what trains, at which rates."""
+"""The plan: what trains when, at which rates, for how long. Pure values and functions; neither torch nor Lightning.
+
+The state of network, optimizer and schedule is derived from the plan and the progress of training whenever training
+starts or goes on; it is never the sum of what happened before.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, unknown_name
+
+SCHEDULES = ("cosine", "one_cycle", "step", "plateau", "constant")
+WITH_LENGTH = ("cosine", "one_cycle")
+WARMUP_START = 0.1  # share of the peak rate at the first step of a warm-up: no step is wasted
+PLATEAU_THRESHOLD = 1e-4  # relative improvement that counts, as in torch's ReduceLROnPlateau
 
 TrainSpec = str | int | dict[int, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, exactly.
+
+    Attributes:
+        epoch: Whole epochs that are done.
+        batch: Batches done of the epoch in progress.
+        batches: Batches in an epoch; infinite if the loader does not tell.
+        accumulate: Batches to an optimizer step.
+        steps: Optimizer steps done in all.
+    """
+
+    epoch: int
+    batch: int = 0
+    batches: float = math.inf
+    accumulate: int = 1
+    steps: int = 0
+
+    @property
+    def epochs(self) -> float:
+        """Epochs done with the fraction of the present one, which grows by optimizer steps.
+
+        >>> Progress(2, batch=3, batches=8, accumulate=2).epochs
+        2.25
+        """
+        if math.isinf(self.batches):
+            return float(self.epoch)
+        if self.batch >= self.batches:
+            return self.epoch + 1.0
+        return self.epoch + (self.batch // self.accumulate) / steps_in(self.batches, self.accumulate)
+
+
+def steps_in(batches: float, accumulate: int) -> int:
+    """Return the optimizer steps in an epoch: Lightning takes one at the last batch, however few are accumulated."""
+    return max(1, math.ceil(batches / accumulate))
 
 
 @dataclass(frozen=True)
@@ -25,6 +73,236 @@ class Phase:
     train: str | int
     lr: float | None = None
     backbone_lr: float | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The shape of the learning rate within a phase; it begins anew with each.
+
+    Attributes:
+        name: "cosine" (Loshchilov & Hutter 2017, after a linear warm-up), "one_cycle" (Smith 2018, shaped as torch's
+            ``OneCycleLR``), "step", "plateau" (torch's ``ReduceLROnPlateau`` on the validation loss) or "constant".
+        warmup: Share of the phase in which the rate rises, 0 to 1 (cosine, one_cycle).
+        step_size: Epochs between two drops (step).
+        gamma: Factor of a drop, 0 to 1 (step, plateau).
+        plateau_patience: Validations without a better loss before a drop (plateau).
+    """
+
+    name: str = "cosine"
+    warmup: float = 0.1
+    step_size: int = 3
+    gamma: float = 0.1
+    plateau_patience: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that does not exist."""
+        if self.name not in SCHEDULES:
+            raise unknown_name("schedule", self.name, SCHEDULES, "Set it with --model.schedule.")
+
+    def factor(self, position: float, length: float, losses: tuple[float, ...] = ()) -> float:
+        """Compute what the peak rate is multiplied by.
+
+        Args:
+            position: Epochs (or steps) since the phase began, 0 to ``length``, with fractions.
+            length: Epochs (or steps) of the phase; infinite without an end.
+            losses: Validation losses of the phase so far, in order (plateau).
+
+        Returns:
+            A factor from 0 to 1.
+
+        >>> [round(Schedule("cosine", warmup=0.2).factor(e, 10), 3) for e in (0, 1, 2, 6, 10)]
+        [0.1, 0.55, 1.0, 0.5, 0.0]
+        """
+        progress = min(position / length, 1.0) if length > 0 else 1.0
+        rest = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 0.0
+        if self.name == "cosine":
+            if progress < self.warmup:
+                return WARMUP_START + (1 - WARMUP_START) * progress / self.warmup
+            return _half_cosine(1.0, 0.0, rest)
+        if self.name == "one_cycle":
+            if progress < self.warmup:
+                return _half_cosine(1 / 25, 1.0, progress / self.warmup)
+            return _half_cosine(1.0, 1 / 25e4, rest)
+        if self.name == "step":
+            return self.gamma ** math.floor(position / self.step_size + 1e-9)
+        if self.name == "plateau":
+            return self.gamma ** plateau_drops(losses, self.plateau_patience)
+        return 1.0
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def plateau_drops(losses: tuple[float, ...], patience: int) -> int:
+    """Count how often a rate is cut because the loss did not fall, as torch's ``ReduceLROnPlateau`` does.
+
+    >>> plateau_drops((1.0, 0.9, 0.95, 0.92, 0.91), patience=1)
+    1
+    """
+    best, bad, drops = math.inf, 0, 0
+    for loss in losses:
+        better = loss < best * (1 - PLATEAU_THRESHOLD)
+        best, bad = (loss, 0) if better else (best, bad + 1)
+        if bad > patience:
+            drops, bad = drops + 1, 0
+    return drops
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What trains when, at which rates, for how long.
+
+    Attributes:
+        phases: In order; the first one starts at epoch 0.
+        schedule: Shape of the rates within each phase.
+        lr: Peak learning rate of the head.
+        backbone_lr: Peak learning rate of the top stage.
+        layer_decay: Factor on the rate from each stage to the one below it, 0 to 1.
+        batch_norm: What BatchNorm does in the trained stages: "train", "affine" or "eval".
+        optimizer: Name of the optimizer.
+        weight_decay: Weight decay of matrices and filters.
+        momentum: Momentum of SGD.
+        length: Length of the run in epochs, with a fraction where it ends by steps; infinite without an end.
+        max_steps: Optimizer steps after which the run ends, or None.
+        in_steps: Whether positions are steps instead of epochs: the loader does not tell how long an epoch is.
+    """
+
+    phases: tuple[Phase, ...] = (Phase(0, "all"),)
+    schedule: Schedule = Schedule()
+    lr: float = 1e-3
+    backbone_lr: float = 1e-3
+    layer_decay: float = 1.0
+    batch_norm: str = "train"
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    length: float = math.inf
+    max_steps: int | None = None
+    in_steps: bool = False
+
+    def bounded(self, max_epochs: int, max_steps: int, batches: float, accumulate: int) -> Plan:
+        """Return the plan of a run with an end; phases beyond it are cut off.
+
+        Args:
+            max_epochs: Epochs of the run, -1 for no end.
+            max_steps: Optimizer steps of the run, -1 for no end.
+            batches: Batches in an epoch; infinite if the loader does not tell.
+            accumulate: Batches to an optimizer step.
+
+        Raises:
+            UserError: If the schedule needs an end, or the length of an epoch, and there is none.
+        """
+        steps = max_steps if max_steps >= 0 else None
+        length = math.inf if max_epochs < 0 else float(max_epochs)
+        if steps is not None and not math.isinf(batches):
+            length = min(length, steps / steps_in(batches, accumulate))
+        phases = tuple(phase for phase in self.phases if phase.start < length or phase.start == 0)
+        plan = replace(self, phases=phases, length=length, max_steps=steps)
+        if self.schedule.name not in WITH_LENGTH:
+            return plan
+        if math.isinf(batches):
+            if steps is not None and len(phases) == 1:
+                return replace(plan, length=float(steps), in_steps=True)
+            raise UserError(
+                f"schedule {self.schedule.name!r} needs to know how many batches an epoch has, and the loader does "
+                "not tell: set --trainer.limit_train_batches N, or --model.schedule constant."
+            )
+        if math.isinf(length):
+            raise UserError(
+                f"schedule {self.schedule.name!r} needs an end: set --trainer.max_epochs or --trainer.max_steps, or "
+                "--model.schedule constant."
+            )
+        return plan
+
+    def phase(self, progress: Progress) -> int:
+        """Return the index of the phase that training is in.
+
+        >>> Plan(parse_phases({0: "head", 5: "all"})).phase(Progress(4, batch=9, batches=10))
+        0
+        """
+        done = progress.epochs
+        return max(i for i, phase in enumerate(self.phases) if phase.start <= done or i == 0)
+
+    def factor(self, progress: Progress, losses: Mapping[int, float]) -> float:
+        """Compute what the peak rates are multiplied by now.
+
+        Args:
+            progress: Where training stands.
+            losses: Validation loss of each epoch that was validated.
+        """
+        index = self.phase(progress)
+        start = self.phases[index].start
+        end = self.phases[index + 1].start if index + 1 < len(self.phases) else self.length
+        position = float(progress.steps) if self.in_steps else progress.epochs - start
+        own = tuple(losses[epoch] for epoch in sorted(losses) if epoch >= start) if losses else ()
+        return self.schedule.factor(position, end - start, own)
+
+    def rate(self, index: int, stage: int, boundary: int, top: int) -> float:
+        """Compute the peak learning rate of a stage in a phase; 0 below the boundary.
+
+        Args:
+            index: The phase.
+            stage: The stage, 0 to ``top``.
+            boundary: The lowest stage that trains in the phase.
+            top: The index of the head.
+        """
+        phase = self.phases[index]
+        head = self.lr if phase.lr is None else phase.lr
+        backbone = self.backbone_lr if phase.backbone_lr is None else phase.backbone_lr
+        if stage < boundary:
+            return 0.0
+        return head if stage == top else backbone * self.layer_decay ** (top - 1 - stage)
+
+    def ended(self, progress: Progress) -> bool:
+        """Say whether the run's steps are done."""
+        return self.max_steps is not None and progress.steps >= self.max_steps
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the plan, as plain values; how long a run is may change."""
+        plain = asdict(self)
+        for name in ("length", "max_steps", "in_steps"):
+            del plain[name]
+        plain["phases"] = list(plain["phases"])
+        return plain
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any], progress: Progress) -> list[str]:
+    """Name what a plan would have done otherwise up to now than the plan of a checkpoint.
+
+    Phases that are still to come, and the length of the run, may change.
+
+    Args:
+        saved: The ``settings`` of the plan in the checkpoint.
+        now: Those of the plan that goes on.
+        progress: Where the checkpoint stands.
+
+    Returns:
+        One "setting: checkpoint's value, now this run's value" for each difference.
+    """
+    flat = [{**plan, **{f"schedule {key}": value for key, value in plan["schedule"].items()}} for plan in (saved, now)]
+    told = [
+        f"{key}: {flat[0].get(key)}, now {flat[1].get(key)}"
+        for key in sorted((flat[0].keys() | flat[1].keys()) - {"phases", "schedule"})
+        if flat[0].get(key) != flat[1].get(key)
+    ]
+    # A phase that starts where the checkpoint ends has not begun.
+    begun = [
+        [phase for phase in plan["phases"] if phase["start"] == 0 or phase["start"] < progress.epochs]
+        for plan in (saved, now)
+    ]
+    if begun[0] != begun[1]:
+        told.append(f"train: {_written(begun[0])}, now {_written(begun[1])}")
+    return told
+
+
+def _written(phases: list[dict[str, Any]]) -> str:
+    entries = []
+    for phase in phases:
+        rates = {key: phase[key] for key in ("lr", "backbone_lr") if phase.get(key) is not None}
+        text = ", ".join(f"{key}: {value}" for key, value in {"train": phase["train"], **rates}.items())
+        entries.append(f"{phase['start']}: {{{text}}}" if rates else f"{phase['start']}: {phase['train']}")
+    return "{" + ", ".join(entries) + "}"
 
 
 def parse_phases(spec: TrainSpec) -> tuple[Phase, ...]:
@@ -73,12 +351,3 @@ def _checked(phase: Phase) -> Phase:
     if any(rate is not None and not rate >= 0 for rate in rates):
         raise ValueError("a learning rate is not below 0")
     return Phase(phase.start, phase.train, *rates)
-
-
-def phase_at(phases: tuple[Phase, ...], epoch: float) -> int:
-    """Return the index of the phase that an epoch (from 0) belongs to.
-
-    >>> phase_at(parse_phases({0: "head", 5: "all"}), 4.99)
-    0
-    """
-    return max(i for i, phase in enumerate(phases) if phase.start <= epoch)

@@ -25,6 +25,8 @@ class ScratchClassifier(ImageClassifier):
         **kwargs: The arguments of ``ImageClassifier``.
     """
 
+    caches_features = True
+
     def __init__(
         self,
         class_names: list[str],
@@ -51,5 +53,5 @@ class ScratchClassifier(ImageClassifier):
                 f"cannot build network {network!r} with {given} for images of {spec.image_size} px: {error}"
             ) from error
         head = nn.Linear(body.features, len(class_names))
-        self.use(StagedNetwork(body, head, divide_by_children(body)), spec.channels, (0.5,), (0.5,))
+        self.build(StagedNetwork(body, head, divide_by_children(body)), spec.channels, (0.5,), (0.5,))
         self.architecture, self.weights, self.weights_hash = network, "random", None

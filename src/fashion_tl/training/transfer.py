@@ -31,6 +31,8 @@ class TransferClassifier(ImageClassifier):
         **kwargs: The arguments of ``ImageClassifier``.
     """
 
+    caches_features = True
+
     def __init__(
         self,
         class_names: list[str],
@@ -48,26 +50,30 @@ class TransferClassifier(ImageClassifier):
         if not 0 <= dropout <= 1:
             raise UserError(f"model.dropout is {dropout}, allowed is 0 to 1.")
         size = self.input_spec.image_size
-        self.made = create_backbone(backbone, pretrained and init_from is None, size, backbone_args)
-        layers = {"dropout": nn.Dropout(dropout), "linear": nn.Linear(self.made.features, len(class_names))}
+        self.backbone_info = create_backbone(backbone, pretrained and init_from is None, size, backbone_args)
+        layers = {"dropout": nn.Dropout(dropout), "linear": nn.Linear(self.backbone_info.features, len(class_names))}
         head = nn.Sequential(OrderedDict(layers))
-        network = StagedNetwork(self.made.module, head, divide_timm(self.made.module))
+        network = StagedNetwork(self.backbone_info.module, head, divide_timm(self.backbone_info.module))
         start = {} if init_from is None else self._read_start(Path(init_from))
         saved = start.get("hyper_parameters", {})
-        statistics = (tuple(mean or saved.get("mean", self.made.mean)), tuple(std or saved.get("std", self.made.std)))
-        self.use(network, self.made.channels, *statistics)
-        self.architecture, self.weights = self.made.architecture, self.made.weights
+        statistics = (
+            tuple(mean or saved.get("mean", self.backbone_info.mean)),
+            tuple(std or saved.get("std", self.backbone_info.std)),
+        )
+        self.build(network, self.backbone_info.channels, *statistics)
+        self.architecture, self.weights = self.backbone_info.architecture, self.backbone_info.weights
         if init_from is not None:
             self._start_from(start, init_from)
-        self.weights_hash = weights_hash(self.made.module)
+        self.weights_hash = weights_hash(self.backbone_info.module)
 
     def _read_start(self, path: Path) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)
         saved = checkpoint["hyper_parameters"]
-        if saved.get("backbone") != self.made.architecture:
+        if saved.get("backbone") != self.backbone_info.architecture:
             raise UserError(
                 f"{path} was trained with backbone {saved.get('backbone', 'none (a scratch network)')!r}, this run has "
-                f"{self.made.architecture!r}: give both the same --model.backbone (or the same BACKBONE to make)."
+                f"{self.backbone_info.architecture!r}: give both the same --model.backbone (or the same BACKBONE to "
+                "make)."
             )
         if list(saved["class_names"]) != list(self.class_names):
             raise UserError(
@@ -85,11 +91,12 @@ class TransferClassifier(ImageClassifier):
             raise UserError(f"{path} does not fit this network: {str(error).splitlines()[-1].strip()}") from error
         self.weights = f"{checkpoint.get('fashion_tl_weights', '?')}, then {path}"
 
-    def rebuilding(self) -> dict[str, Any]:
+    def checkpoint_hparams(self) -> dict[str, Any]:
         """Name the architecture instead of where its weights came from: a checkpoint has its own."""
         return {
-            "backbone": self.made.architecture,
-            "backbone_args": self.made.arguments,
+            **super().checkpoint_hparams(),
+            "backbone": self.backbone_info.architecture,
+            "backbone_args": self.backbone_info.arguments,
             "pretrained": False,
             "init_from": None,
             "mean": self.preprocess.mean.flatten().tolist(),
@@ -103,6 +110,7 @@ class TransferClassifier(ImageClassifier):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over where the weights came from, and what images are normalised with: a run goes on as it began."""
+        super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get("hyper_parameters", {})
         self.weights = checkpoint.get("fashion_tl_weights", self.weights)
         self.weights_hash = checkpoint.get("fashion_tl_weights_hash", self.weights_hash)

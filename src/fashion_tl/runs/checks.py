@@ -1,0 +1,242 @@
+"""What is checked before a run leaves anything behind, and decisions that belong to the whole run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.models.staged import count_parameters
+from fashion_tl.records.record import COMPLETED, RunPaths, newest_completed, next_paths, paths_of, read_record, versions
+from fashion_tl.seeds import run_seed
+from fashion_tl.training.checkpoints import load_checkpoint
+from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.freezing import check_resumed
+
+
+def best_precision(accelerator: str) -> str:
+    """Choose bf16-mixed on a CUDA GPU that computes it natively, else 32-true."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def settle(config: Namespace) -> Path | None:
+    """Settle what depends on the machine and on earlier runs; returns the checkpoint that is named, if any.
+
+    Raises:
+        UserError: If a checkpoint, or a run to start from, is not there.
+    """
+    if config.trainer.precision is None:
+        config.trainer.precision = best_precision(str(config.trainer.accelerator))
+    checkpoint = resolve_checkpoint(config)
+    if checkpoint is not None:
+        load_checkpoint(checkpoint)
+    start = config.model.init_args.get("init_from")
+    if start and not start.endswith(".ckpt") and checkpoint is None:
+        config.model.init_args.init_from = str(newest_completed(config.log_dir, config.checkpoint_dir, start).best)
+    return checkpoint
+
+
+def to_build(config: Namespace, checkpoint: Path | None) -> Namespace:
+    """Return the configuration to build from: a checkpoint brings its own weights."""
+    if checkpoint is None:
+        return config
+    changed = config.clone()
+    if "pretrained" in changed.model.init_args:
+        changed.model.init_args.pretrained, changed.model.init_args.init_from = False, None
+    return changed
+
+
+def to_record(config: Namespace) -> Namespace:
+    """Return the configuration that a record keeps: it runs the whole again, once."""
+    changed = config.clone()
+    changed.ckpt_path, changed.seeds, changed.search = None, 1, None
+    return changed
+
+
+def resolve_checkpoint(config: Namespace) -> Path | None:
+    """Return the checkpoint that ``--ckpt_path`` names: a path, or last or best of the newest version of the name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    given = config.ckpt_path
+    if given is None:
+        return None
+    if given not in ("last", "best"):
+        return Path(given)
+    for version in reversed(versions(config.checkpoint_dir, config.name)):
+        path = paths_of(config.log_dir, config.checkpoint_dir, config.name, version).checkpoints / f"{given}.ckpt"
+        if path.is_file():
+            return path
+    raise UserError(
+        f"--ckpt_path {given}: no version of the run {config.name!r} in {config.checkpoint_dir} has a {given}.ckpt."
+    )
+
+
+def choose_paths(config: Namespace, checkpoint: Path | None) -> tuple[RunPaths, bool]:
+    """Choose the folders of a run: those of the version that it goes on with, else a new version.
+
+    Returns:
+        The folders, and whether they are new.
+    """
+    if checkpoint is not None:
+        folder = checkpoint.resolve().parent
+        if folder.parent == (config.checkpoint_dir / config.name).resolve():
+            number = int(folder.name.removeprefix("version_"))
+            old = paths_of(config.log_dir, config.checkpoint_dir, config.name, number)
+            if (old.logs / "run.json").is_file() and read_record(old.logs)["status"] != COMPLETED:
+                return old, False
+    return next_paths(config.log_dir, config.checkpoint_dir, config.name), True
+
+
+def check_monitor(monitor: str, model: ImageClassifier) -> None:
+    """Refuse a figure to choose by that validation does not log."""
+    if monitor not in model.figures:
+        raise unknown_name("monitor", monitor, model.figures, "Set it with --monitor.")
+
+
+def check_devices(trainer: Mapping[str, Any]) -> None:
+    """Refuse more processes on a CPU than it has cores; Lightning refuses GPUs that are not there itself."""
+    devices, cores = trainer.get("devices"), os.cpu_count() or 1
+    on_cpu = trainer.get("accelerator") == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    count = int(str(devices)) if str(devices).isdigit() else 1
+    if on_cpu and count > cores:
+        raise UserError(f"trainer.devices is {devices}: this machine has {cores} CPU cores. Give at most {cores}.")
+
+
+def check_resume(path: Path, model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> None:
+    """Refuse to go on from a checkpoint of another network or plan, or from the end.
+
+    Args:
+        path: The checkpoint.
+        model: The classifier that goes on.
+        trainer: The trainer that goes on.
+        data: The data module, after ``setup``.
+
+    Raises:
+        UserError: If it does not fit; each difference is named.
+    """
+    checkpoint = load_checkpoint(path)
+    check_network(path, model, checkpoint)
+    saved = saved_state(path, checkpoint)
+    batches, limit = data.count_batches(trainer.world_size), trainer.limit_train_batches
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    now = {
+        "plan": model.plan.settings(),
+        "seed": run_seed(),
+        "batches": float(batches),
+        "accumulate": trainer.accumulate_grad_batches,
+        "processes": trainer.world_size,
+    }
+    check_resumed(saved, now)
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    if 0 <= epochs <= saved["epoch"] or 0 <= steps <= saved["steps"]:
+        raise UserError(
+            f"{path} has {saved['epoch']} epochs and {saved['steps']} steps: nothing is left to train with "
+            f"trainer.max_epochs {epochs} and trainer.max_steps {steps}. Give larger ones."
+        )
+
+
+def saved_state(path: Path, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the plan and the progress that a checkpoint keeps.
+
+    Raises:
+        UserError: If it keeps none.
+    """
+    found: dict[str, Any] | None = (checkpoint or load_checkpoint(path)).get("callbacks", {}).get("FreezeUnfreeze")
+    if found is None:
+        raise UserError(f"{path} keeps no plan to go on with; start from its weights with --model.init_from.")
+    return found
+
+
+def check_network(path: Path, model: ImageClassifier, checkpoint: dict[str, Any] | None = None) -> None:
+    """Refuse a checkpoint of another network."""
+    saved, own = (checkpoint or load_checkpoint(path))["state_dict"], model.state_dict()
+    for name in sorted(saved.keys() | own.keys()):
+        shapes = [tuple(state[name].shape) if name in state else "nothing" for state in (saved, own)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{path} does not fit the model of this configuration: at {name} it has {shapes[0]}, the model "
+                f"{shapes[1]}. Give the configuration of its run, such as -c lightning_logs/NAME/version_N/config.yaml."
+            )
+
+
+def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
+    """Refuse to start where two checkpoints, with the optimizer's state, will not fit."""
+    needed = 2 * 3 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
+    folder = paths.checkpoints
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{os.path.abspath(folder)} has {free / 2**20:.0f} MiB free, this run's checkpoints may need "
+            f"{needed / 2**20:.0f} MiB. Free some space or choose another disk with --checkpoint_dir."
+        )
+
+
+def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, checkpoint: Path | None) -> None:
+    """Search the learning rate (Smith 2017) and put it into plan and configuration, which then run without a search.
+
+    A run that goes on takes the rates that were found at its start.
+
+    Raises:
+        UserError: If none is found, or several processes would each find their own.
+    """
+    from lightning.pytorch.tuner.tuning import Tuner
+
+    if checkpoint is not None:
+        plan = saved_state(checkpoint)["plan"]
+        set_rates(config, model, plan["lr"], plan["backbone_lr"])
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or str(config.trainer.devices) not in ("auto", "1"):
+        raise UserError("--find_lr true works with one process: find the rate with --trainer.devices 1 first.")
+    trainer = Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=1,
+        precision=config.trainer.precision,
+        logger=False,
+        max_epochs=1,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    found = Tuner(trainer).lr_find(model, datamodule=data, update_attr=False)
+    suggestion = found.suggestion() if found else None
+    if suggestion is None:
+        raise UserError("the learning-rate finder found no rate; set one with --model.lr.")
+    set_rates(config, model, suggestion, suggestion * model.plan.backbone_lr / model.plan.lr)
+    print(f"learning-rate finder: lr {suggestion:.2e}, backbone_lr {model.plan.backbone_lr:.2e}")
+
+
+def set_rates(config: Namespace, model: ImageClassifier, lr: float, backbone_lr: float) -> None:
+    """Put rates that were found into the plan, and into the configuration, which then runs again without a search."""
+    model.plan = replace(model.plan, lr=lr, backbone_lr=backbone_lr)
+    config.model.init_args.lr, config.model.init_args.backbone_lr, config.find_lr = lr, backbone_lr, False
+
+
+def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> str:
+    """Say in a few lines what is about to be trained on what."""
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    parameters = f"{count_parameters(model.network):,} parameters"
+    lines = [
+        f"{paths.name} version {paths.version}: {model.architecture} ({model.weights}), {parameters}",
+        f"data: {data.source_name}, {sizes}, {len(data.class_names)} classes, {model.input_spec.image_size} px",
+    ]
+    phases = model.plan.phases
+    if len(phases) == 1:
+        lines.append(f"trains: {model.describe_phase(0)}")
+    for index, phase in enumerate(phases if len(phases) > 1 else ()):
+        lines.append(f"phase {index + 1} from epoch {phase.start + 1}: trains {model.describe_phase(index)}")
+    return "\n".join(lines)

@@ -1,0 +1,171 @@
+"""A run, from its configuration to its record."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
+
+from fashion_tl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from fashion_tl.callbacks.features import FeatureCache
+from fashion_tl.callbacks.progress_bar import PhaseProgressBar
+from fashion_tl.callbacks.recorder import RunRecorder
+from fashion_tl.callbacks.tensorboard import RunLogger, TensorBoardPictures
+from fashion_tl.errors import UserError
+from fashion_tl.process import is_first_process, keep_freed_memory, stop_looking_for_gpus
+from fashion_tl.records.record import FAILED, RunPaths, read_record, taken, write_record
+from fashion_tl.runs import checks
+from fashion_tl.runs.configs import flat
+from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
+from fashion_tl.seeds import seeded
+from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.freezing import EarlyStopping, FreezeUnfreeze
+from fashion_tl.training.loading import load_classifier
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is done.
+
+    Attributes:
+        paths: Its folders; None of a trial that leaves nothing (``trainer.fast_dev_run``).
+        record: Its ``run.json``.
+    """
+
+    paths: RunPaths | None
+    record: dict[str, Any] = field(repr=False)
+
+    @property
+    def test(self) -> dict[str, Any]:
+        """Test figures: accuracy, loss, macro_f1, calibration_error, per_class and more; empty without a test."""
+        return self.record.get("test") or {}
+
+    @cached_property
+    def model(self) -> ImageClassifier:
+        """The classifier of the best checkpoint, in eval mode."""
+        if self.paths is None:
+            raise UserError("a trial with trainer.fast_dev_run keeps no model.")
+        return load_classifier(self.paths.best)
+
+
+def fit(config: Config, changes: Mapping[str, Any] | None = None, tested: bool = True) -> Run:
+    """Train, validate, test the checkpoint that validation chose, and leave a record.
+
+    Args:
+        config: A YAML file, a mapping as one holds it, or command-line arguments.
+        changes: Settings to change, by flag without the dashes, such as {"trainer.max_epochs": 2}.
+        tested: Whether the run is tested and keeps its checkpoints; else it is a candidate of a search.
+
+    Raises:
+        UserError: If a setting is wrong, or something that the run needs is missing.
+    """
+    args = arguments(config, changes)
+    return run(parse("fit", args), shlex.join(["fashion-tl", "fit", *args]), tested)
+
+
+def run(config: Namespace, command: str, tested: bool = True) -> Run:
+    """Run a parsed configuration; see ``fit``."""
+    keep_freed_memory()
+    stop_looking_for_gpus()
+    with quiet(), seeded(config.seed_everything) as seed, ExitStack() as held:
+        # What belongs to the whole run is decided by the first process; the recorder tells the others.
+        first, trial = is_first_process(), bool(config.trainer.fast_dev_run)
+        config.seed_everything = False if seed is None else seed
+        checkpoint = checks.settle(config)
+        built = instantiate("fit", checks.to_build(config, checkpoint))
+        data, model, cache = built.data, built.model, FeatureCache(config.cache, config.cache_keep)
+        checks.check_monitor(config.monitor, model)
+        checks.check_devices(built.trainer)
+        data.prepare_data()
+        data.setup("fit")
+        cache.check(model, data)
+        if config.compile:
+            model.compile_network(config.compile)
+        if config.find_lr:
+            checks.find_rate(config, model, data, checkpoint)
+
+        paths, new = checks.choose_paths(config, checkpoint) if first and not trial else (None, True)
+        facts = {"seed": seed, "command": command, "study": config.study}
+        text = dump("fit", checks.to_record(config))
+        recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, own_start=not new)
+        logger = built.trainer.logger
+        if logger is None:
+            logger = RunLogger(paths) if tested and not trial else False
+        callbacks = _callbacks(config, built.trainer, cache, recorder, bool(logger), tested, trial)
+        keeping = any(isinstance(callback, Checkpoint) for callback in callbacks)
+        trainer = make_trainer(built.trainer, logger=logger, callbacks=callbacks, enable_checkpointing=keeping)
+
+        if checkpoint is not None:
+            checks.check_resume(checkpoint, model, trainer, data)
+        if paths is not None:
+            checks.check_disk(paths, model)
+            held.enter_context(taken(paths, new))
+            if tested:
+                print(checks.summary(paths, model, data))
+        resumed = None if checkpoint is None else str(checkpoint)
+        trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
+        return Run(None, {}) if trial else _test(trainer, model, data, recorder.paths, tested)
+
+
+def _callbacks(
+    config: Namespace,
+    trainer: Mapping[str, Any],
+    cache: FeatureCache,
+    recorder: RunRecorder,
+    logged: bool,
+    tested: bool,
+    trial: bool,
+) -> list[Callback]:
+    """List the callbacks of a run: the plan comes first, checkpoints come last."""
+    callbacks: list[Callback] = [FreezeUnfreeze(), cache, *(trainer["callbacks"] or [])]
+    if trainer["enable_progress_bar"]:
+        callbacks.append(PhaseProgressBar())
+    if trial:
+        return callbacks
+    if config.patience is not None:
+        mode = "min" if config.monitor.endswith("loss") else "max"
+        callbacks.append(
+            EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_on_train_epoch_end=False)
+        )
+    callbacks.append(recorder)
+    if not tested:  # a candidate of a search keeps its record alone
+        return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+    settings = {**flat(config.model), **flat(config.data), "seed": config.seed_everything}
+    callbacks.append(TensorBoardPictures(settings, recorder))
+    if logged:
+        callbacks.append(LearningRateMonitor("step"))
+    if trainer["enable_checkpointing"] is not False:
+        callbacks += [
+            BestCheckpoint(config.monitor),
+            LastCheckpoint(config.checkpoint_minutes, config.checkpoint_steps),
+        ]
+    return callbacks
+
+
+def _test(trainer: Trainer, model: ImageClassifier, data: Any, paths: RunPaths, tested: bool) -> Run:  # noqa: ANN401
+    """Test the best checkpoint, once, and return what was recorded."""
+    first = trainer.is_global_zero
+    if tested:
+        if not trainer.strategy.broadcast(paths.best.is_file()):
+            record = read_record(paths.logs)
+            write_record(paths.logs, {**record, "status": FAILED, "reason": "no checkpoint was written to be tested"})
+            raise UserError(
+                f"{paths.logs}: no checkpoint was written, so nothing was tested. It takes one epoch with validation, "
+                "and --trainer.enable_checkpointing true."
+            )
+        trainer.test(model, datamodule=data, ckpt_path=str(paths.best), verbose=False, weights_only=True)
+    run = Run(paths, trainer.strategy.broadcast(read_record(paths.logs) if first else {}))
+    if tested and first:
+        print(
+            f"{paths.name} version {paths.version}: test accuracy {run.test['accuracy']:.4f}, "
+            f"loss {run.test['loss']:.4f}, macro F1 {run.test['macro_f1']:.4f} on {run.test['images']:,} images\n"
+            f"record: {paths.logs}   checkpoint: {paths.best}"
+        )
+    return run

@@ -1,0 +1,190 @@
+"""The configuration of a run: its parser, and what becomes of it. Nothing is run here."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from fashion_tl.callbacks.features import MODES
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.imports import search_working_directory
+from fashion_tl.runs.configs import expand_extends
+from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.scratch import ScratchClassifier as ScratchClassifier  # so that YAML can name it alone
+from fashion_tl.training.transfer import TransferClassifier as TransferClassifier
+
+VERBS = {
+    "fit": "Train, validate, test the best checkpoint, leave a record.",
+    "validate": "Evaluate a checkpoint on the validation images.",
+    "test": "Evaluate a checkpoint on the test images.",
+}
+MAX_EPOCHS = 10  # where neither epochs nor steps are given
+QUIET = (
+    # What is frozen is in eval mode, on purpose.
+    r".*module\(s\) in eval mode at the start of training.*",
+    # Checkpoints of a resumed run belong beside those of its first part.
+    r".*Checkpoint directory .* exists and is not empty.*",
+    # More epochs of a completed run are a version of their own, with a best checkpoint of its own.
+    r".*The dirpath has changed from.*",
+    # The progress bar shows the epoch; a short epoch is no fault.
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    # `validate` and `test` need the weights of a checkpoint, not the callbacks that wrote it.
+    r".*callbacks used to create the checkpoint need to be provided.*",
+    # A machine that starts several processes is what was asked for.
+    r".*The `srun` command is available.*",
+    # Between torch and Lightning; nothing here can change it.
+    r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
+)
+Config = str | Path | Mapping[str, Any] | Sequence[str]
+
+
+@functools.cache
+def parser_of(verb: str) -> LightningArgumentParser:
+    """Build the parser of a verb: Lightning's Trainer, a classifier, the data module, and what belongs to a run."""
+    # Lightning calls methods that jsonargparse has renamed.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    parser = LightningArgumentParser(prog=f"fashion-tl {verb}", description=VERBS[verb])
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file; later ones change earlier ones.")
+    parser.add_argument("--seed_everything", type=bool | int, default=0, help="Seed of the run; false for none.")
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)
+    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=False)
+    add = parser.add_argument
+    add("--extends", type=str | None, help="A YAML file that this one changes, beside it.")
+    add("--name", type=str, default="run", help="Name of the run; every run is a new version of it.")
+    add("--log_dir", type=Path, default=Path("lightning_logs"), help="Folder of all records.")
+    add("--checkpoint_dir", type=Path, default=Path("checkpoints"), help="Folder of checkpoints.")
+    add("--checkpoint_minutes", type=float | None, default=10.0, help="Minutes between checkpoints within an epoch.")
+    add("--checkpoint_steps", type=int | None, help="Optimizer steps between checkpoints within an epoch.")
+    add("--monitor", type=str, default="val/accuracy", help="What chooses: val/accuracy, val/loss or val/macro_f1.")
+    add("--patience", type=int | None, help="Validations of the last phase without improvement to allow.")
+    add("--cache", type=str, default="auto", help="Cached features of frozen stages: auto, off or require.")
+    add("--cache_keep", type=list[str | int], default=[], help="Stages whose features are kept for a later run too.")
+    add("--compile", type=bool | str, default=False, help="torch.compile: true, or its backend.")
+    add("--find_lr", type=bool, default=False, help="Search the learning rate before training.")
+    add("--seeds", type=int, default=1, help="Runs to make, each with the next seed.")
+    add("--search", type=dict[str, list[Any]] | None, help="Values to try first: {model.lr: [0.001, 0.01]}.")
+    add("--study", type=dict[str, Any] | None, help="A study's figures, to set beside the run's.")
+    add("--ckpt_path", type=str | None, help="Checkpoint to go on from, or to evaluate: last, best or a path.")
+    parser.set_defaults(
+        {
+            "model": {"class_path": "fashion_tl.training.transfer.TransferClassifier"},
+            "trainer.num_sanity_val_steps": 0,
+            "trainer.log_every_n_steps": 20,
+            "trainer.enable_model_summary": False,
+        }
+    )
+    parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+    parser.link_arguments("data.input_spec", "model.init_args.input_spec", apply_on="instantiate")
+    return parser
+
+
+def arguments(config: Config, changes: Mapping[str, Any] | None = None) -> list[str]:
+    """Turn a configuration and changes to it into command-line arguments.
+
+    Args:
+        config: A YAML file, a mapping as one holds it, or command-line arguments.
+        changes: Values by flag without the dashes, such as {"trainer.max_epochs": 2}.
+    """
+    if isinstance(config, str | Path):
+        given = ["-c", str(config)]
+    elif isinstance(config, Mapping):
+        given = ["-c", yaml.safe_dump(dict(config))]
+    else:
+        given = list(config)
+    return [*given, *(f"--{name}={written(value)}" for name, value in (changes or {}).items())]
+
+
+def written(value: Any) -> str:  # noqa: ANN401 - a value of YAML
+    """Write a value as a flag takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def parse(verb: str, args: Sequence[str]) -> Namespace:
+    """Parse the arguments of a verb and settle what can be known without building anything.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+    search_working_directory()
+    config = parser_of(verb).parse_args(expand_extends(list(args)))
+    if config.seeds < 1:
+        raise UserError(f"--seeds is {config.seeds}, it must be at least 1.")
+    if config.cache not in MODES:
+        raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
+    if config.checkpoint_minutes is not None and not config.checkpoint_minutes > 0:
+        raise UserError(f"--checkpoint_minutes is {config.checkpoint_minutes}, it must be above 0.")
+    if config.checkpoint_steps is not None and config.checkpoint_steps < 1:
+        raise UserError(f"--checkpoint_steps is {config.checkpoint_steps}, it must be at least 1.")
+    config.extends = None
+    trainer = config.trainer
+    if trainer.max_epochs is None:
+        trainer.max_epochs = MAX_EPOCHS if trainer.max_steps == -1 and trainer.max_time is None else -1
+    if trainer.enable_progress_bar is None:
+        trainer.enable_progress_bar = True
+    if verb == "fit" and trainer.limit_val_batches in (0, 0.0) and trainer.limit_val_batches is not None:
+        raise UserError(
+            "trainer.limit_val_batches is 0: validation chooses the checkpoint that is tested. Leave it out, or set a "
+            "number of batches."
+        )
+    return config
+
+
+def dump(verb: str, config: Namespace) -> str:
+    """Write a configuration as YAML that runs again."""
+    text: str = parser_of(verb).dump(config, skip_none=False)
+    return text
+
+
+def instantiate(verb: str, config: Namespace) -> Namespace:
+    """Build the data module, the classifier, and the callbacks and loggers that the trainer was given.
+
+    Raises:
+        UserError: Of whatever a constructor refuses.
+    """
+    try:
+        built: Namespace = parser_of(verb).instantiate_classes(config)
+    except ValueError as error:
+        # jsonargparse wraps whatever a constructor raises into a message about types.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        raise (cause or error) from None
+    return built
+
+
+def make_trainer(settings: Mapping[str, Any], **more: Any) -> Trainer:  # noqa: ANN401 - arguments of Trainer
+    """Build a Trainer.
+
+    Raises:
+        UserError: If the settings contradict each other, or devices are not there.
+    """
+    try:
+        return Trainer(**{**settings, **more})
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what Lightning says of things that are meant."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for pattern in QUIET:
+            warnings.filterwarnings("ignore", pattern)
+        yield

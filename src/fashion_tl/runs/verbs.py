@@ -1,0 +1,50 @@
+"""The verbs of the command line that train and evaluate."""
+
+from __future__ import annotations
+
+import shlex
+
+from fashion_tl.errors import UserError
+from fashion_tl.process import keep_freed_memory, stop_looking_for_gpus
+from fashion_tl.runs import checks
+from fashion_tl.runs.fit import run as run_once
+from fashion_tl.runs.parser import instantiate, make_trainer, parse, quiet
+from fashion_tl.runs.search import repeat, search
+from fashion_tl.seeds import seeded
+
+
+def run(args: list[str]) -> None:
+    """Run ``fit``, ``validate`` or ``test`` with command-line arguments, the verb first."""
+    verb, flags = args[0], args[1:]
+    if verb == "fit":
+        _fit(flags)
+    else:
+        _evaluate(verb, flags)
+
+
+def _fit(flags: list[str]) -> None:
+    config = parse("fit", flags)
+    if config.seeds == 1 and not config.search:
+        run_once(config, shlex.join(["fashion-tl", "fit", *flags]))
+        return
+    for flag, why in (("ckpt_path", config.ckpt_path), ("trainer.fast_dev_run", config.trainer.fast_dev_run)):
+        if why:
+            raise UserError(f"--{flag} is for one run; it cannot go with --search or --seeds.")
+    repeat(flags, config.seeds, search(flags, config.search) if config.search else {})
+
+
+def _evaluate(verb: str, flags: list[str]) -> None:
+    keep_freed_memory()
+    stop_looking_for_gpus()
+    config = parse(verb, flags)
+    with quiet(), seeded(config.seed_everything):
+        checkpoint = checks.settle(config)
+        if checkpoint is None:
+            raise UserError(f"`fashion-tl {verb}` needs the checkpoint to evaluate: --ckpt_path PATH, or best.")
+        built = instantiate(verb, checks.to_build(config, checkpoint))
+        built.data.prepare_data()
+        built.data.setup(verb)
+        checks.check_network(checkpoint, built.model)
+        trainer = make_trainer(built.trainer, logger=built.trainer.logger or False, enable_checkpointing=None)
+        evaluate = trainer.test if verb == "test" else trainer.validate
+        evaluate(built.model, datamodule=built.data, ckpt_path=str(checkpoint), weights_only=True)

@@ -1,0 +1,116 @@
+"""Figures while training, by torchmetrics: log loss, accuracy and macro F1, right over several processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+SAMPLES = 8192  # a metric's update costs the same for one batch and for many
+
+
+class TrainingFigures(nn.Module):
+    """Mean loss and accuracy of a training epoch; a step only keeps what its objective said.
+
+    The metrics are updated once, at the end of the epoch: nothing in a step waits for the device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics = nn.ModuleDict({"loss": MeanMetric(), "accuracy": MeanMetric()})
+        self._kept: list[tuple[Tensor, Tensor, int]] = []
+
+    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
+        """Keep the loss and the correct samples of a batch."""
+        self._kept.append((loss.detach(), correct, count))
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self._kept.clear()
+        for metric in self.metrics.values():
+            metric.reset()  # type: ignore[operator] # nn.Module
+
+    def flush(self) -> None:
+        """Bring the metrics up to date."""
+        if not self._kept:
+            return
+        losses, correct, counts = zip(*self._kept, strict=True)
+        weights = torch.tensor(counts, dtype=torch.float32, device=losses[0].device)
+        self.metrics["loss"].update(torch.stack(losses).float(), weights)  # type: ignore[operator]
+        self.metrics["accuracy"].update(torch.stack(correct).float() / weights, weights)  # type: ignore[operator]
+        self._kept.clear()
+
+    def final(self, stage: str) -> dict[str, Metric]:
+        """Return the metrics to log, by name."""
+        self.flush()
+        return {f"{stage}/{name}": metric for name, metric in self.metrics.items()}  # type: ignore[misc]
+
+    def sums(self) -> list[float]:
+        """Return what a checkpoint in the middle of an epoch keeps: mean and weight of loss and accuracy."""
+        self.flush()
+        kept: list[float] = []
+        for metric in self.metrics.values():
+            total, weight = float(metric.mean_value), float(metric.weight)  # type: ignore[arg-type]
+            kept += [total / weight if weight else 0.0, weight]
+        return kept
+
+    def restore(self, sums: list[float]) -> None:
+        """Go on from the figures of the batches before a checkpoint."""
+        self.reset()
+        for metric, (mean, weight) in zip(self.metrics.values(), (sums[:2], sums[2:]), strict=True):
+            if weight:
+                metric.update(mean, weight)  # type: ignore[operator]
+
+
+class EvaluationFigures(nn.Module):
+    """Log loss in nats, accuracy and macro F1 of an evaluation.
+
+    Args:
+        classes: Number of classes K.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.metrics = nn.ModuleDict(
+            {
+                "loss": MeanMetric(),
+                "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
+                "macro_f1": MulticlassF1Score(classes, average="macro", validate_args=False),
+            }
+        )
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._samples = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Take the logits (B, K) of a batch and its classes (B,)."""
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        self._kept.append((losses, logits.argmax(1), labels))
+        self._samples += len(labels)
+        if self._samples >= SAMPLES:
+            self.flush()
+
+    def reset(self) -> None:
+        """Begin an evaluation; what one that broke off has left is dropped."""
+        self._kept.clear()
+        self._samples = 0
+        for metric in self.metrics.values():
+            metric.reset()  # type: ignore[operator]
+
+    def flush(self) -> None:
+        """Bring the metrics up to date."""
+        if not self._kept:
+            return
+        losses, predicted, labels = (torch.cat(tensors) for tensors in zip(*self._kept, strict=True))
+        if len(labels):
+            self.metrics["loss"].update(losses)  # type: ignore[operator]
+            self.metrics["accuracy"].update(predicted, labels)  # type: ignore[operator]
+            self.metrics["macro_f1"].update(predicted, labels)  # type: ignore[operator]
+        self._kept.clear()
+        self._samples = 0
+
+    def final(self, stage: str) -> dict[str, Metric]:
+        """Return the metrics to log, by name."""
+        self.flush()
+        return {f"{stage}/{name}": metric for name, metric in self.metrics.items()}  # type: ignore[misc]
