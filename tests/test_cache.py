@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from fashion_tl.cli import main
-from fashion_tl.data.datamodule import ImageDataModule, Split
+from fashion_tl.data.batches import ResidentImages, Split
+from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.records.record import read_record
 
@@ -95,7 +96,7 @@ def test_whatever_activations_depend_on_has_them_computed_again(fit: Fit, capsys
     assert fit(*flags, name="first") == 0
     capsys.readouterr()
     assert fit(*flags, *change, name="second") == 0
-    assert "cache: train, what lies below" in capsys.readouterr().out
+    assert "cache: features of train below" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_one_pass_keeps_what_later_phases_need(fit: Fit, folder: Path, capsys):
 def test_one_pass_serves_all_phases_of_a_schedule(fit: Fit, folder: Path, capsys):
     assert fit("--model.train", "{0: head, 1: layer4, 2: layer3}", "--cache", "require", epochs=3) == 0
     said = capsys.readouterr().out
-    assert said.count("cache: train,") == said.count("cache: val,") == said.count("cache: test,") == 1
+    assert all(said.count(f"cache: features of {part} below") == 1 for part in ("train", "val", "test"))
     assert len(list(folder.glob("*.ftl"))) == 7  # three boundaries of two parts, and the test's
 
 
@@ -144,9 +145,9 @@ def test_images_that_lie_on_the_device_train_the_same(fit: Fit, monkeypatch):
     flags = ("--model.train", "all", "--data.augment.mirror", "0.5", "--cache", "off")
     assert fit(*flags, name="plain") == 0
 
-    def place(self: ImageDataModule, split: Split) -> None:
+    def place(self: ImageDataModule, split: Split, device: torch.device) -> None:
         assert isinstance(split.images, InMemoryImages)
-        split.resident = split.images.images[split.indices]
+        split.images_source = split.source = ResidentImages(split.images.images[split.indices])
 
     monkeypatch.setattr(ImageDataModule, "_place", place)
     assert fit(*flags, name="resident") == 0
@@ -214,7 +215,8 @@ def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypa
     monkeypatch.setattr("fashion_tl.data.sources.default_memory_limit", lambda: 0)
     flags: tuple[str, ...] = ("--data.source", "image_folder", "--data.root", str(workdir), "--data.folder", "pets")
     flags += ("--data.num_workers", "1", "--data.val_fraction", "0.2", "--data.batch_size", "8")
-    flags += ("--model.train", "{0: head, 2: all}")
+    # Not Adam: it divides by the size of gradients, and so blows rounding up in the phase without the cache.
+    flags += ("--model.train", "{0: head, 2: all}", "--model.optimizer", "sgd", "--model.lr", "0.01")
     assert fit(*flags, name="on", epochs=3) == 0
     assert "computed once" in capsys.readouterr().out
     assert fit(*flags, "--cache", "off", name="off", epochs=3) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from fashion_tl.data.datamodule import EpochSampler, ImageDataModule
+from fashion_tl.data.batches import ResidentImages
+from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.transforms import Augment
 from fashion_tl.errors import UserError
@@ -78,9 +80,11 @@ def test_garments() -> None:
             assert images.dtype == torch.uint8
             assert labels.dtype == torch.int64
             assert labels.max() < len(data.class_names) == 10
-    images, labels = next(iter(data.val_dataloader()))
-    prepared, same = data.on_after_batch_transfer((images, labels), 0)
-    assert same is labels
+    batch = next(iter(data.val_dataloader()))
+    prepared, labels = cast(tuple[Tensor, Tensor], data.on_after_batch_transfer(batch, 0))
+    images = batch.images
+    assert labels is batch.labels
+    assert images is not None
     assert prepared.dtype == torch.float32
     torch.testing.assert_close(prepared, tvf.resize(images.float() / 255, [32, 32], antialias=True))
 
@@ -111,8 +115,7 @@ def test_order_depends_on_seed_and_epoch_alone(monkeypatch: pytest.MonkeyPatch) 
         torch.rand(1)
         monkeypatch.setenv("PL_GLOBAL_SEED", seed)
         loader = garments().train_dataloader()
-        assert isinstance(loader.sampler, EpochSampler)
-        loader.sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)  # as Lightning does
         return keys(images_of(loader))
 
     orders = [order(0, "5"), order(1, "5"), order(0, "6")]
@@ -164,6 +167,21 @@ def test_per_class() -> None:
     )
     for name in ("val", "test"):
         assert few.splits[name].indices.tolist() == every.splits[name].indices.tolist()
+
+
+def test_a_label_budget_counts_validation_and_a_smaller_one_is_part_of_a_larger() -> None:
+    def labelled(budget: int, **changes: Any) -> dict[str, set[int]]:
+        data = garments(drawn=400, label_budget=budget, **changes)
+        assert all(a + b == budget for a, b in zip(counts(data, "train"), counts(data, "val"), strict=True))
+        return {name: set(data.splits[name].indices.tolist()) for name in ("train", "val", "test")}
+
+    budgets = [labelled(budget) for budget in (2, 3, 10, 15)]
+    for smaller, larger in itertools.pairwise(budgets):
+        assert smaller["train"] < larger["train"]
+        assert smaller["val"] <= larger["val"]
+    assert [len(each["val"]) for each in budgets] == [10, 10, 20, 30]  # a fifth, and at least one image a class
+    assert len(labelled(10, val_fraction=0.5)["val"]) == 50
+    assert budgets[0]["test"] == budgets[-1]["test"]
 
 
 def test_validation_is_stratified() -> None:
@@ -225,25 +243,30 @@ def trainer(training: bool, **module: Any) -> Any:
     """As much of a trainer as the data module looks at."""
     return SimpleNamespace(
         training=training,
+        testing=False,
+        predicting=False,
         lightning_module=SimpleNamespace(**module),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
 
 
-def test_preprocessing_of_the_module_comes_first() -> None:
+def test_a_module_that_preprocesses_gets_images_as_held() -> None:
     data = garments()
+    batch = next(iter(data.val_dataloader()))
     data.trainer = trainer(False, preprocess=lambda images: images + 1)
-    images, labels = next(iter(data.val_dataloader()))
-    assert torch.equal(data.on_after_batch_transfer((images, labels), 0)[0], images + 1)
+    assert data.on_after_batch_transfer(batch, 0)[0] is batch.images
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_augmentation_in_training_alone(training: bool) -> None:
     data = garments(augment=Augment(mirror=1))
+    batch = next(iter(data.val_dataloader()))
     data.trainer = trainer(training)
-    images, labels = next(iter(data.val_dataloader()))
-    expected = (images.flip(-1) if training else images).float() / 255
-    assert torch.equal(data.on_after_batch_transfer((images, labels), 0)[0], expected)
+    if training:
+        batch = next(iter(data.splits["train"].batch(torch.arange(8)) for _ in range(1)))
+    assert batch.images is not None
+    expected = (batch.images.flip(-1) if training else batch.images).float() / 255
+    assert torch.equal(cast(Tensor, data.on_after_batch_transfer(batch, 0)[0]), expected)
 
 
 def test_without_a_module_images_are_floats_of_the_asked_size() -> None:
@@ -268,6 +291,7 @@ def test_description_is_plain_and_whole() -> None:
         "class_names": data.class_names,
         "sizes": {"train": 20, "val": 10, "test": 40},
         "split_seed": 3,
+        "label_budget": None,
         "per_class": 2,
         "skipped": [],
         "channels": 1,
@@ -313,6 +337,11 @@ def test_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"image_size": 0}, r"data\.image_size is 0; it must be at least 4"),
         ({"source": "image_folder", "image_size": 0}, r"data\.image_size is 0; it must be at least 4"),
         ({"source": "garments", "drawn": 39}, r"data\.drawn is 39 .* at least 40 images"),
+        ({"source": "no.such.Source"}, r"data\.source: cannot import 'no\.such\.Source'"),
+        ({"source": "pathlib.Path"}, r"data\.source: pathlib\.Path is no subclass of .*Source"),
+        ({"source_args": {"a": 1}}, r"data\.source_args are for a source named by its class path"),
+        ({"label_budget": 1}, r"data\.label_budget is 1, it must be at least 2"),
+        ({"label_budget": 5, "per_class": 5}, "exclude each other"),
         ({"source": "objects", "drawn": 3}, r"data\.drawn is 3 .* at least 96 images"),
         ({"source": "image_folder", "image_size": 8, "folder": "none"}, r"data/none does not exist"),
     ],
@@ -342,9 +371,10 @@ def test_wrong_numbers_are_told_together() -> None:
 
 def test_predictions_are_of_the_test_images_where_they_lie_on_the_device() -> None:
     data = garments()
-    data.setup()
     for split in data.splits.values():
-        split.resident = cast(InMemoryImages, split.images).images[split.indices]
+        split.source = ResidentImages(cast(InMemoryImages, split.images).images[split.indices])
     data.trainer = cast(Any, SimpleNamespace(training=False, testing=False, predicting=True, lightning_module=None))
-    seen, _ = data.on_after_batch_transfer((torch.tensor([3, 1]), torch.zeros(2)), 0)
-    assert torch.equal(seen, data.prepare(data.splits["test"].rows(torch.tensor([3, 1]))))
+    batch = data.splits["test"].batch(torch.tensor([3, 1]))
+    assert batch.images is None
+    seen, _ = data.on_after_batch_transfer(batch, 0)
+    assert torch.equal(cast(Tensor, seen), cast(InMemoryImages, data.splits["test"].images).images[[3, 1]])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fashion_tl.errors import UserError
-from fashion_tl.records.record import COMPLETED, read_record, versions, write_record
+from fashion_tl.records.record import COMPLETED, read_record, versions
+from fashion_tl.runs.fit import Run
 from fashion_tl.runs.search import search
 
 from ..conftest import Fit
@@ -19,37 +20,33 @@ BY_LOSS = ("--monitor", "val/loss", "--trainer.max_epochs", "2")
 
 
 class Runs:
-    """Writes the record that a candidate of given figures would leave."""
+    """Stands in for ``fit``: returns the records of candidates of given figures."""
 
-    def __init__(self, folder: Path, monitor: str, figures: list[float | None]) -> None:
-        self.folder, self.monitor, self.figures = folder, monitor, figures
-        self.asked: list[list[str]] = []
-        self.paths: Any = None
+    def __init__(self, monitor: str, figures: list[float | None]) -> None:
+        self.monitor, self.figures = monitor, figures
+        self.asked: list[dict[str, Any]] = []
 
-    def again(self, flags: list[str], tested: bool = True) -> None:
+    def __call__(self, config: list[str], changes: dict[str, Any], tested: bool = True) -> Run:
         assert not tested
         figure = self.figures[len(self.asked)]
-        self.asked.append(flags)
-        best = {} if figure is None else {"monitor": self.monitor, "value": figure, "epoch": 0}
-        write_record(self.folder, {"status": COMPLETED, "best": best})
-        self.paths = type("Paths", (), {"logs": self.folder})
+        self.asked.append(changes)
+        return Run(None, {"best": {} if figure is None else {"monitor": self.monitor, "value": figure, "epoch": 0}})
 
 
 @pytest.mark.parametrize(("monitor", "chosen"), [("val/accuracy", 2), ("val/loss", 1)])
-def test_the_best_by_the_monitored_figure_wins(tmp_path: Path, monitor: str, chosen: int) -> None:
-    runs = Runs(tmp_path, monitor, [0.5, 0.25, 0.75, None])
+def test_the_best_by_the_monitored_figure_wins(monitor: str, chosen: int) -> None:
+    runs = Runs(monitor, [0.5, 0.25, 0.75, None])
     values: dict[str, list[Any]] = {"model.lr": [0.1, 0.2], "model.schedule": ["cosine", "step"]}
-    found = search(runs, values, "phase1", say=lambda text: None)
-    expected = [("0.1", "cosine"), ("0.1", "step"), ("0.2", "cosine"), ("0.2", "step")]
-    asked = [[f"--model.lr={lr}", f"--model.schedule={s}", "--name=phase1.search"] for lr, s in expected]
-    assert runs.asked == asked
-    assert found == asked[chosen][:2]
+    found = search(["--name", "phase1"], values, runner=runs)
+    tried = [{"model.lr": lr, "model.schedule": s} for lr in (0.1, 0.2) for s in ("cosine", "step")]
+    assert runs.asked == [{"seeds": 1, "search": None, **each, "name": "phase1.search"} for each in tried]
+    assert found == tried[chosen]
 
 
 @pytest.mark.parametrize(("values", "figures"), [({"model.lr": []}, []), ({"model.lr": [1]}, [None])])
-def test_a_search_without_values_or_without_a_finite_figure_is_an_error(tmp_path: Path, values, figures) -> None:
+def test_a_search_without_values_or_without_a_finite_figure_is_an_error(values, figures) -> None:
     with pytest.raises(UserError):
-        search(Runs(tmp_path, "val/loss", figures), values, "phase1", say=lambda text: None)
+        search([], values, runner=Runs("val/loss", figures))
 
 
 def test_a_search_then_two_seeds_with_what_it_found(fit: Fit, capsys) -> None:

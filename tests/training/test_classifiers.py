@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from fashion_tl.errors import UserError
+from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
 from fashion_tl.training.scratch import ScratchClassifier
 from fashion_tl.training.transfer import TransferClassifier
 
@@ -26,39 +27,50 @@ def scratch(**arguments: Any) -> ScratchClassifier:
     return ScratchClassifier(**{"class_names": CLASSES, **given})
 
 
-def test_labels_are_smoothed_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def evaluated(module: ScratchClassifier, stage: str) -> dict[str, float]:
+    figures = {"train": module.training_figures, "val": module.validation_figures, "test": module.test_figures}[stage]
+    return {name: float(metric.compute()) for name, metric in figures.final(stage).items()}
+
+
+def test_labels_are_smoothed_in_training_alone() -> None:
     module = scratch(label_smoothing=0.3).eval()
-    logged: dict[str, Any] = {}
-    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
-    alone = SimpleNamespace(reduce=lambda sums, reduce_op: sums)
-    monkeypatch.setattr(module, "_trainer", SimpleNamespace(is_last_batch=True, strategy=alone))
-    logits, labels = module(BATCH[0]), BATCH[1]
+    logits, labels = module(module.preprocess(BATCH[0])), BATCH[1]
     smoothed, plain = F.cross_entropy(logits, labels, label_smoothing=0.3), F.cross_entropy(logits, labels)
     assert module.training_step(BATCH, 0) == smoothed
     module.validation_step(BATCH, 0)
-    module.on_validation_epoch_end()
     module.test_step(BATCH, 0)
-    module.on_test_epoch_end()
-    losses = [float(logged[f"{stage}/loss"]) for stage in ("train", "val", "test")]
+    losses = [evaluated(module, stage)[f"{stage}/loss"] for stage in ("train", "val", "test")]
     assert losses == pytest.approx([smoothed.item(), plain.item(), plain.item()])
     assert smoothed != plain
     accuracy = (logits.argmax(1) == labels).float().mean()
-    assert [float(logged[f"{stage}/accuracy"]) for stage in ("train", "val", "test")] == [float(accuracy)] * 3
+    assert [evaluated(module, s)[f"{s}/accuracy"] for s in ("train", "val", "test")] == [float(accuracy)] * 3
 
 
-def test_figures_of_an_epoch_weigh_batches_by_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = scratch().eval()
-    logged: dict[str, Any] = {}
-    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
-    alone = SimpleNamespace(reduce=lambda sums, reduce_op: sums)
-    monkeypatch.setattr(module, "_trainer", SimpleNamespace(is_last_batch=False, strategy=alone))
-    for part in (slice(0, 5), slice(5, 6)):
-        module.validation_step((BATCH[0][part], BATCH[1][part]), 0)
-    module.on_validation_epoch_end()
-    assert float(logged["val/loss"]) == pytest.approx(F.cross_entropy(module(BATCH[0]), BATCH[1]).item())
-    logged.clear()
-    module.on_validation_epoch_end()
-    assert logged == {}
+def test_figures_of_an_evaluation_are_scikit_learns_however_the_batches_fall() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(500, 3, generator=generator), torch.randint(3, (500,), generator=generator)
+    figures = EvaluationFigures(3)
+    figures.add(torch.randn(9, 3), torch.zeros(9, dtype=torch.int64))
+    figures.reset()  # a validation that broke off leaves nothing behind
+    for part in (slice(0, 499), slice(499, 500)):
+        figures.add(logits[part], labels[part])
+    found = {name: float(metric.compute()) for name, metric in figures.final("val").items()}
+    assert found["val/loss"] == pytest.approx(log_loss(labels, logits.double().softmax(1)), abs=1e-6)
+    assert found["val/accuracy"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+    assert found["val/macro_f1"] == pytest.approx(f1_score(labels, logits.argmax(1), average="macro"))
+
+
+def test_figures_of_an_epoch_weigh_batches_by_their_samples_and_go_on_from_a_checkpoint() -> None:
+    whole, first, second = TrainingFigures(), TrainingFigures(), TrainingFigures()
+    batches = [(torch.tensor(0.5), torch.tensor(3), 5), (torch.tensor(2.0), torch.tensor(1), 1)]
+    for batch in batches:
+        whole.add(*batch)
+    first.add(*batches[0])
+    second.restore(first.sums())
+    second.add(*batches[1])
+    for figures in (whole, second):
+        found = {name: float(metric.compute()) for name, metric in figures.final("train").items()}
+        assert found == pytest.approx({"train/loss": 0.75, "train/accuracy": 4 / 6})
 
 
 def test_predictions_are_probabilities() -> None:
@@ -72,6 +84,14 @@ def test_predictions_are_probabilities() -> None:
     [
         ({"optimizer": "adamW"}, r"unknown optimizer 'adamW'; did you mean 'adam' or 'adamw'.*--model\.optimizer"),
         ({"schedule": "one-cycle"}, r"unknown schedule 'one-cycle'; did you mean 'one_cycle'.*--model\.schedule"),
+        ({"objective": "focl"}, r"unknown objective 'focl'; did you mean 'focal'.*--model\.objective"),
+        ({"objective": "no.such.Loss"}, r"model\.objective: cannot import 'no\.such\.Loss'"),
+        ({"objective": "pathlib.Path"}, r"model\.objective: pathlib\.Path is no subclass of .*Objective"),
+        ({"objective": "focal", "objective_args": {"gama": 1}}, r"objective_args do not fit objective 'focal'.*gama"),
+        ({"objective": "focal", "label_smoothing": 0.1}, "the focal loss takes none"),
+        ({"class_weights": [1, 2]}, r"class_weights is \[1, 2\]: it needs 3 numbers"),
+        ({"class_weights": [0, 0, 0]}, "not all 0"),
+        ({"class_weights": "balance"}, "unknown class_weights 'balance'; did you mean 'balanced'"),
         ({"batch_norm": "afine"}, "unknown batch_norm 'afine'; did you mean 'affine'.*Allowed: train, affine, eval"),
         ({"lr": -0.1}, r"model\.lr is -0\.1"),
         ({"class_names": ["cat"]}, r"at least 2 classes; got \['cat'\]"),
@@ -99,6 +119,7 @@ def test_a_wrong_stage_of_a_backbone_tells_a_near_one() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")  # advice; these data lie in memory
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")  # between torch and Lightning
 def test_a_schedule_without_an_end_is_an_error(tmp_path: Path) -> None:
     trainer = Trainer(
         accelerator="cpu",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from fashion_tl.training.freezing import EarlyStopping, epoch_seed
+from fashion_tl.training.freezing import EarlyStopping
 from fashion_tl.training.transfer import TransferClassifier
 
 Batch = tuple[Tensor, Tensor]
@@ -120,9 +122,68 @@ def test_a_change_of_phase_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
 
 
-def test_every_epoch_of_every_seed_has_its_own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds = set()
-    for base in range(5):
-        monkeypatch.setenv("PL_GLOBAL_SEED", str(base))
-        seeds |= {epoch_seed(epoch) for epoch in range(100)}
-    assert len(seeds) == 500
+def draws(monkeypatch: pytest.MonkeyPatch, seed: str | None, folder: Path) -> list[float]:
+    """Return what each training step draws from torch's generator."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    if seed is not None:
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+    seen: list[float] = []
+
+    class Draw(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            seen.append(float(torch.rand(1)))
+
+    torch.manual_seed(3)
+    train(classifier(), 3, folder, Draw())
+    return seen
+
+
+def test_every_batch_of_a_run_with_a_seed_draws_its_own_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = draws(monkeypatch, "0", tmp_path), draws(monkeypatch, "1", tmp_path)
+    assert len(set(first + second)) == 3 * STEPS * 2
+    assert draws(monkeypatch, "0", tmp_path) == first
+
+
+def test_without_a_seed_no_generator_is_reseeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a run without a seed was seeded")
+
+    monkeypatch.setattr("fashion_tl.training.classifier.seed_batch", refuse)
+    draws(monkeypatch, None, tmp_path)
+    with pytest.raises(AssertionError, match="without a seed"):
+        draws(monkeypatch, "0", tmp_path)
+
+
+def test_with_a_seed_only_torchs_generator_is_seeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    draws(monkeypatch, "5", tmp_path)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # type: ignore[index]
+
+
+def test_phases_beyond_the_end_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    module = classifier(train={0: "head", 1: "layer4", 5: "all"})
+    with pytest.warns(UserWarning, match=r"the phase 5: all begins after the end of the run and is left out"):
+        train(module, 2, tmp_path)
+    assert [phase.start for phase in module.current_plan().phases] == [0, 1]
+
+
+@pytest.mark.parametrize("epochs", [-1, 3])
+def test_steps_alone_end_a_run(epochs: int, tmp_path: Path) -> None:
+    module, watch = classifier(train={0: "head", 1: "layer4"}, lr=0.1), Watch()
+    trainer = train(module, epochs, tmp_path, watch, max_steps=3)
+    assert trainer.global_step == 3
+    assert trainer.max_steps == 3  # the trainer has its limit back
+    assert len(watch.rates) == 2
+    assert module.current_plan().length == 1.5
+
+
+def test_a_run_without_an_end_goes_on_until_something_stops_it(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.should_stop = trainer.current_epoch == 3
+
+    watch = Watch()
+    train(classifier(schedule="constant", lr=0.25), -1, tmp_path, watch, Stop())
+    assert watch.rates == [0.25] * 4

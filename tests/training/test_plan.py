@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fashion_tl.errors import UserError
-from fashion_tl.training.plan import Phase, parse_phases, phase_at
+from fashion_tl.training.plan import Phase, Plan, Progress, Schedule, differences, parse_phases
 
 
 @pytest.mark.parametrize(
@@ -51,4 +54,77 @@ def test_phases_that_cannot_be_read_show_how_to_write_them(spec: Any, message: s
 
 @pytest.mark.parametrize(("epoch", "index"), [(0, 0), (2, 0), (2.99, 0), (3, 1), (4, 2), (100, 2)])
 def test_an_epoch_belongs_to_the_phase_begun_last(epoch: float, index: int) -> None:
-    assert phase_at(parse_phases({0: "head", 3: 1, 4: "all"}), epoch) == index
+    progress = Progress(int(epoch), batch=round(epoch % 1 * 100), batches=100)
+    assert Plan(parse_phases({0: "head", 3: 1, 4: "all"})).phase(progress) == index
+
+
+def bounded(plan: Plan, epochs: int = -1, steps: int = -1, batches: float = 10, accumulate: int = 1) -> Plan:
+    return plan.bounded(epochs, steps, batches, accumulate)
+
+
+@pytest.mark.parametrize(
+    ("batch", "batches", "accumulate", "epochs"),
+    [(0, 7, 1, 2.0), (3, 8, 1, 2.375), (3, 8, 2, 2.25), (7, 7, 2, 3.0), (6, 7, 2, 2.75), (5, math.inf, 1, 2.0)],
+)
+def test_progress_grows_by_optimizer_steps(batch: int, batches: float, accumulate: int, epochs: float) -> None:
+    assert Progress(2, batch, batches, accumulate).epochs == epochs
+
+
+def test_phases_beyond_the_end_are_cut_off_and_the_schedule_aims_at_the_end() -> None:
+    plan = Plan(parse_phases({0: "head", 2: 1, 6: "all"}), Schedule("cosine", warmup=0))
+    assert [phase.start for phase in bounded(plan, epochs=4).phases] == [0, 2]
+    assert [phase.start for phase in bounded(plan, epochs=2).phases] == [0]
+    assert bounded(plan, epochs=4).factor(Progress(3, 0, 10), {}) == pytest.approx(0.5)
+    assert bounded(plan, epochs=9).factor(Progress(4, 0, 10), {}) == pytest.approx(0.5)
+
+
+def test_steps_and_epochs_bound_a_run_whichever_comes_first() -> None:
+    plan = Plan(schedule=Schedule("cosine", warmup=0))
+    assert bounded(plan, epochs=4, steps=25).length == 2.5
+    assert bounded(plan, epochs=2, steps=25).length == 2
+    assert bounded(plan, steps=25, accumulate=2).length == 5
+    assert bounded(plan, steps=25).factor(Progress(1, 2, 10), {}) == pytest.approx(
+        (1 + math.cos(math.pi * 1.2 / 2.5)) / 2
+    )
+    ended = [bounded(plan, steps=25).ended(Progress(2, steps=n)) for n in (24, 25, 26)]
+    assert ended == [False, True, True]
+
+
+def test_a_loader_without_a_length_needs_steps_or_a_schedule_that_asks_for_none() -> None:
+    endless = Plan(schedule=Schedule("cosine", warmup=0))
+    plan = bounded(endless, steps=20, batches=math.inf)
+    assert [plan.factor(Progress(e, steps=n), {}) for e, n in ((0, 0), (0, 10), (3, 20))] == pytest.approx([1, 0.5, 0])
+    for given in (endless, Plan(parse_phases({0: "head", 1: "all"}), Schedule("cosine"))):
+        with pytest.raises(UserError, match=r"how many batches an epoch has.*--trainer\.limit_train_batches"):
+            bounded(given, epochs=3, steps=20 if given is not endless else -1, batches=math.inf)
+    for name in ("constant", "step", "plateau"):
+        assert bounded(Plan(schedule=Schedule(name)), batches=math.inf).factor(Progress(1), {}) == 1
+
+
+@pytest.mark.parametrize("name", ["cosine", "one_cycle"])
+def test_a_schedule_that_aims_at_an_end_needs_one(name: str) -> None:
+    with pytest.raises(UserError, match=f"schedule '{name}' needs an end: set --trainer.max_epochs"):
+        bounded(Plan(schedule=Schedule(name)))
+
+
+def told(saved: Plan, now: Plan, progress: Progress) -> list[str]:
+    return differences(json.loads(json.dumps(saved.settings())), now.settings(), progress)
+
+
+def test_what_has_run_must_be_the_same_and_what_is_to_come_may_change() -> None:
+    plan = Plan(parse_phases({0: "head", 2: {"train": 1, "lr": 0.1}, 5: "all"}))
+    assert told(plan, plan, Progress(3)) == []
+    later = replace(plan, phases=parse_phases({0: "head", 2: {"train": 1, "lr": 0.1}, 4: 2}))
+    assert told(plan, later, Progress(3)) == []
+    assert told(plan, later, Progress(4)) == []
+    assert told(plan, later, Progress(4, 1, 10)) == [
+        "train: {0: head, 2: {train: 1, lr: 0.1}}, now {0: head, 2: {train: 1, lr: 0.1}, 4: 2}"
+    ]
+    assert told(plan, replace(plan, phases=plan.phases[:1]), Progress(2)) == []
+    assert told(plan, replace(plan, phases=plan.phases[:1]), Progress(3)) != []
+    other = replace(plan, weight_decay=0.5, optimizer="sgd", schedule=Schedule("step"))
+    assert told(plan, other, Progress(1)) == [
+        "optimizer: adamw, now sgd",
+        "schedule name: cosine, now step",
+        "weight_decay: 0.01, now 0.5",
+    ]

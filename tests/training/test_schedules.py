@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from fashion_tl.errors import UserError
-from fashion_tl.training.plan import parse_phases
-from fashion_tl.training.schedules import SCHEDULES, PhasePlateau, PhaseSchedule, check_schedule, factor
+from fashion_tl.training.plan import SCHEDULES, WARMUP_START, Plan, Progress, Schedule, parse_phases
+from fashion_tl.training.schedules import PlanSchedule
 
 STEPS_PER_EPOCH, EPOCHS = 7, 10
 TOTAL = STEPS_PER_EPOCH * EPOCHS
@@ -31,13 +29,14 @@ def walk(schedule: LRScheduler, steps: int) -> list[float]:
 
 
 def ours(name: str, warmup: float = 0.0, step_size: int = 1, gamma: float = 0.1) -> list[float]:
-    return [factor(name, i / STEPS_PER_EPOCH, EPOCHS, warmup, step_size, gamma) for i in range(TOTAL + 1)]
+    shape = Schedule(name, warmup, step_size, gamma)
+    return [shape.factor(i / STEPS_PER_EPOCH, EPOCHS) for i in range(TOTAL + 1)]
 
 
 @pytest.mark.parametrize("rising", [0, 14, 35])
 def test_cosine_is_torchs_after_a_linear_rise(rising: int) -> None:
     rates = ours("cosine", warmup=rising / TOTAL)
-    assert rates[:rising] == pytest.approx([i / rising for i in range(rising)])
+    assert rates[:rising] == pytest.approx([WARMUP_START + (1 - WARMUP_START) * i / rising for i in range(rising)])
     expected = walk(CosineAnnealingLR(optimizer(), T_max=TOTAL - rising), TOTAL + 1 - rising)
     assert rates[rising:] == pytest.approx(expected, abs=1e-9)
 
@@ -59,85 +58,86 @@ def test_steps_are_torchs(step_size: int) -> None:
 def test_constant_stays_and_extreme_warmups_are_defined() -> None:
     assert set(ours("constant")) == {1.0}
     for name in ("cosine", "one_cycle"):
-        assert factor(name, 0, 10, 0.0, 1, 0.1) == 1
-        assert factor(name, 10, 10, 1.0, 1, 0.1) == 1
-        assert factor(name, 99, 10, 0.1, 1, 0.1) == factor(name, 10, 10, 0.1, 1, 0.1) < 1e-4
+        assert Schedule(name, warmup=0.0).factor(0, 10) == 1
+        assert Schedule(name, warmup=1.0).factor(10, 10) == 1
+        assert Schedule(name).factor(99, 10) == Schedule(name).factor(10, 10) < 1e-4
 
 
 def test_an_unknown_schedule_tells_the_allowed_ones() -> None:
     for name in SCHEDULES:
-        check_schedule(name)
+        Schedule(name)
     with pytest.raises(UserError, match=r"unknown schedule 'cosin'; did you mean 'cosine'.*--model\.schedule"):
-        check_schedule("cosin")
+        Schedule("cosin")
 
 
-PHASES = parse_phases({0: "head", 4: "all"})
+PLAN = Plan(parse_phases({0: "head", 4: "all"}), Schedule("cosine", warmup=0.25)).bounded(
+    EPOCHS, -1, STEPS_PER_EPOCH, 1
+)
 RATES = [[0.0, 1.0], [0.2, 0.5]]
-COSINE = partial(factor, "cosine", warmup=0.25, step_size=1, gamma=0.1)
 
 
-def phased() -> PhaseSchedule:
-    return PhaseSchedule(optimizer(groups=2), PHASES, RATES, STEPS_PER_EPOCH, EPOCHS, COSINE)
+class Standing:
+    """Stands in for training: where it is, and the rates that follow."""
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
+        self.schedule = PlanSchedule(optimizer(groups=2), self.rates)
+
+    def rates(self) -> list[float]:
+        progress = Progress(self.step // STEPS_PER_EPOCH, self.step % STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+        factor = PLAN.factor(progress, {})
+        return [factor * rate for rate in RATES[PLAN.phase(progress)]]
+
+    def walk(self, steps: int) -> list[list[float]]:
+        seen = []
+        for _ in range(steps):
+            seen.append([group["lr"] for group in self.schedule.optimizer.param_groups])
+            self.schedule.optimizer.step()
+            self.step += 1
+            self.schedule.step()
+        return seen
 
 
 def test_each_phase_begins_its_schedule_anew() -> None:
-    schedule, seen = phased(), []
-    for _ in range(TOTAL):
-        seen.append(list(schedule.get_last_lr()))
-        assert seen[-1] == [group["lr"] for group in schedule.optimizer.param_groups]
-        schedule.optimizer.step()
-        schedule.step()
-    first = [COSINE(i / STEPS_PER_EPOCH, 4) for i in range(4 * STEPS_PER_EPOCH)]
-    second = [COSINE(i / STEPS_PER_EPOCH, 6) for i in range(6 * STEPS_PER_EPOCH)]
+    seen = Standing().walk(TOTAL)
+    shape = PLAN.schedule
+    first = [shape.factor(i / STEPS_PER_EPOCH, 4) for i in range(4 * STEPS_PER_EPOCH)]
+    second = [shape.factor(i / STEPS_PER_EPOCH, 6) for i in range(6 * STEPS_PER_EPOCH)]
     assert [low for low, _ in seen] == pytest.approx([0.0] * len(first) + [0.2 * f for f in second], abs=1e-12)
     assert [high for _, high in seen] == pytest.approx(first + [0.5 * f for f in second], abs=1e-12)
     assert max(first) == 1
     assert max(second) == pytest.approx(1, abs=0.01)
+    assert min(first[0], second[0]) == WARMUP_START
 
 
 @pytest.mark.parametrize("stop", [0, 5, 4 * STEPS_PER_EPOCH - 1, 4 * STEPS_PER_EPOCH, 50])
 def test_a_resumed_schedule_goes_on_exactly(stop: int) -> None:
-    uninterrupted = walk(phased(), TOTAL)
-    first = phased()
-    seen = walk(first, stop)
-    resumed = phased()
-    resumed.load_state_dict(first.state_dict())
-    assert resumed.get_last_lr() == first.get_last_lr()
-    assert seen + walk(resumed, TOTAL - stop) == uninterrupted
+    uninterrupted, first, resumed = Standing().walk(TOTAL), Standing(), Standing()
+    seen = first.walk(stop)
+    resumed.schedule.load_state_dict(first.schedule.state_dict())
+    resumed.step = stop
+    resumed.schedule.apply()
+    assert seen + resumed.walk(TOTAL - stop) == uninterrupted
 
 
-def plateau() -> PhasePlateau:
-    return PhasePlateau(optimizer(groups=2), RATES, gamma=0.1, patience=1)
+@pytest.mark.parametrize("patience", [0, 1, 2])
+def test_a_plateau_is_torchs(patience: int) -> None:
+    generator = torch.Generator().manual_seed(patience)
+    losses = [0.5, 0.6, 0.6, 0.49999, 0.4, 0.6, 0.6, *torch.rand(40, generator=generator).tolist()]
+    theirs = ReduceLROnPlateau(optimizer(), factor=0.5, patience=patience, eps=0)
+    shape = Schedule("plateau", gamma=0.5, plateau_patience=patience)
+    for count, loss in enumerate(losses, 1):
+        theirs.step(loss)
+        assert shape.factor(0, 1, tuple(losses[:count])) == theirs.optimizer.param_groups[0]["lr"]
 
 
-def test_a_plateau_cuts_the_rates_and_each_phase_begins_anew() -> None:
-    schedule = plateau()
+def test_a_plateau_begins_anew_with_each_phase() -> None:
+    shape = Schedule("plateau", gamma=0.1, plateau_patience=1)
+    plan = Plan(parse_phases({0: "head", 3: "all"}), shape).bounded(9, -1, STEPS_PER_EPOCH, 1)
+    losses = {0: 0.1, 1: 0.5, 2: 0.5, 3: 0.9, 4: 0.8, 5: 0.85, 6: 0.85}
 
-    def after(*losses: float) -> list[float]:
-        for loss in losses:
-            schedule.step(loss)
-        return [float(group["lr"]) for group in schedule.optimizer.param_groups]
+    def factor(epoch: int) -> float:
+        return plan.factor(Progress(epoch, 0, STEPS_PER_EPOCH), {e: loss for e, loss in losses.items() if e < epoch})
 
-    assert after() == [0.0, 1.0]
-    assert after(0.1, 0.5) == [0.0, 1.0]
-    assert after(0.5) == pytest.approx([0.0, 0.1])
-    schedule.start_phase(1)
-    assert after(0.9, 0.8, 0.85) == [0.2, 0.5]  # the best loss of the first phase, 0.1, is forgotten
-    assert after(0.85) == pytest.approx([0.02, 0.05])
-
-
-def test_a_resumed_plateau_goes_on_exactly() -> None:
-    losses = [0.5, 0.6, 0.6, 0.6, 0.4, 0.6, 0.6]
-    once, first = plateau(), plateau()
-    for loss in losses:
-        once.step(loss)
-    for loss in losses[:2]:
-        first.step(loss)
-    second = plateau()
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
-    second.load_state_dict(first.state_dict())
-    for loss in losses[2:]:
-        second.step(loss)
-    rates = [[group["lr"] for group in schedule.optimizer.param_groups] for schedule in (once, second)]
-    assert rates[0] == rates[1]
-    assert rates[0][1] == pytest.approx(0.01)
+    # The best loss of the first phase, 0.1, is forgotten.
+    assert [factor(epoch) for epoch in range(8)] == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.1])

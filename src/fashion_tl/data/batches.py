@@ -12,7 +12,6 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,23 +36,25 @@ def declared(thing: object, name: str) -> Any:  # noqa: ANN401 - whatever the cl
     return getattr(thing, name) if name in vars(type(thing)) else None
 
 
-@dataclass(frozen=True)
 class Batch:
-    """A batch on its way from a loader to the device.
+    """A batch on its way from a loader to the device; ``images, labels = batch`` serves a plain loop.
 
-    Attributes:
+    Args:
         positions: Positions (B,) of the samples in their split.
         labels: Their classes (B,).
         images: The images (B, C, H, W), uint8, where the source reads them batch by batch.
     """
 
-    positions: Tensor
-    labels: Tensor
-    images: Tensor | None = None
+    def __init__(self, positions: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
+        self.positions, self.labels, self.images = positions, labels, images
 
     def __len__(self) -> int:
         """Return the number of samples B."""
         return len(self.labels)
+
+    def __iter__(self) -> Iterator[Tensor | None]:
+        """Yield images and labels."""
+        yield from (self.images, self.labels)
 
     def to(self, device: torch.device, **options: Any) -> Batch:  # noqa: ANN401 - of Tensor.to
         """Move the batch to a device; Lightning calls this."""
@@ -62,7 +63,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Pin the images in memory, for a transfer that does not wait."""
-        return self if self.images is None else replace(self, images=self.images.pin_memory())
+        return Batch(self.positions, self.labels, None if self.images is None else self.images.pin_memory())
 
 
 class Source(ABC):

@@ -180,9 +180,18 @@ class EarlyStopping(LightningEarlyStopping):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count a validation of the last phase."""
-        plan = cast(PlannedModule, pl_module).current_plan() if hasattr(pl_module, "current_plan") else Plan()
-        if trainer.current_epoch >= plan.phases[-1].start:
+        if _in_last_phase(trainer, pl_module):
             super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count an epoch of the last phase, where epochs are counted."""
+        if _in_last_phase(trainer, pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+def _in_last_phase(trainer: Trainer, module: LightningModule) -> bool:
+    planned: Any = module
+    return not hasattr(module, "current_plan") or trainer.current_epoch >= planned.current_plan().phases[-1].start
 
 
 def run_state(plan: Plan, trainer: Trainer, progress: Progress) -> dict[str, Any]:
