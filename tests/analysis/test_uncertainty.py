@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 
 from fashion_tl.analysis.metrics import Floats, Ints, calibration_error, softmax
-from fashion_tl.analysis.uncertainty import bootstrap_intervals, mean_and_deviation, wilson_interval
+from fashion_tl.analysis.uncertainty import (
+    bootstrap_intervals,
+    calibration_interval,
+    mean_and_deviation,
+    wilson_interval,
+)
 from fashion_tl.errors import UserError
 
 EXACT = 1e-9
-KEYS = ["loss", "macro_precision", "macro_recall", "macro_f1", "calibration_error"]
+KEYS = ["loss", "macro_precision", "macro_recall", "macro_f1"]
+BINS = 15
 
 
 def predictions(images: int, classes: int, seed: int = 0, right: float = 0.7) -> tuple[Floats, Ints]:
@@ -62,7 +68,7 @@ def naive_bootstrap(logits: Floats, labels: Ints, resamples: int, seed: int, lev
                 truth, probabilities.argmax(1), labels=range(classes), average="macro", zero_division=0
             )[:3]
             loss = sklearn.log_loss(truth, probabilities, labels=range(classes))
-        rows.append([loss, *macro, calibration_error(probabilities, truth)])
+        rows.append([loss, *macro])
     bounds = np.percentile(rows, [50 - 50 * level, 50 + 50 * level], axis=0).T.tolist()
     return dict(zip(KEYS, bounds, strict=True))
 
@@ -137,6 +143,121 @@ def test_bootstrap_is_quick(images: int, classes: int, limit: float) -> None:
 def test_bootstrap_refuses_what_it_cannot_use(logits, labels, options, part) -> None:
     with pytest.raises(UserError, match=part):
         bootstrap_intervals(logits, labels, **options)
+
+
+def population(shape: str, error: float, size: int = 200_000) -> tuple[Floats, Floats]:
+    """Make confidences and the chances of being right, whose calibration error over 15 bins is ``error``.
+
+    ``shape`` says where confidence and accuracy part: "everywhere", where the model is unsure ("temperature"), with a
+    sign that changes from bin to bin ("alternating"), or in the fullest bin alone ("last").
+    """
+    rng = np.random.default_rng(1)
+    confidence = np.clip(1 - 0.9 * rng.beta(0.35, 3, size), 0.34, 1 - 1e-9)
+    index = np.minimum((np.ceil(confidence * BINS) - 1).astype(int), BINS - 1)
+    pattern = {
+        "everywhere": np.ones(size),
+        "temperature": confidence * (1 - confidence),
+        "alternating": np.where(index % 2 == 0, 1, -1) * (1 - confidence),
+        "last": (index == BINS - 1).astype(float),
+    }[shape]
+
+    def chances(strength: float) -> tuple[Floats, float]:
+        right = np.clip(confidence - strength * pattern, 0, 1)
+        return right, np.abs(np.bincount(index, weights=confidence - right)).sum() / size
+
+    low, high = 0.0, 20.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if chances(middle)[1] < error else (low, middle)
+    right, reached = chances(low)
+    assert reached == pytest.approx(error, abs=1e-6)
+    return confidence, right
+
+
+@pytest.mark.parametrize("images", [500, 2000, 10_000])
+def test_calibration_interval_covers_the_true_error(images: int) -> None:
+    shapes = ("everywhere", "temperature", "alternating", "last")
+    for place, error in enumerate((0, 0.005, 0.01, 0.02)):
+        covered, widths = [], []
+        for number, shape in enumerate(shapes):
+            confidence, chance = population(shape, error)
+            rng = np.random.default_rng([images, place, number])
+            for _ in range(50):
+                drawn = rng.integers(0, len(confidence), images)
+                top, right = confidence[drawn], rng.random(images) < chance[drawn]
+                probabilities = np.stack([top, (1 - top) / 2, (1 - top) / 2], axis=1)
+                low, high = calibration_interval(probabilities, np.where(right, 0, 1), draws=1000)
+                covered.append(low <= error <= high)
+                widths.append(high - low)
+        assert np.mean(covered) >= 0.93, error
+        assert np.mean(widths) < error + 1.2 / np.sqrt(images), error
+
+
+@pytest.mark.parametrize(("hits", "level"), [(90, 0.95), (88, 0.95), (85, 0.8), (60, 0.95), (100, 0.9), (0, 0.95)])
+def test_calibration_interval_of_one_bin_by_hand(hits: int, level: float) -> None:
+    stats, optimize = pytest.importorskip("scipy.stats"), pytest.importorskip("scipy.optimize")
+    labels = np.array([0] * hits + [1] * (100 - hits))
+    share, tail = (hits + 2) / 104, (1 - level) / 2
+    sigma, gap = np.sqrt(share * (1 - share) / 100), abs(hits / 100 - 0.9)
+    low = gap - sigma * (stats.norm.isf(tail) if gap > 3 * sigma else stats.norm.isf(tail / 2))
+    seen = max(gap / sigma, stats.norm.ppf(0.75))
+    high = sigma * optimize.brentq(lambda c: stats.norm.cdf(seen - c) - stats.norm.cdf(-seen - c) - tail, 0, seen + 9)
+    ours = calibration_interval([[0.9, 0.1]] * 100, labels, level, bins=1, draws=200_000)
+    assert ours == pytest.approx((max(0, low), min(1, high)), abs=0.02 * sigma)
+
+
+def test_calibration_interval_repeats_holds_its_figure_and_widens() -> None:
+    logits, labels = predictions(2000, 10)
+    probabilities = softmax(logits)
+    low, high = calibration_interval(probabilities, labels)
+    assert (low, high) == calibration_interval(probabilities.tolist(), labels.tolist())
+    assert (low, high) == pytest.approx(calibration_interval(probabilities[::-1], labels[::-1]), abs=EXACT)
+    assert (low, high) != calibration_interval(probabilities, labels, seed=1)
+    assert type(low) is float
+    assert type(high) is float
+    assert 0 < low < calibration_error(probabilities, labels) < high < 1
+    wide = calibration_interval(probabilities, labels, level=0.99)
+    assert wide[0] < low < high < wide[1]
+
+
+@pytest.mark.parametrize("images", [1, 2, 30, 1000])
+@pytest.mark.parametrize("right", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("sure", [0.5, 0.97, 1.0])
+def test_calibration_interval_at_the_ends(images: int, right: float, sure: float) -> None:
+    probabilities = np.array([[sure, 1 - sure]] * images)
+    labels = np.where(np.arange(images) < right * images, 0, 1)
+    low, high = calibration_interval(probabilities, labels)
+    assert 0 <= low <= calibration_error(probabilities, labels) <= high <= 1
+    # Certain and never wrong: 3 / images is the rule of three (Hanley 1983).
+    if sure == right == 1:
+        assert low == 0
+        assert high < 6 / images
+        assert high > 3 / images or images < 30
+
+
+def test_calibration_interval_is_not_narrowed_by_luck() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    exact, usual = ([[c, 1 - c]] * 100 for c in (0.9, 0.9 + 0.02))
+    bounds = [calibration_interval(probabilities, labels, bins=1) for probabilities in (exact, usual)]
+    assert bounds[0][0] == bounds[1][0] == 0
+    assert bounds[0][1] == pytest.approx(bounds[1][1], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "options", "part"),
+    [
+        ([[0.5, np.nan]], [0], {}, "not finite"),
+        ([[0.5, 1.5]], [0], {}, "allowed is 0 to 1"),
+        ([[0.5, 0.5]], [2], {}, "0 to 1"),
+        ([[0.5, 0.5]], [0, 1], {}, "do not go together"),
+        ([[0.5, 0.5]], [0], {"level": 1}, "level is 1"),
+        ([[0.5, 0.5]], [0], {"bins": 0}, "0 bins"),
+        ([[0.5, 0.5]], [0], {"draws": 0}, "0 draws"),
+    ],
+)
+def test_calibration_interval_refuses_what_it_cannot_use(probabilities, labels, options, part) -> None:
+    with pytest.raises(UserError, match=part):
+        calibration_interval(probabilities, labels, **options)
 
 
 def test_mean_and_deviation() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fashion_tl.report.figures import front_of
+from fashion_tl.report.figures import figures_of, front_of
+from fashion_tl.report.reading import Predictions
 
 EXACT = 1e-9
 
@@ -41,6 +42,20 @@ def test_every_pair_against_scipy(make: Any, report: Callable[..., Any]) -> None
         assert pair.test.p == pytest.approx(p_values[-1], abs=EXACT)
     assert [pair.p for pair in pairs] == pytest.approx(naive_holm(p_values), abs=EXACT)
     assert any(pair.p > pair.test.p for pair in pairs)
+
+
+@pytest.mark.parametrize("error", [0, 0.02])
+def test_the_calibration_interval_covers_the_true_error(error: float) -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(30):
+        confidence = rng.uniform(0.55, 0.95, 500)
+        right = rng.random(500) < confidence - error
+        logits = np.stack([np.log(confidence / (1 - confidence)), np.zeros(500)], axis=1)
+        made = figures_of(Predictions(np.arange(500), np.where(right, 0, 1), logits))
+        low, high = made.intervals["calibration_error"]
+        covered.append(low <= error <= high)
+    assert np.mean(covered) >= 0.93
 
 
 def test_runs_without_predictions_have_no_tests(make: Any, report: Callable[..., Any]) -> None:

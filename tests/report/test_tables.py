@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fashion_tl.analysis.metrics import summarise
+from fashion_tl.analysis.uncertainty import calibration_interval
 from fashion_tl.report.tables import csv_text, markdown_text
 
 EXACT = 1e-9
@@ -105,10 +106,19 @@ def test_bootstrap_intervals(folders: dict[str, Path], make: Any, report: Callab
     for _ in range(1000):
         drawn = rng.integers(0, len(labels), len(labels))
         resampled.append(expected(labels[drawn], logits[drawn]))
-    for key in ("loss", "macro_precision", "macro_recall", "macro_f1", "calibration_error"):
+    for key in ("loss", "macro_precision", "macro_recall", "macro_f1"):
         low, high = np.quantile([figures[key] for figures in resampled], [0.025, 0.975])
         assert float(rows["poor"][f"{key}_low"]) == pytest.approx(low, abs=EXACT), key
         assert float(rows["poor"][f"{key}_high"]) == pytest.approx(high, abs=EXACT), key
+
+
+def test_calibration_intervals(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
+    rows = rows_of(csv_text(report().sections))
+    for name, row in rows.items():
+        labels, logits = make.logits(folders[name])
+        shown = float(row["calibration_error_low"]), float(row["calibration_error_high"])
+        assert shown == pytest.approx(calibration_interval(softmax(logits), labels), abs=EXACT), name
+        assert shown[0] < float(row["calibration_error"]) < shown[1], name
 
 
 def test_recorded_columns(folders: dict[str, Path], report: Callable[..., Any]) -> None:

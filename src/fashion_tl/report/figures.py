@@ -14,7 +14,12 @@ from fashion_tl.analysis.calibration import Reliability, reliability
 from fashion_tl.analysis.metrics import Floats, Ints, per_class, softmax, summarise
 from fashion_tl.analysis.pareto import pareto_front
 from fashion_tl.analysis.significance import McNemar, holm, mcnemar
-from fashion_tl.analysis.uncertainty import bootstrap_intervals, mean_and_deviation, wilson_interval
+from fashion_tl.analysis.uncertainty import (
+    bootstrap_intervals,
+    calibration_interval,
+    mean_and_deviation,
+    wilson_interval,
+)
 from fashion_tl.report.collect import Section
 from fashion_tl.report.reading import Predictions, Run
 
@@ -28,7 +33,8 @@ class Figures:
 
     Attributes:
         values: Accuracy, loss, macro precision, recall and F1, calibration error.
-        intervals: Their 95 % intervals: Wilson's for the accuracy, bootstrap for the others.
+        intervals: Their 95 % intervals: Wilson's for the accuracy, inverted tests for the calibration error, the
+            bootstrap for the others.
         classes: Precision, recall and F1 of each class (K,).
         matrix: Confusion matrix (K, K), rows true.
         predicted: Predicted classes (N,).
@@ -110,6 +116,7 @@ def figures_of(predictions: Predictions) -> Figures:
         intervals={
             "accuracy": wilson_interval(int(right.sum()), len(labels)),
             **bootstrap_intervals(predictions.logits, labels),
+            "calibration_error": calibration_interval(probabilities, labels),
         },
         classes=per_class(matrix),
         matrix=matrix,

@@ -19,12 +19,15 @@ from fashion_tl.report.tables import Compared
 METHODS = (
     "Every figure is computed from the stored test predictions, metrics and records; nothing is typed in. The "
     "checkpoint that was tested is the one that validation chose.",
-    "Interval of an accuracy: Wilson\u2019s score interval, 95 % (Wilson 1927). Of the other test figures: percentile "
-    "bootstrap over the test images, 1,000 resamples, 95 % (Efron 1979). They tell how much the choice of test images "
-    "matters, not how much the seed does.",
+    "Interval of an accuracy: Wilson\u2019s score interval, 95 % (Wilson 1927). Of loss, precision, recall and F1: "
+    "percentile bootstrap over the test images, 1,000 resamples, 95 % (Efron 1979). They tell how much the choice of "
+    "test images matters, not how much the seed does.",
     "Precision, recall and F1 are means over the classes (macro). A class that is never predicted counts as 0.",
     "Loss: mean negative log likelihood in nats. Calibration error: expected calibration error over 15 bins of equal "
-    "width (Naeini 2015, Guo 2017).",
+    "width (Naeini 2015, Guo 2017), as measured on these images. Chance opens gaps of confidence and accuracy in the "
+    "bins and so raises it above the true error, most with few images (Br\u00f6cker and Smith 2007, Kumar 2019). Its "
+    "95 % interval is of the true error over these bins: the errors that tests of the measured one do not reject, "
+    "however they divide among the bins. It begins at 0 where chance alone explains what was measured.",
     "Significance: McNemar\u2019s exact two-sided test on the same images (McNemar 1947), adjusted over all pairs of a "
     "section (Holm 1979).",
     "Trained parameters: of the phase that trains most. Wall-clock: seconds of fitting, validation included, and of "

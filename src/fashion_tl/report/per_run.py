@@ -93,7 +93,7 @@ def _matrix(entry: Entry, names: list[str]) -> Html | None:
 
 
 def calibration(compared: Compared, plots: dict[str, Plot]) -> Html:
-    """Show reliability diagrams with the calibration error."""
+    """Show reliability diagrams with the calibration error and its interval."""
     slug = compared.section.slug
     plot = plots.get(f"{slug}_reliability")
     scored = [e for e in compared.entries if e.figures is not None]
@@ -105,7 +105,8 @@ def calibration(compared: Compared, plots: dict[str, Plot]) -> Html:
         tag("figure", cell, tag("figcaption", _calibration_text(entry)))
         for cell, entry in zip(cells, scored, strict=True)
     ]
-    about = paragraph(f"{plot.caption}. ", file_links(plot))
+    told = "Below: the measured error and the 95 % interval of the true one, from 0 where chance explains it."
+    about = paragraph(f"{plot.caption}. {told} ", file_links(plot))
     store = tag("div", plot.inline, class_="store", aria_hidden="true")
     return part(f"{slug}-calibration", "Calibration", about, store, tag("div", shown, class_="cards"))
 
