@@ -81,10 +81,15 @@ class Preprocess(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move to a device, and to a dtype what comes out alone: in bfloat16 a mean of 0.485 would be 0.4844."""
         exact = {"mean": self.mean, "std": self.std}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in exact.items():
             setattr(self, name, buffer.to(self.like.device))
         return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of what comes out, which is the network's."""
+        return self.like.dtype
 
     def forward(self, images: Tensor) -> Tensor:
         """Prepare images (B, C, H, W), uint8 or float in 0 to 1; returns (B, channels, size, size), the module's dtype.
@@ -100,7 +105,7 @@ class Preprocess(nn.Module):
         if images.shape[1] == 1 and self.channels > 1:
             images = images.expand(-1, self.channels, -1, -1)
         images = (images - self.mean) / self.std
-        return images.to(self.like.dtype).contiguous(memory_format=torch.channels_last)
+        return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def undo(self, images: Tensor) -> Tensor:
         """Take the normalisation back, to look at images: float32 (B, C, H, W) on the scale 0 to 1."""
@@ -112,8 +117,8 @@ def _check_channels(held: int, taken: int) -> None:
     if held in (1, taken) or (held, taken) == (3, 1):
         return
     raise UserError(
-        f"the images have {held} channels, the network takes {taken}: one channel is copied to any number, three become "
-        "one grey, all others must be as many as the network's. "
+        f"the images have {held} channels, the network takes {taken}: one channel is copied to any number, three "
+        "become one grey, all others must be as many as the network's. "
         f"Give a timm backbone as many: `--model.backbone_args '{{in_chans: {held}}}'`."
     )
 
@@ -327,7 +332,7 @@ def erase_rectangles(images: Tensor, probability: float, largest: float) -> Tens
         probability: Probability for each image.
         largest: Largest area as a share of the image.
     """
-    count, _, height, width = images.shape
+    height, width = images.shape[-2:]
     device = images.device
     smallest = min(0.02, largest)
     area = (smallest + (largest - smallest) * _rand(images)) * height * width
