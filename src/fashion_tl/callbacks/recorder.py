@@ -6,10 +6,8 @@ import csv
 import io
 import math
 import platform
-import resource
 import shlex
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +26,7 @@ from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.models.staged import count_parameters
+from fashion_tl.process import PeakMemory
 from fashion_tl.records.findings import write_arrays
 from fashion_tl.records.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, RunPaths, write_record, write_text
 from fashion_tl.training.classifier import ImageClassifier
@@ -211,7 +210,7 @@ class RunRecorder(Callback):
             "cache_seconds": self.cache.seconds,
             "images_per_second": images * len(rows) / sum(seconds) if seconds else None,
         }
-        self.record["peak_memory_bytes"] = _peak_memory(trainer.strategy.root_device)
+        self.record["peak_memory_bytes"] = PeakMemory(trainer.strategy.root_device).read()
         own = [row for row in rows if row["epoch"] >= self._first_epoch]
         scored = [row for row in own if math.isfinite(row.get(self.monitor, math.nan))]
         if scored:
@@ -299,13 +298,6 @@ def _device(trainer: Trainer) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _git_commit() -> str | None:
