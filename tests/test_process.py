@@ -1,15 +1,23 @@
-"""Settings of the process: freed memory stays with it, and no GPU is looked for in vain."""
+"""The process: freed memory stays with it, no GPU is looked for in vain, and its peak memory is that of one run."""
 
 from __future__ import annotations
 
 import os
 import platform
 import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fashion_tl.process import keep_freed_memory, stop_looking_for_gpus
+from fashion_tl import process
+from fashion_tl.process import PeakMemory, keep_freed_memory, stop_looking_for_gpus
+
+MIB = 2**20
+CPU = torch.device("cpu")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
@@ -35,3 +43,79 @@ def test_gpus_are_not_looked_for_again_where_there_are_none(monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     stop_looking_for_gpus()
     assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == asked
+
+
+def take(mebibytes: int) -> int:
+    """Take memory, page by page, and give it back."""
+    return int(torch.ones(mebibytes * MIB // 4)[-1])
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux forgets a peak")
+def test_peak_memory_is_that_of_this_run_alone() -> None:
+    peak = PeakMemory(CPU)
+    take(800)
+    peak.start()
+    take(50)
+    small = peak.read()
+    take(800)
+    large = peak.read()
+    assert small is not None
+    assert large is not None
+    assert 600 * MIB < large - small < 900 * MIB
+    # What was freed before the start is no part of it, although the C library keeps it.
+    peak.start()
+    again = peak.read()
+    assert again is not None
+    assert again < small + 200 * MIB
+
+
+@pytest.mark.parametrize("platform_name", ["linux", "darwin"])
+def test_where_a_peak_cannot_be_forgotten_only_one_that_grew_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform_name: str
+) -> None:
+    peaks = iter([5000, 5000, 5000, 7000])
+    usage = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda _: SimpleNamespace(ru_maxrss=next(peaks)))
+    monkeypatch.setattr(process, "resource", usage)
+    monkeypatch.setattr(process, "_PROC", tmp_path / "missing")
+    monkeypatch.setattr(sys, "platform", platform_name)
+    peak = PeakMemory(CPU)
+    peak.start()
+    assert peak.read() is None
+    peak.start()
+    assert peak.read() == 7000 * (1 if platform_name == "darwin" else 1024)
+
+
+def test_a_system_that_does_not_tell_gives_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(process, "resource", None)
+    monkeypatch.setattr(process, "_PROC", tmp_path)
+    peak = PeakMemory(CPU)
+    peak.start()
+    assert peak.read() is None
+    assert PeakMemory(CPU).read() is None
+
+
+def test_on_a_gpu_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {"peak": 900}
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: counted.update(peak=100))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: counted["peak"])
+    peak = PeakMemory(torch.device("cuda", 0))
+    peak.start()
+    assert peak.read() == 100
+
+
+def test_a_system_without_the_resource_module_fits_and_says_nothing_of_memory(tmp_path: Path) -> None:
+    """Windows has no such module."""
+    script = """
+import sys
+from pathlib import Path
+sys.modules["resource"] = None
+from fashion_tl import process
+process._PROC = Path("nowhere")
+from fashion_tl.cli import main
+from fashion_tl.records.record import read_record
+flags = ["--data.source", "garments", "--data.drawn", "60", "--trainer.max_epochs", "1", "--model", "ScratchClassifier"]
+assert main(["fit", *flags, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]) == 0
+assert read_record(Path("lightning_logs/run/version_0"))["peak_memory_bytes"] is None
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,14 +1,24 @@
-"""Settings of the process without which training on a CPU takes longer than it must."""
+"""The process: settings without which training on a CPU takes longer than it must, and its peak memory."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
+import re
+import sys
+from pathlib import Path
 
 import torch
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_PROC = Path("/proc/self")
 
 
 def keep_freed_memory() -> bool:
@@ -42,3 +52,61 @@ def stop_looking_for_gpus() -> None:
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+
+class PeakMemory:
+    """Measures the most memory that is taken from ``start`` on: on a GPU by its tensors, else by the process.
+
+    The peaks that systems keep are the process's or the GPU's, so that a run would inherit those of runs before it.
+    ``start`` has them forgotten, and thereby ends what another instance measures.
+
+    Args:
+        device: The device that the run trains on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._before: int | None = 0
+
+    def start(self) -> None:
+        """Begin to measure."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        gc.collect()
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)  # what it keeps for later counts as taken
+        self._before = 0 if _forget_peak() else _peak()
+
+    def read(self) -> int | None:
+        """Return the peak in bytes, or None where the system does not tell it, or not apart from an earlier one."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        peak = _peak()
+        if peak is None or self._before is None or peak <= self._before:
+            return None
+        return peak
+
+
+def _forget_peak() -> bool:
+    """Have Linux set the process's peak to what it takes now; tells whether it did."""
+    try:
+        (_PROC / "clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _peak() -> int | None:
+    """Return the process's peak memory in bytes; None where the system does not tell."""
+    try:
+        # Not getrusage: that one is not forgotten.
+        found = re.search(r"^VmHWM:\s+(\d+) kB", (_PROC / "status").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -53,6 +53,18 @@ def test_large_colour_images_become_thumbnails(tmp_path: Path) -> None:
         assert set(np.unique(file["images"])) == {200}
 
 
+def test_images_of_four_channels_are_kept_as_their_mean(tmp_path: Path) -> None:
+    data = ImageDataModule("objects", drawn=96, drawn_test=24)
+    data.setup()
+    split = data.splits["test"]
+    images = torch.tensor([0, 40, 80, 120], dtype=torch.uint8).view(1, 4, 1, 1).expand(120, 4, 28, 28)
+    split.images.images = images  # type: ignore[attr-defined]
+    keep_test_images(data, tmp_path)
+    with np.load(next((tmp_path / "test_sets").iterdir())) as file:
+        assert file["images"].shape == (24, 28, 28)
+        assert set(np.unique(file["images"])) == {60}
+
+
 def test_without_this_packages_data_nothing_is_kept(tmp_path: Path) -> None:
     keep_test_images(None, tmp_path)
     keep_test_images(ImageDataModule("garments", drawn=60), tmp_path)

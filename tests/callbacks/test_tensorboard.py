@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fashion_tl.callbacks.tensorboard import confusion_picture, first_filters, grid
 from fashion_tl.cli import main
 from fashion_tl.models.scratch import LightCNN
 from fashion_tl.records.record import read_record
+
+from ..conftest import Fit
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +81,80 @@ def test_first_filters_are_scaled_one_by_one():
     assert first_filters(torch.nn.Linear(2, 2)) is None
 
 
+@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 1)])
+def test_filters_and_images_of_any_number_of_channels_are_shown(channels: int, shown: int):
+    network = torch.nn.Sequential(torch.nn.Conv2d(channels, 6, 3)).to(torch.bfloat16)
+    filters = first_filters(network)
+    assert filters is not None
+    assert filters.shape == (6, shown, 3, 3)
+    for images in (torch.rand(6, channels, 5, 5), filters):
+        laid = grid(images, columns=3)
+        assert laid.shape[0] == 3
+        assert torch.isfinite(laid).all()
+
+
 def test_grid_repeats_pixels():
     laid = grid(torch.ones(2, 1, 3, 3), columns=2, scale=4)
     assert laid.shape == (3, 16, 30)
     assert laid.max() == 1
+
+
+@pytest.mark.parametrize("classes", [2, 10, 25, 26, 100, 101, 1000])
+def test_confusion_picture_is_bounded_in_pixels_and_labels(classes: int, monkeypatch: pytest.MonkeyPatch):
+    labels: list[list[str]] = []
+    set_ticks = Axes.set_xticks
+
+    def noted(axes: Axes, places, names, **style):
+        labels.append(names)
+        return set_ticks(axes, places, names, **style)
+
+    monkeypatch.setattr(Axes, "set_xticks", noted)
+    matrix = np.random.default_rng(0).integers(0, 2, (classes, classes)) + 9 * classes * np.eye(classes, dtype=int)
+    picture = confusion_picture(matrix, [f"class number {k} with a name of some length" for k in range(classes)])
+    assert min(picture.shape[1:]) >= 400
+    assert max(picture.shape[1:]) <= 2000
+    assert min(classes, 50) <= len(labels[0]) <= min(classes, 100)
+    # The diagonal is seen from top left to bottom right: blue is brighter than red there.
+    dark = (picture[2].int() - picture[0].int() > 60).nonzero().float()
+    assert np.corrcoef(dark.T.numpy())[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("broken", ["confusion_picture", "grid"])
+@pytest.mark.parametrize("error", [RuntimeError("no font"), MemoryError(), OSError("disk full")], ids=lambda e: str(e))
+def test_a_picture_that_cannot_be_drawn_stops_no_run(
+    fit: Fit, capsys, monkeypatch: pytest.MonkeyPatch, broken: str, error: Exception
+):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(f"fashion_tl.callbacks.tensorboard.{broken}", refuse)
+    assert fit() == 0
+    assert read_record(Path("lightning_logs/run/version_0"))["status"] == "completed"
+    told = capsys.readouterr().err
+    assert f"tensorboard: {'test/confusion_matrix' if broken != 'grid' else 'filters/first_layer'} is not shown" in told
+    assert type(error).__name__ in told
+
+
+def test_classes_may_have_names_that_look_like_formulas(fit: Fit, workdir: Path):
+    for name in (r"$\frac{$", "5$ to 10$"):
+        (workdir / "data" / name).mkdir(parents=True)
+        for k in range(12):
+            Image.new("RGB", (8, 8), (20 * k, 0, 0)).save(workdir / "data" / name / f"{k}.png")
+    flags = ("--data.source", "image_folder", "--data.root", "data", "--data.batch_size", "4")
+    assert fit(*flags) == 0
+    accumulator = EventAccumulator("lightning_logs/run/version_0", size_guidance={"images": 0})
+    accumulator.Reload()
+    assert "test/confusion_matrix" in accumulator.Tags()["images"]
+
+
+def test_ctrl_c_while_a_picture_is_drawn_stops(fit: Fit, monkeypatch: pytest.MonkeyPatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fashion_tl.callbacks.tensorboard.grid", stop)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    assert fit() == 130
+    signal.signal(signal.SIGINT, on_interrupt)
 
 
 def test_confusion_picture_is_darker_on_the_diagonal():

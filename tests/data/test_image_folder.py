@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import functional as tvf
 
 from fashion_tl.data import image_folder
+from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.image_folder import (
     SUFFIXES,
     FolderIndex,
@@ -552,6 +553,30 @@ def test_default_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_memory_limit() == 2**31
 
 
+def test_the_memory_of_a_container_decides_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for label in ("cat", "dog"):
+        for number in range(4):
+            save(tmp_path / "images" / label / f"{number}.png", noise(12, 12, number))
+    proc, group = tmp_path / "proc", tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemAvailable:   64000000 kB\n")
+    (proc / "self/cgroup").write_text("0::/\n")
+    (proc / "self/mountinfo").write_text("31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    (group / "memory.current").write_text("1000\n")
+    monkeypatch.setattr("fashion_tl.data.sources.default_memory_limit", lambda: default_memory_limit(tmp_path))
+
+    def held(limit: int) -> type:
+        (group / "memory.max").write_text(f"{limit}\n")
+        data = ImageDataModule("image_folder", str(tmp_path / "images"), image_size=16)
+        data.setup()
+        return type(data.splits["train"].images)
+
+    wanted = 2 * 8 * 3 * 16 * 16  # half of what is left may be taken
+    assert held(1000 + wanted) is InMemoryImages
+    assert held(1000 + wanted - 2) is FolderImages
+
+
 # The fingerprint
 
 
@@ -572,7 +597,7 @@ def test_fingerprint_changes(tree: Path) -> None:
     big = tree / "train/cat/0.png"
     big.write_bytes(bytes(20000))
     seen = [folder_fingerprint(every_entry(tree))]
-    for position in (0, 19999):
+    for position in (0, 10000, 19999):
         content = bytearray(big.read_bytes())
         content[position] = 1
         big.write_bytes(content)
@@ -585,6 +610,41 @@ def test_fingerprint_changes(tree: Path) -> None:
     seen.append(folder_fingerprint(every_entry(tree)))
     seen.append(folder_fingerprint([(path, 0) for path, _ in every_entry(tree)]))
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".tif"])
+def test_one_pixel_in_the_middle_of_an_image_makes_other_data(tmp_path: Path, suffix: str) -> None:
+    for label in ("cat", "dog"):
+        for number in range(4):
+            save(tmp_path / label / f"{number}{suffix}", noise(96, 80, number))
+
+    def seen() -> Any:
+        data = ImageDataModule("image_folder", str(tmp_path), image_size=16)
+        data.setup()
+        return data.describe()["fingerprint"]
+
+    first, path = seen(), tmp_path / "dog" / f"2{suffix}"
+    size = path.stat().st_size
+    with Image.open(path) as image:
+        image.load()
+        image.putpixel((40, 48), tuple(255 - value for value in image.getpixel((40, 48))))  # type: ignore[union-attr]
+        image.save(path)
+    assert path.stat().st_size == size
+    assert seen() != first
+
+
+def test_a_file_that_is_skipped_needs_no_fingerprint(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        for number in range(4):
+            save(tmp_path / label / f"{number}.png", noise(12, 12, number))
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    data = ImageDataModule("image_folder", str(tmp_path), image_size=16, skip_unreadable=True)
+    data.setup()
+    assert data.describe()["skipped"] == [str(tmp_path / "cat" / "gone.png")]
+    (tmp_path / "cat" / "gone.png").unlink()
+    without = ImageDataModule("image_folder", str(tmp_path), image_size=16)
+    without.setup()
+    assert data.describe()["fingerprint"] == without.describe()["fingerprint"]
 
 
 def test_fingerprint_of_a_file_that_is_gone(tmp_path: Path) -> None:

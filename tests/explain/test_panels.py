@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fashion_tl.explain import panels, sheet
 from fashion_tl.explain.panels import Explained
+from fashion_tl.explain.subject import picture
 
 HEAT = np.zeros((4, 4))
 HEAT[0, 0] = 1
@@ -58,3 +60,10 @@ def test_panels_are_large_enough_to_read(count: int) -> None:
         assert min(picture.size) >= 200
         assert picture.width >= 590
         assert np.asarray(picture.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(1, (5, 4)), (2, (5, 4)), (3, (5, 4, 3)), (6, (5, 4))])
+def test_images_of_any_number_of_channels_can_be_drawn(channels: int, shape: tuple[int, ...]):
+    drawn = picture(torch.full((channels, 5, 4), 51, dtype=torch.uint8))
+    assert drawn.shape == shape
+    assert np.allclose(drawn, 0.2)

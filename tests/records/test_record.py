@@ -13,11 +13,11 @@ from fashion_tl.errors import UserError
 from fashion_tl.records.record import (
     all_records,
     check_name,
-    claim,
     newest_completed,
     next_paths,
     paths_of,
     read_record,
+    taken,
     versions,
     write_record,
     write_text,
@@ -198,8 +198,12 @@ def test_all_records_come_by_name_and_number_with_their_errors(logs: Path, check
 
 def test_a_version_is_taken_once(logs: Path, checkpoints: Path) -> None:
     paths = next_paths(logs, checkpoints, "new")
-    claim(paths)
-    assert paths.logs.is_dir()
-    with pytest.raises(UserError, match="another run of the name 'new'"):
-        claim(paths)
-    assert next_paths(logs, checkpoints, "new").version == paths.version + 1
+    with taken(paths, new=True):
+        assert paths.logs.is_dir()
+        for new in (True, False):
+            with pytest.raises(UserError, match="another process has taken"), taken(paths, new):
+                pass
+        assert next_paths(logs, checkpoints, "new").version == paths.version + 1
+    with taken(paths, new=False):  # another process may go on with it now
+        pass
+    assert [p.name for p in paths.logs.parent.iterdir()] == ["version_0"]

@@ -29,7 +29,8 @@ def scratch(**arguments: Any) -> ScratchClassifier:
 
 def evaluated(module: ScratchClassifier, stage: str) -> dict[str, float]:
     figures = {"train": module.training_figures, "val": module.validation_figures, "test": module.test_figures}[stage]
-    return {name: float(metric.compute()) for name, metric in figures.final(stage).items()}
+    found: dict[str, Any] = dict(figures.final(stage))
+    return {name: float(metric.compute()) for name, metric in found.items()}
 
 
 def test_labels_are_smoothed_in_training_alone() -> None:

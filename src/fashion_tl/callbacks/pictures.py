@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.transforms import visible
 from fashion_tl.records.findings import write_arrays
 
 LARGEST = 64
@@ -28,7 +29,8 @@ def keep_filters(module: nn.Module, folder: Path) -> None:
 def keep_test_images(data: object, log_dir: Path) -> None:
     """Write the test images to ``test_sets/<test_set>.npz`` below the folder of all records, unless they are there.
 
-    They are kept in the order of the test, at most 64 pixels high and wide, as uint8 (N, H, W) or (N, H, W, 3).
+    They are kept in the order of the test, at most 64 pixels high and wide, as uint8 (N, H, W) or (N, H, W, 3); of
+    images with neither 1 nor 3 channels the mean over the channels.
     """
     test_set = data.describe().get("test_set") if isinstance(data, ImageDataModule) else None
     if not isinstance(data, ImageDataModule) or test_set is None:
@@ -36,7 +38,7 @@ def keep_test_images(data: object, log_dir: Path) -> None:
     path = log_dir / "test_sets" / f"{test_set}.npz"
     if path.exists():
         return
-    images = torch.cat([_small(batch) for batch in data.in_order("test", 256)]).permute(0, 2, 3, 1)
+    images = torch.cat([_small(visible(batch)) for batch in data.in_order("test", 256)]).permute(0, 2, 3, 1)
     labels = data.splits["test"].labels
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = (images[..., 0] if images.shape[3] == 1 else images).numpy()

@@ -6,10 +6,8 @@ import csv
 import io
 import math
 import platform
-import resource
 import shlex
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +28,7 @@ from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
+from fashion_tl.process import PeakMemory
 from fashion_tl.records.findings import write_arrays
 from fashion_tl.records.record import (
     COMPLETED,
@@ -87,6 +86,7 @@ class RunRecorder(Callback):
         self._stopping: str | None = None
         self._stage = ""
         self._first_epoch = 0
+        self._memory: PeakMemory | None = None
 
     @property
     def paths(self) -> RunPaths:
@@ -107,8 +107,10 @@ class RunRecorder(Callback):
         self.record |= {"name": self.paths.name, "version": self.paths.version}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and to measure memory."""
         self._fit_began = time.perf_counter()
+        self._memory = PeakMemory(trainer.strategy.root_device)
+        self._memory.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration and a record that says "running"."""
@@ -253,7 +255,7 @@ class RunRecorder(Callback):
             "cache_seconds": self.cache.seconds,
             "images_per_second": sum(row["images"] for row in rows) / seconds if seconds else None,
         }
-        self.record["peak_memory_bytes"] = _peak_memory(trainer.strategy.root_device)
+        self.record["peak_memory_bytes"] = self._memory.read() if self._memory else None
         own = [row for row in rows if row["epoch"] >= self._first_epoch]
         scored = [row for row in own if math.isfinite(row.get(self.monitor, math.nan))]
         if scored:
@@ -377,13 +379,6 @@ def _device(trainer: Trainer) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _git_commit() -> str | None:

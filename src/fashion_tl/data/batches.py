@@ -52,8 +52,10 @@ class Batch:
         """Return the number of samples B."""
         return len(self.labels)
 
-    def __iter__(self) -> Iterator[Tensor | None]:
+    def __iter__(self) -> Iterator[Tensor]:
         """Yield images and labels."""
+        if self.images is None:
+            raise ValueError("this batch holds positions alone: its images lie on the device, or are cached features")
         yield from (self.images, self.labels)
 
     def to(self, device: torch.device, **options: Any) -> Batch:  # noqa: ANN401 - of Tensor.to

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ from fashion_tl.data.images import (
     check_header,
     decode_image,
 )
+from fashion_tl.data.memory import available_memory
 from fashion_tl.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -35,8 +35,9 @@ _VALIDATION_NAMES = {"val", "valid", "validation"}
 _SPLIT_NAMES = {"train", "training", "test", "testing"}
 _PROGRESS_FROM = 500
 # Tasks are handed to the pool in slabs, so that a million files do not mean a million waiting futures.
-_SLAB = 2048
-_FINGERPRINT_BYTES = 4096
+_SLAB, _CHUNK = 4096, 64
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -153,18 +154,17 @@ def load_folder(
     return InMemoryImages(torch.from_numpy(images), labels), skipped
 
 
-def default_memory_limit() -> int:
-    """Return half of the memory that programs can still take, in bytes; 2 GiB where the system does not tell.
+def default_memory_limit(root: Path = Path("/")) -> int:
+    """Return half of the memory that this process can still take, in bytes; 2 GiB where the system does not tell.
 
-    Linux counts the page cache as available in /proc/meminfo only: `SC_AVPHYS_PAGES` would shrink with every file read.
-    Elsewhere it is half of the physical memory.
+    On Linux it is half of `available_memory`, elsewhere half of the physical memory.
+
+    Args:
+        root: Folder that holds ``proc`` and what is mounted.
     """
-    try:
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
-        if match:
-            return int(match[1]) * 1024 // 2
-    except OSError:
-        pass
+    available = available_memory(root)
+    if available is not None:
+        return available // 2
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, OSError, ValueError):
@@ -172,11 +172,11 @@ def default_memory_limit() -> int:
 
 
 def folder_fingerprint(entries: Sequence[tuple[Path, int]]) -> str:
-    """Identify the images of a folder without reading all of them.
+    """Identify the images of a folder by all that is in their files.
 
-    The SHA-256 covers, in the order of the entries, each file's path relative to the deepest folder common to all,
-    label, size, and CRC-32 of its first and last 4 KiB. It is the same for a copy elsewhere; a change that keeps
-    the size and touches only the middle of a file goes unseen.
+    The SHA-256 covers, in the order of the entries, each file's path relative to the deepest folder common to all, its
+    label, and the SHA-256 of its content. It is the same for a copy elsewhere. Each file is read once more, by as many
+    threads as there are processors.
 
     Args:
         entries: Path and label of each image, as in `FolderIndex`.
@@ -187,19 +187,21 @@ def folder_fingerprint(entries: Sequence[tuple[Path, int]]) -> str:
     Raises:
         UserError: A file cannot be read.
     """
-    digest = hashlib.sha256()
-    common = os.path.commonpath([path.parent for path, _ in entries]) if entries else ""
-    for path, label in entries:
+
+    def content(index: int) -> bytes:
+        path = entries[index][0]
         try:
             with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                first = zlib.crc32(file.read(_FINGERPRINT_BYTES))
-                file.seek(max(0, size - _FINGERPRINT_BYTES))
-                last = zlib.crc32(file.read(_FINGERPRINT_BYTES))
+                return hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}. Allow it or remove it.") from error
+
+    digest = hashlib.sha256()
+    common = os.path.commonpath([path.parent for path, _ in entries]) if entries else ""
+    contents = _in_threads(content, len(entries), "identifying the images")
+    for (path, label), told in zip(entries, contents, strict=True):
         name = os.fsencode(path.relative_to(common).as_posix())
-        digest.update(name + f"\0{label} {size} {first} {last}\n".encode())
+        digest.update(name + f"\0{label} {told.hex()}\n".encode())
     return digest.hexdigest()
 
 
@@ -285,17 +287,28 @@ def _image_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(files)]
 
 
-def _in_threads(task: Callable[[int], str | None], count: int, description: str) -> list[str | None]:
-    """Run a task for 0 to count - 1 in threads (Pillow decodes without the interpreter's lock), with a progress bar."""
-    results: list[str | None] = []
+def _in_threads(task: Callable[[int], _Result], count: int, description: str) -> list[_Result]:
+    """Run a task for 0 to count - 1 in threads, with a progress bar.
+
+    Pillow decodes and hashlib hashes without the interpreter's lock.
+    """
+    results: list[_Result] = []
     console = Console(stderr=True)
     progress = Progress(console=console, transient=True, disable=count <= _PROGRESS_FROM or not console.is_terminal)
-    with progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = os.cpu_count() or 1
+    # Small files take less time than handing a task over.
+    chunk = min(max(1, count // (8 * threads)), _CHUNK)
+
+    def run(start: int, stop: int) -> list[_Result]:
+        return [task(index) for index in range(start, min(start + chunk, stop))]
+
+    with progress, ThreadPoolExecutor(threads) as pool:
         bar = progress.add_task(description, total=count)
         for start in range(0, count, _SLAB):
-            for result in pool.map(task, range(start, min(start + _SLAB, count))):
-                results.append(result)
-                progress.advance(bar)
+            stop = min(start + _SLAB, count)
+            for part in pool.map(run, range(start, stop, chunk), repeat(stop)):
+                results += part
+                progress.advance(bar, len(part))
     return results
 
 

@@ -144,7 +144,9 @@ class ImageFolderSource(Source):
                 sets.append(loaded[0])
                 skipped += loaded[1]
         test = sets[1] if self.index.test is not None else None
-        return Loaded(sets[0], test, folder_fingerprint(entries), skipped)
+        left_out = set(skipped)
+        used = [(path, label) for path, label in entries if str(path) not in left_out]
+        return Loaded(sets[0], test, folder_fingerprint(used), skipped)
 
 
 def make_source(

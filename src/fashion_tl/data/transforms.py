@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class InputSpec:
     """How images are held and at which size a network sees them; plain values that a checkpoint can keep.
 
     Attributes:
-        channels: Channels of the images as held: 1 (grey) or 3 (RGB).
+        channels: Channels of the images as held: 1 (grey), 3 (RGB) or any other number.
         held_size: Height and width of the images as held, in pixels; None if unknown.
         image_size: Height and width that the network sees, in pixels.
         interpolation: "bilinear" and "bicubic" (both antialiased), or "nearest".
@@ -44,29 +45,59 @@ class InputSpec:
             raise unknown_name("resize", self.resize, ("crop", "squash"), "Set it with --data.resize.")
         if self.image_size < 4:
             raise UserError(f"data.image_size is {self.image_size}; it must be at least 4 pixels.")
+        if self.channels < 1:
+            raise UserError(f"the images have {self.channels} channels; they need at least 1.")
 
 
 class Preprocess(nn.Module):
-    """Turns images into what a network expects: channels, one resize, normalisation.
+    """Turns images into what a network expects: channels, one resize, normalisation, its precision.
+
+    All is computed in float32, with statistics that stay float32; only what comes out follows the dtype that the
+    module was moved to, as Lightning moves it with ``--trainer.precision bf16-true``.
 
     Args:
         spec: How the images come and at which size they go.
         channels: Channels that the network takes.
         mean: Mean per channel on the scale 0 to 1; one value serves all channels.
-        std: Standard deviation per channel, likewise.
+        std: Standard deviation per channel, likewise, above 0.
+
+    Raises:
+        UserError: If the images' channels cannot become the network's, or the statistics do not fit them.
     """
 
     mean: Tensor
     std: Tensor
+    like: Tensor
 
-    def __init__(self, spec: InputSpec, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, spec: InputSpec, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        _check_channels(spec.channels, channels)
+        _check_statistics(channels, mean, std)
         self.spec, self.channels = spec, channels
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("like", torch.empty(0, dtype=torch.float32), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move to a device, and to a dtype what comes out alone: in bfloat16 a mean of 0.485 would be 0.4844."""
+        exact = {"mean": self.mean, "std": self.std}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in exact.items():
+            setattr(self, name, buffer.to(self.like.device))
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of what comes out, which is the network's."""
+        return self.like.dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        """Prepare images (B, C, H, W), uint8 or float in 0 to 1; returns float (B, channels, size, size)."""
+        """Prepare images (B, C, H, W), uint8 or float in 0 to 1; returns (B, channels, size, size), the module's dtype.
+
+        Raises:
+            UserError: If C channels cannot become those of the network.
+        """
+        _check_channels(images.shape[1], self.channels)
         images = to_float(images)
         if images.shape[1] == 3 and self.channels == 1:
             images = to_grey(images)
@@ -74,16 +105,53 @@ class Preprocess(nn.Module):
         if images.shape[1] == 1 and self.channels > 1:
             images = images.expand(-1, self.channels, -1, -1)
         images = (images - self.mean) / self.std
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def undo(self, images: Tensor) -> Tensor:
-        """Take the normalisation back: float (B, C, H, W) on the scale 0 to 1, to look at."""
-        return (images * self.std + self.mean).clamp(0, 1)
+        """Take the normalisation back, to look at images: float32 (B, C, H, W) on the scale 0 to 1."""
+        return (images.float() * self.std + self.mean).clamp(0, 1)
+
+
+def _check_channels(held: int, taken: int) -> None:
+    """Raise a UserError unless images of ``held`` channels can be brought to ``taken``."""
+    if held in (1, taken) or (held, taken) == (3, 1):
+        return
+    raise UserError(
+        f"the images have {held} channels, the network takes {taken}: one channel is copied to any number, three "
+        "become one grey, all others must be as many as the network's. "
+        f"Give a timm backbone as many: `--model.backbone_args '{{in_chans: {held}}}'`."
+    )
+
+
+def _check_statistics(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise one UserError that tells all that is wrong with the mean and the standard deviation per channel."""
+    problems = []
+    for name, values, above in (("mean", mean, -math.inf), ("std", std, 0.0)):
+        if len(values) not in (1, channels):
+            allowed = "1" if channels == 1 else f"1 or {channels}"
+            problems.append(
+                f"model.{name} has {len(values)} values; the network takes {channels} channels: give {allowed}."
+            )
+        # As the network divides by them: float32 turns 1e-50 into 0.
+        held = torch.tensor(values, dtype=torch.float32).tolist()
+        if not all(math.isfinite(value) and value > above for value in held):
+            allowed = "finite" if above < 0 else "finite and above 0"
+            problems.append(f"model.{name} is {list(values)}; allowed are numbers that are {allowed}.")
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Bring uint8 images to float32 in 0 to 1; float images pass unchanged."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+    """Bring images to float32: uint8 to 0 to 1, float ones as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def visible(images: Tensor) -> Tensor:
+    """Return what can be shown of images (B, C, H, W): (B, 1 or 3, H, W), for other C the mean over the channels."""
+    if images.shape[1] in (1, 3):
+        return images
+    mean = images.float().mean(1, keepdim=True)
+    return mean.round().to(torch.uint8) if images.dtype == torch.uint8 else mean.to(images.dtype)
 
 
 def to_grey(images: Tensor) -> Tensor:
@@ -195,11 +263,16 @@ _SHARES = ("mirror", "brightness", "contrast", "saturation", "erase", "erase_are
 
 
 def _draw(images: Tensor, probability: float) -> Tensor:
-    return torch.rand(len(images), device=images.device) < probability
+    return _rand(images) < probability
 
 
 def _uniform(images: Tensor, limit: float) -> Tensor:
-    return (torch.rand(len(images), device=images.device) * 2 - 1) * limit
+    return (_rand(images) * 2 - 1) * limit
+
+
+def _rand(images: Tensor) -> Tensor:
+    """Draw one number an image, on its device; float32 whatever the default of the moment."""
+    return torch.rand(len(images), device=images.device, dtype=torch.float32)
 
 
 def shift_images(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -228,7 +301,8 @@ def _warp(images: Tensor, flip: Tensor | None, degrees: Tensor, shifts: Tensor) 
     cos, sin = angle.cos(), angle.sin()
     sign = torch.ones_like(cos) if flip is None else 1 - 2 * flip.float()
     aspect = height / width
-    across, along = -shifts[:, 1] * (2 / width), -shifts[:, 0] * (2 / height)
+    down, right = shifts.float().unbind(1)
+    across, along = -right * (2 / width), -down * (2 / height)
     # affine_grid maps where a pixel goes to where it comes from, in coordinates from -1 to 1 on each axis.
     first = torch.stack([sign * cos, -sign * sin * aspect, sign * (cos * across - sin * aspect * along)], 1)
     second = torch.stack([sin / aspect, cos, sin / aspect * across + cos * along], 1)
@@ -261,15 +335,15 @@ def erase_rectangles(images: Tensor, probability: float, largest: float) -> Tens
         probability: Probability for each image.
         largest: Largest area as a share of the image.
     """
-    count, _, height, width = images.shape
+    height, width = images.shape[-2:]
     device = images.device
     smallest = min(0.02, largest)
-    area = (smallest + (largest - smallest) * torch.rand(count, device=device)) * height * width
-    ratio = torch.exp((torch.rand(count, device=device) * 2 - 1) * math.log(3.3))
+    area = (smallest + (largest - smallest) * _rand(images)) * height * width
+    ratio = torch.exp((_rand(images) * 2 - 1) * math.log(3.3))
     tall = (area * ratio).sqrt().round().clamp(1, height)
     wide = (area / ratio).sqrt().round().clamp(1, width)
-    top = ((height - tall + 1) * torch.rand(count, device=device)).floor()
-    left = ((width - wide + 1) * torch.rand(count, device=device)).floor()
+    top = ((height - tall + 1) * _rand(images)).floor()
+    left = ((width - wide + 1) * _rand(images)).floor()
     rows = torch.arange(height, device=device).view(1, -1)
     columns = torch.arange(width, device=device).view(1, -1)
     in_rows = (rows >= top.view(-1, 1)) & (rows < (top + tall).view(-1, 1))

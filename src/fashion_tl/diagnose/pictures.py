@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from fashion_tl.analysis.calibration import Reliability
 from fashion_tl.analysis.selective import RiskCoverage
+from fashion_tl.plain_text import plain_text
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -30,14 +31,13 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.alpha": 0.25,
-    "text.parse_math": False,
 }
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw in the style of all pictures."""
-    with mpl.rc_context(_STYLE):
+    """Draw in the style of all pictures, text as it was written."""
+    with mpl.rc_context(_STYLE), plain_text():
         yield
 
 

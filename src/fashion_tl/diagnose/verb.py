@@ -51,6 +51,7 @@ def run(
         UserError: If the run or a file is missing or damaged; nothing is written then.
     """
     from fashion_tl.analysis.metrics import softmax
+    from fashion_tl.data.transforms import visible
     from fashion_tl.diagnose.calibration import diagnose_calibration
     from fashion_tl.diagnose.errors import Case, diagnose_errors
     from fashion_tl.diagnose.options import read_costs, read_groups
@@ -87,7 +88,7 @@ def run(
         test,
         validation,
         softmax(calibration.apply(test.logits)),
-        lambda indices: split.images.__getitems__(split.indices[indices])[0].numpy(),
+        lambda indices: visible(split.images.__getitems__(split.indices[indices])[0]).numpy(),
     )
     diagnose_errors(findings, case, softmax(test.logits), softmax(validation.logits), grouping, cost_matrix)
     path = findings.write(opened.paths.logs, NAME)

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fashion_tl.plain_text import plain_text
+
 Picture = npt.NDArray[Any]
 
 DPI = 120
@@ -68,7 +70,8 @@ class Sheet:
     def png(self) -> bytes:
         """Return the sheet as a PNG file."""
         content = io.BytesIO()
-        self.figure.savefig(content, format="png", metadata={"Software": ""})
+        with plain_text():
+            self.figure.savefig(content, format="png", metadata={"Software": ""})
         return content.getvalue()
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fashion_tl.data.transforms import to_float, visible
 from fashion_tl.errors import UserError
 from fashion_tl.explain.features import Survey, survey
 from fashion_tl.explain.heatmaps import HeatMaps
@@ -133,8 +134,8 @@ class Subject:
 
 
 def picture(image: Tensor) -> npt.NDArray[np.float32]:
-    """Turn an image (C, H, W), uint8 or 0 to 1, into what is drawn: (H, W) or (H, W, 3), 0 to 1."""
-    values = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    """Turn an image (C, H, W), uint8 or 0 to 1, into what is drawn: (H, W) or (H, W, 3), 0 to 1; see `visible`."""
+    values = to_float(visible(image[None]))[0]
     drawn: npt.NDArray[np.float32] = (values[0] if len(values) == 1 else values.permute(1, 2, 0)).cpu().numpy()
     return drawn
 

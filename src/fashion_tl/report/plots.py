@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fashion_tl.plain_text import plain_text
 from fashion_tl.report.html import Html, tag
 
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its yellow, which is too faint on white.
@@ -44,7 +44,6 @@ _STYLE: Any = {
     "lines.markersize": 4.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "fashion_tl",
-    "text.parse_math": False,
     "axes.formatter.use_mathtext": False,
     "axes.unicode_minus": True,
     "path.simplify": True,
@@ -74,10 +73,8 @@ class Plot:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in the report's style, and without warnings of letters that the font lacks."""
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
-        warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
+    """Draw in the report's style, text as it was written."""
+    with mpl.rc_context(_STYLE), plain_text():
         yield
 
 

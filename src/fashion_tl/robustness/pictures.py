@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from fashion_tl.data.transforms import visible
 from fashion_tl.diagnose.pictures import GREY, INK, PALETTE, drawing, png, show_image
 from fashion_tl.robustness.table import CORRUPTIONS, STRENGTHS, corrupt
 
@@ -31,7 +32,7 @@ def corruption_sheet(image: Tensor, index: int, seed: int) -> bytes:
             versions = [image] + [corrupt(image[None], name, k + 1, seed, place)[0] for k in range(STRENGTHS)]
             for column, version in enumerate(versions):
                 axes = line[column + 1]
-                pixels = version.permute(1, 2, 0).cpu().numpy()
+                pixels = visible(version[None])[0].permute(1, 2, 0).cpu().numpy()
                 show_image(axes, pixels[..., 0] if pixels.shape[2] == 1 else pixels)
                 strength = f"{CORRUPTIONS[name].strengths[column - 1]:g}" if column else "clean"
                 axes.set_title(strength, fontsize=7, pad=2)

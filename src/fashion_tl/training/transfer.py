@@ -63,7 +63,7 @@ class TransferClassifier(ImageClassifier):
         self.build(network, self.backbone_info.channels, *statistics)
         self.architecture, self.weights = self.backbone_info.architecture, self.backbone_info.weights
         if init_from is not None:
-            self._start_from(start, init_from)
+            self.weights = f"{start.get('fashion_tl_weights', '?')}, then {init_from}"
         self.weights_hash = weights_hash(self.backbone_info.module)
 
     def _read_start(self, path: Path) -> dict[str, Any]:
@@ -82,14 +82,14 @@ class TransferClassifier(ImageClassifier):
             )
         return checkpoint
 
-    def _start_from(self, checkpoint: dict[str, Any], path: str) -> None:
+    @staticmethod
+    def _load_start(network: StagedNetwork, checkpoint: dict[str, Any], path: str) -> None:
         prefix = "network."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         try:
-            self.network.load_state_dict(state)
+            network.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"{path} does not fit this network: {str(error).splitlines()[-1].strip()}") from error
-        self.weights = f"{checkpoint.get('fashion_tl_weights', '?')}, then {path}"
 
     def checkpoint_hparams(self) -> dict[str, Any]:
         """Name the architecture instead of where its weights came from: a checkpoint has its own."""
