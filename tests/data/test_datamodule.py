@@ -82,9 +82,8 @@ def test_garments() -> None:
             assert labels.max() < len(data.class_names) == 10
     batch = next(iter(data.val_dataloader()))
     prepared, labels = cast(tuple[Tensor, Tensor], data.on_after_batch_transfer(batch, 0))
-    images = batch.images
+    images, _ = batch
     assert labels is batch.labels
-    assert images is not None
     assert prepared.dtype == torch.float32
     torch.testing.assert_close(prepared, tvf.resize(images.float() / 255, [32, 32], antialias=True))
 

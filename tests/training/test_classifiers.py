@@ -28,8 +28,8 @@ def scratch(**arguments: Any) -> ScratchClassifier:
 
 
 def evaluated(module: ScratchClassifier, stage: str) -> dict[str, float]:
-    figures = {"train": module.training_figures, "val": module.validation_figures, "test": module.test_figures}[stage]
-    found: dict[str, Any] = dict(figures.final(stage))
+    figures: Any = {"train": module.training_figures, "val": module.validation_figures, "test": module.test_figures}
+    found: dict[str, Any] = figures[stage].final(stage)
     return {name: float(metric.compute()) for name, metric in found.items()}
 
 
@@ -67,7 +67,7 @@ def test_figures_of_an_epoch_weigh_batches_by_their_samples_and_go_on_from_a_che
     for batch in batches:
         whole.add(*batch)
     first.add(*batches[0])
-    second.restore(first.sums())
+    second.restore(first.kept(), torch.device("cpu"))
     second.add(*batches[1])
     for figures in (whole, second):
         found = {name: float(metric.compute()) for name, metric in figures.final("train").items()}

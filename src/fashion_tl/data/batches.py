@@ -253,8 +253,8 @@ def fingerprint(*tensors: Tensor) -> str:
 class BatchLoader:
     """Yields the batches of a split to one of several processes; Lightning takes it as it is.
 
-    The order of an epoch depends on seed and epoch alone. Where the loader stands is part of a checkpoint
-    (``state_dict``), so a run that goes on in the middle of an epoch sees the rest of it.
+    The order of an epoch depends on seed and epoch alone, so a run that goes on in the middle of an epoch sees the rest
+    of it: ``start_at`` is told where by the plan, or by Lightning from the loader's state in the checkpoint.
 
     In training every process takes its share of each global batch, and a last batch that is not whole is left out. In
     evaluation every process takes a contiguous share of the samples, each sample once, in equally many batches.
@@ -358,8 +358,12 @@ class BatchLoader:
         return {"epoch": self._standing[0], "batch": self._standing[1]}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the epoch of a checkpoint where it stood; another epoch begins at its first batch."""
-        self._start = (state["epoch"], state["batch"])
+        """Begin where the loader stood; see ``start_at``."""
+        self.start_at(state["epoch"], state["batch"])
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Leave the first batches of an epoch out, once; another epoch begins at its first batch."""
+        self._start = (epoch, batch)
 
 
 class _Order:

@@ -115,6 +115,21 @@ def check_devices(trainer: Mapping[str, Any]) -> None:
         raise UserError(f"trainer.devices is {devices}: this machine has {cores} CPU cores. Give at most {cores}.")
 
 
+def epoch_batches(trainer: Trainer, data: ImageDataModule) -> float:
+    """Return the training batches of an epoch in each process."""
+    batches, limit = data.count_batches(trainer.world_size), trainer.limit_train_batches
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return float(batches)
+
+
+def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> None:
+    """Refuse a plan that the length of the run does not suit."""
+    epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+    batches = epoch_batches(trainer, data)
+    model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
+
+
 def check_resume(path: Path, model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> None:
     """Refuse to go on from a checkpoint of another network or plan, or from the end.
 
@@ -130,13 +145,10 @@ def check_resume(path: Path, model: ImageClassifier, trainer: Trainer, data: Ima
     checkpoint = load_checkpoint(path)
     check_network(path, model, checkpoint)
     saved = saved_state(path, checkpoint)
-    batches, limit = data.count_batches(trainer.world_size), trainer.limit_train_batches
-    if limit is not None:
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     now = {
         "plan": model.plan.settings(),
         "seed": run_seed(),
-        "batches": float(batches),
+        "batches": epoch_batches(trainer, data),
         "accumulate": trainer.accumulate_grad_batches,
         "processes": trainer.world_size,
     }

@@ -102,6 +102,7 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         keeping = any(isinstance(callback, Checkpoint) for callback in callbacks)
         trainer = make_trainer(built.trainer, logger=logger, callbacks=callbacks, enable_checkpointing=keeping)
 
+        checks.check_plan(model, trainer, data)
         if checkpoint is not None:
             checks.check_resume(checkpoint, model, trainer, data)
         if paths is not None:

@@ -320,13 +320,14 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over all parameters, and the schedule of its rates."""
-        self.trainer.fit_loop.setup_data()  # the plan asks how many batches an epoch has
-        plan = self.current_plan()
+        plan = self.plan
         groups = parameter_groups(self.network, plan.weight_decay)
         optimizer = build_optimizer(plan.optimizer, groups, plan.lr, plan.momentum)
-        peaks = [group_rates(self.network, list(groups), self.plan, i) for i in range(len(self.plan.phases))]
+        peaks = [group_rates(self.network, list(groups), plan, i) for i in range(len(plan.phases))]
 
         def rates() -> list[float]:
+            if self.trainer.train_dataloader is None:
+                return peaks[0]  # until training starts and the length of an epoch is known
             plan, progress = self.current_plan(), progress_of(self.trainer)
             factor = plan.factor(progress, self._losses)
             return [peak * factor for peak in peaks[plan.phase(progress)]]
@@ -337,13 +338,13 @@ class ImageClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this module from the checkpoint alone, and the figures so far, as plain values."""
         checkpoint["fashion_tl_module"] = class_path(type(self))
-        checkpoint["fashion_tl_figures"] = self.training_figures.sums()
+        checkpoint["fashion_tl_figures"] = self.training_figures.kept()
         checkpoint["hyper_parameters"] = {**checkpoint.get("hyper_parameters", {}), **self.checkpoint_hparams()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the figures of the epoch in progress."""
         if "fashion_tl_figures" in checkpoint:
-            self.training_figures.restore(checkpoint["fashion_tl_figures"])
+            self.training_figures.restore(checkpoint["fashion_tl_figures"], self.device)
 
     def checkpoint_hparams(self) -> dict[str, Any]:
         """Return the hyperparameters that must differ when a checkpoint is loaded, such as ``pretrained``."""

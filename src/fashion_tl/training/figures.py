@@ -47,21 +47,19 @@ class TrainingFigures(nn.Module):
         self.flush()
         return {f"{stage}/{name}": metric for name, metric in self.metrics.items()}  # type: ignore[misc]
 
-    def sums(self) -> list[float]:
-        """Return what a checkpoint in the middle of an epoch keeps: mean and weight of loss and accuracy."""
-        self.flush()
-        kept: list[float] = []
-        for metric in self.metrics.values():
-            total, weight = float(metric.mean_value), float(metric.weight)  # type: ignore[arg-type]
-            kept += [total / weight if weight else 0.0, weight]
-        return kept
+    def kept(self) -> list[Tensor]:
+        """Return what a checkpoint in the middle of an epoch keeps: losses, correct samples and samples by batch."""
+        if not self._kept:
+            return []
+        losses, correct, counts = zip(*self._kept, strict=True)
+        return [torch.stack(losses).cpu(), torch.stack(correct).cpu(), torch.tensor(counts)]
 
-    def restore(self, sums: list[float]) -> None:
-        """Go on from the figures of the batches before a checkpoint."""
+    def restore(self, kept: list[Tensor], device: torch.device) -> None:
+        """Go on from the batches before a checkpoint."""
         self.reset()
-        for metric, (mean, weight) in zip(self.metrics.values(), (sums[:2], sums[2:]), strict=True):
-            if weight:
-                metric.update(mean, weight)  # type: ignore[operator]
+        if kept:
+            losses, correct, counts = (each.to(device) for each in kept)
+            self._kept = list(zip(losses, correct, counts.tolist(), strict=True))
 
 
 class EvaluationFigures(nn.Module):

@@ -94,6 +94,8 @@ class FreezeUnfreeze(Callback):
         for phase in module.plan.phases[len(plan.phases) :]:
             rank_zero_warn(f"the phase {phase.start}: {phase.train} begins after the end of the run and is left out")
         module.follow_losses(self.losses)
+        if progress.batch and hasattr(trainer.train_dataloader, "start_at"):
+            trainer.train_dataloader.start_at(progress.epoch, progress.batch)
         self._apply(trainer, module, plan, progress)
         trainer.should_stop = trainer.should_stop or plan.ended(progress)
 

@@ -56,12 +56,12 @@ class TransferClassifier(ImageClassifier):
         network = StagedNetwork(self.backbone_info.module, head, divide_timm(self.backbone_info.module))
         start = {} if init_from is None else self._read_start(Path(init_from))
         saved = start.get("hyper_parameters", {})
-        statistics = (
-            tuple(mean or saved.get("mean", self.backbone_info.mean)),
-            tuple(std or saved.get("std", self.backbone_info.std)),
-        )
-        self.build(network, self.backbone_info.channels, *statistics)
-        self.architecture, self.weights = self.backbone_info.architecture, self.backbone_info.weights
+        if init_from is not None:
+            self._load_start(network, start, init_from)
+        info = self.backbone_info
+        statistics = tuple(mean or saved.get("mean", info.mean)), tuple(std or saved.get("std", info.std))
+        self.build(network, info.channels, *statistics)
+        self.architecture, self.weights = info.architecture, info.weights
         if init_from is not None:
             self.weights = f"{start.get('fashion_tl_weights', '?')}, then {init_from}"
         self.weights_hash = weights_hash(self.backbone_info.module)
