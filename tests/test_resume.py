@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fashion_tl import FeatureCache, FreezeUnfreeze, ImageDataModule, ScratchClassifier
 from fashion_tl.data.transforms import Augment
-from fashion_tl.errors import UserError
 from fashion_tl.training.plan import SCHEDULES
 
 EPOCHS, BATCHES = 4, 6
@@ -80,7 +79,12 @@ def classifier(**changes: Any) -> ScratchClassifier:
 
 
 def train(
-    module: ScratchClassifier, data: ImageDataModule, folder: Path, *callbacks: Any, start: Path | None = None, **more: Any
+    module: ScratchClassifier,
+    data: ImageDataModule,
+    folder: Path,
+    *callbacks: Any,
+    start: Path | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {"max_epochs": EPOCHS, "num_sanity_val_steps": 0, **more}
     trainer = Trainer(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.parsing import collect_init_args
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -60,9 +63,13 @@ class ImageClassifier(LightningModule):
 
     Attributes:
         figures: What validation logs, and ``--monitor`` takes; a subclass that logs more adds to it.
+        always: Hyperparameters that a checkpoint sets whatever the class was given.
+        given: The arguments that the module was built with.
     """
 
     figures: tuple[str, ...] = ("val/accuracy", "val/loss", "val/macro_f1")
+    always: tuple[str, ...] = ()
+    given: dict[str, Any]
     network: StagedNetwork
     preprocess: Preprocess
     architecture: str
@@ -92,6 +99,9 @@ class ImageClassifier(LightningModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        # What the outermost class was built with: that, and no choice of a class between, builds it again.
+        self.given = collect_init_args(cast(FrameType, inspect.currentframe()), [], classes=(ImageClassifier,))[-1]
+        self.save_hyperparameters(self.given)
         check_optimizer(optimizer, lr)
         backbone_lr = lr if backbone_lr is None else backbone_lr
         shape = Schedule(schedule, warmup, step_size, gamma, plateau_patience)
@@ -339,7 +349,15 @@ class ImageClassifier(LightningModule):
         """Add what rebuilds this module from the checkpoint alone, and the figures so far, as plain values."""
         checkpoint["fashion_tl_module"] = class_path(type(self))
         checkpoint["fashion_tl_figures"] = self.training_figures.kept()
-        checkpoint["hyper_parameters"] = {**checkpoint.get("hyper_parameters", {}), **self.checkpoint_hparams()}
+        checkpoint["fashion_tl_build"] = build = self.checkpoint_hparams()
+        parameters = inspect.signature(type(self)).parameters
+        anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        fitting = {
+            name: value
+            for name, value in build.items()
+            if name in parameters or name in self.given or (anything and name in self.always)
+        }
+        checkpoint["hyper_parameters"] = {**self.given, **fitting}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the figures of the epoch in progress."""
@@ -347,7 +365,10 @@ class ImageClassifier(LightningModule):
             self.training_figures.restore(checkpoint["fashion_tl_figures"], self.device)
 
     def checkpoint_hparams(self) -> dict[str, Any]:
-        """Return the hyperparameters that must differ when a checkpoint is loaded, such as ``pretrained``."""
+        """Return the hyperparameters that must differ when a checkpoint is loaded, such as ``pretrained``.
+
+        A subclass that chooses some of them itself is not handed them; those in ``always`` it must pass on.
+        """
         return {"class_weights": self.class_weights}
 
 

@@ -94,8 +94,9 @@ class FreezeUnfreeze(Callback):
         for phase in module.plan.phases[len(plan.phases) :]:
             rank_zero_warn(f"the phase {phase.start}: {phase.train} begins after the end of the run and is left out")
         module.follow_losses(self.losses)
-        if progress.batch and hasattr(trainer.train_dataloader, "start_at"):
-            trainer.train_dataloader.start_at(progress.epoch, progress.batch)
+        loader: Any = trainer.train_dataloader
+        if progress.batch and hasattr(loader, "start_at"):
+            loader.start_at(progress.epoch, progress.batch)
         self._apply(trainer, module, plan, progress)
         trainer.should_stop = trainer.should_stop or plan.ended(progress)
 
@@ -193,7 +194,9 @@ class EarlyStopping(LightningEarlyStopping):
 
 def _in_last_phase(trainer: Trainer, module: LightningModule) -> bool:
     planned: Any = module
-    return not hasattr(module, "current_plan") or trainer.current_epoch >= planned.current_plan().phases[-1].start
+    if trainer.sanity_checking or not hasattr(module, "current_plan"):
+        return True
+    return trainer.current_epoch >= int(planned.current_plan().phases[-1].start)
 
 
 def run_state(plan: Plan, trainer: Trainer, progress: Progress) -> dict[str, Any]:

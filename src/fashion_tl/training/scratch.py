@@ -35,7 +35,6 @@ class ScratchClassifier(ImageClassifier):
         **kwargs: Any,  # noqa: ANN401 - the arguments of ImageClassifier, checked there
     ) -> None:
         super().__init__(class_names, **kwargs)
-        self.save_hyperparameters()
         if network not in NETWORKS:
             raise unknown_name("network", network, NETWORKS, "Set it with --model.network.")
         spec = self.input_spec

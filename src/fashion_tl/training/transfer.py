@@ -32,6 +32,7 @@ class TransferClassifier(ImageClassifier):
     """
 
     caches_features = True
+    always = ("pretrained", "init_from")
 
     def __init__(
         self,
@@ -46,7 +47,6 @@ class TransferClassifier(ImageClassifier):
         **kwargs: Any,  # noqa: ANN401 - the arguments of ImageClassifier, checked there
     ) -> None:
         super().__init__(class_names, **kwargs)
-        self.save_hyperparameters()
         if not 0 <= dropout <= 1:
             raise UserError(f"model.dropout is {dropout}, allowed is 0 to 1.")
         size = self.input_spec.image_size
@@ -55,7 +55,7 @@ class TransferClassifier(ImageClassifier):
         head = nn.Sequential(OrderedDict(layers))
         network = StagedNetwork(self.backbone_info.module, head, divide_timm(self.backbone_info.module))
         start = {} if init_from is None else self._read_start(Path(init_from))
-        saved = start.get("hyper_parameters", {})
+        saved = start.get("fashion_tl_build", {})
         if init_from is not None:
             self._load_start(network, start, init_from)
         info = self.backbone_info
@@ -68,16 +68,17 @@ class TransferClassifier(ImageClassifier):
 
     def _read_start(self, path: Path) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)
-        saved = checkpoint["hyper_parameters"]
+        saved = checkpoint.get("fashion_tl_build", {})
         if saved.get("backbone") != self.backbone_info.architecture:
             raise UserError(
                 f"{path} was trained with backbone {saved.get('backbone', 'none (a scratch network)')!r}, this run has "
                 f"{self.backbone_info.architecture!r}: give both the same --model.backbone (or the same BACKBONE to "
                 "make)."
             )
-        if list(saved["class_names"]) != list(self.class_names):
+        names = list(checkpoint["hyper_parameters"]["class_names"])
+        if names != list(self.class_names):
             raise UserError(
-                f"{path} was trained on other classes ({', '.join(saved['class_names'])}) than this run's data has "
+                f"{path} was trained on other classes ({', '.join(names)}) than this run's data has "
                 f"({', '.join(self.class_names)}): give both the same data."
             )
         return checkpoint
@@ -111,7 +112,7 @@ class TransferClassifier(ImageClassifier):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over where the weights came from, and what images are normalised with: a run goes on as it began."""
         super().on_load_checkpoint(checkpoint)
-        saved = checkpoint.get("hyper_parameters", {})
+        saved = checkpoint.get("fashion_tl_build", {})
         self.weights = checkpoint.get("fashion_tl_weights", self.weights)
         self.weights_hash = checkpoint.get("fashion_tl_weights_hash", self.weights_hash)
         for name in ("mean", "std"):
