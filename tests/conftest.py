@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from fashion_tl.process import keep_freed_memory
 
@@ -70,3 +72,30 @@ def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
         return main(["fit", *small, *args])
 
     return run
+
+
+class StopAt(Callback):
+    """Raises in the middle of an epoch, as Ctrl-C does."""
+
+    def __init__(self, epoch: int, batch: int, error: BaseException) -> None:
+        self.epoch, self.batch, self.error = epoch, batch, error
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (self.epoch, self.batch):
+            raise self.error
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int, BaseException], None]]:
+    """Stop the runs that follow at an epoch and a batch."""
+    from fashion_tl.runs import fit as fit_module
+
+    original = fit_module._callbacks
+    on_interrupt = signal.getsignal(signal.SIGINT)
+
+    def arm(epoch: int, batch: int, error: BaseException) -> None:
+        stop = StopAt(epoch, batch, error)
+        monkeypatch.setattr(fit_module, "_callbacks", lambda *args: [*original(*args), stop])
+
+    yield arm
+    signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores it after a Ctrl-C

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
 
 from fashion_tl.callbacks.checkpoints import LastCheckpoint
 from fashion_tl.records.record import read_record
-from fashion_tl.runs import fit as fit_module
 
 from .conftest import Fit
 
@@ -41,31 +38,6 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 def logits(name: str, version: int = 0) -> np.ndarray[Any, Any]:
     with np.load(f"lightning_logs/{name}/version_{version}/test_predictions.npz") as file:
         return file["logits"]  # type: ignore[no-any-return]
-
-
-class StopAt(Callback):
-    """Raises in the middle of an epoch, as Ctrl-C does."""
-
-    def __init__(self, epoch: int, batch: int, error: BaseException) -> None:
-        self.epoch, self.batch, self.error = epoch, batch, error
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if (trainer.current_epoch, batch_idx) == (self.epoch, self.batch):
-            raise self.error
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """Stop the runs that follow at an epoch and a batch."""
-    original = fit_module._callbacks
-    on_interrupt = signal.getsignal(signal.SIGINT)
-
-    def arm(epoch: int, batch: int, error: BaseException) -> None:
-        stop = StopAt(epoch, batch, error)
-        monkeypatch.setattr(fit_module, "_callbacks", lambda *args: [*original(*args), stop])
-
-    yield arm
-    signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores it after a Ctrl-C
 
 
 def test_a_run_leaves_exactly_its_record(fit: Fit):

@@ -5,6 +5,7 @@ The product of schedules, phases, ways of reading images, and places of the chec
 
 from __future__ import annotations
 
+import csv
 import functools
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from fashion_tl import FeatureCache, FreezeUnfreeze, ImageDataModule, ScratchClassifier
 from fashion_tl.data.transforms import Augment
+from fashion_tl.errors import UserError
+from fashion_tl.records.record import read_record
 from fashion_tl.training.plan import SCHEDULES
+
+from .conftest import Fit
 
 EPOCHS, BATCHES = 4, 6
 PHASES: dict[str, Any] = {"one phase": "block2", "three phases": {0: "head", 1: "block2", 3: "all"}}
@@ -126,3 +131,216 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(
     whole = run(SaveAt(tmp_path))
     for name in PLACES:
         assert different(whole, run(start=tmp_path / f"{name}.ckpt")) == [], name
+
+
+# Changes between stop and resume: exact in what they mean, or refused
+
+
+def stopped(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    """Train with checkpoints at both places; returns the settings to go on with."""
+    train(classifier(**changes), data_module({}), tmp_path, SaveAt(tmp_path))
+    return changes
+
+
+class Rates(Callback):
+    """Keeps the head's rate at the start of every epoch."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, float] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.seen.setdefault(trainer.current_epoch, trainer.optimizers[0].param_groups[-1]["lr"])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "step"])
+def test_another_batch_size_between_epochs_keeps_the_rates(schedule: str, tmp_path: Path) -> None:
+    stopped(tmp_path, schedule=schedule, step_size=2)
+    whole, other = Rates(), Rates()
+    train(classifier(schedule=schedule, step_size=2), data_module({}), tmp_path, whole)
+    start = tmp_path / "end.ckpt"
+    train(classifier(schedule=schedule, step_size=2), data_module({}, 24), tmp_path, other, start=start)
+    assert other.seen == pytest.approx({epoch: whole.seen[epoch] for epoch in (2, 3)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "trainer", "parts"),
+    [
+        ({}, {"batch_size": 16}, {}, ["batches in an epoch: 6.0, now 3.0"]),
+        ({}, {}, {"accumulate_grad_batches": 2}, ["accumulate_grad_batches: 1, now 2"]),
+        ({"weight_decay": 0.5}, {}, {}, ["weight_decay: 0.01, now 0.5"]),
+        ({"optimizer": "sgd", "lr": 0.1}, {}, {}, ["optimizer: adamw, now sgd", "lr: 0.05, now 0.1"]),
+        ({"schedule": "step"}, {}, {}, ["schedule name: cosine, now step"]),
+        ({"train": "head"}, {}, {}, ["train: {0: all}, now {0: head}"]),
+        ({"batch_norm": "eval"}, {}, {}, ["batch_norm: train, now eval"]),
+    ],
+)
+def test_what_would_be_another_run_is_refused_and_each_difference_named(
+    changes: dict[str, Any], data: dict[str, Any], trainer: dict[str, Any], parts: list[str], tmp_path: Path
+) -> None:
+    stopped(tmp_path)
+    with pytest.raises(UserError, match="does not fit this configuration") as error:
+        train(classifier(**changes), data_module({}, **data), tmp_path, start=tmp_path / "middle.ckpt", **trainer)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_another_seed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "4")
+    with pytest.raises(UserError, match="seed: 3, now 4"):
+        train(classifier(), data_module({}), tmp_path, start=tmp_path / "end.ckpt")
+
+
+def test_the_end_and_phases_to_come_may_change(tmp_path: Path) -> None:
+    stopped(tmp_path, train={0: "head", 3: "all"})
+    start = tmp_path / "end.ckpt"
+    longer = classifier(train={0: "head", 2: "block2", 5: "all"})
+    train(longer, data_module({}), tmp_path, start=start, max_epochs=6)
+    assert longer.network.boundary == 0
+
+
+def test_a_checkpoint_between_two_optimizer_steps_is_refused(tmp_path: Path) -> None:
+    train(classifier(), data_module({}), tmp_path, SaveAt(tmp_path), accumulate_grad_batches=2)
+    start = tmp_path / "middle.ckpt"
+    with pytest.raises(UserError, match=r"between two optimizer steps .*accumulate_grad_batches 2"):
+        train(classifier(), data_module({}), tmp_path, start=start, accumulate_grad_batches=2)
+
+
+class SaveLast(Checkpoint):
+    """Saves after the last batch of an epoch, before its validation, as ModelCheckpoint does by steps."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx + 1) == (1, BATCHES):
+            trainer.save_checkpoint(self.path)
+
+
+def test_a_checkpoint_of_the_last_batch_goes_on_where_the_rates_allow_it(tmp_path: Path) -> None:
+    start = tmp_path / "last.ckpt"
+    whole = train(classifier(), data_module({}), tmp_path, SaveLast(start))
+    with pytest.warns(UserWarning, match="its validation is left out"):
+        again = train(classifier(), data_module({}), tmp_path, start=start)
+    assert different(whole, again) == []
+    train(classifier(schedule="plateau"), data_module({}), tmp_path, SaveLast(start))
+    with pytest.raises(UserError, match="before its validation, which schedule 'plateau' depends on"):
+        train(classifier(schedule="plateau"), data_module({}), tmp_path, start=start)
+
+
+class SaveValidated(Checkpoint):
+    """Saves when an epoch is validated, before it ends, as ModelCheckpoint does with a monitor."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_checkpoint_of_a_validated_epoch_goes_on_exactly(schedule: str, tmp_path: Path) -> None:
+    def run(*callbacks: Any, start: Path | None = None) -> dict[str, Any]:
+        module = classifier(schedule=schedule, train={0: "head", 2: "all"}, plateau_patience=0)
+        return train(module, data_module({"mirror": 0.5}), tmp_path, *callbacks, start=start)
+
+    whole = run(SaveValidated(tmp_path / "a.ckpt"))
+    assert different(whole, run(start=tmp_path / "a.ckpt")) == []
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_run_by_steps_goes_on_exactly(schedule: str, tmp_path: Path) -> None:
+    def run(*callbacks: Any, start: Path | None = None) -> dict[str, Any]:
+        module = classifier(schedule=schedule, train={0: "head", 1: "all"})
+        return train(module, data_module({}), tmp_path, *callbacks, start=start, max_epochs=-1, max_steps=22)
+
+    whole = run(SaveAt(tmp_path))
+    for name in PLACES:
+        assert different(whole, run(start=tmp_path / f"{name}.ckpt")) == [], name
+
+
+# At the command line
+
+
+def state(path: str) -> dict[str, Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+
+
+def test_a_checkpoint_within_an_epoch_and_its_lock(fit: Fit, stop_at, capsys) -> None:
+    flags = ("--checkpoint_steps", "1", "--model.train", "{0: head, 2: all}", "--data.augment.shift", "2")
+    assert fit(*flags, name="whole", epochs=4) == 0
+    stop_at(2, 1, KeyboardInterrupt())
+    assert fit(*flags, name="cut", epochs=4) == 130
+    last = torch.load("checkpoints/cut/version_0/last.ckpt", weights_only=True)
+    assert last["callbacks"]["FreezeUnfreeze"]["batch"] == 1
+    stop_at(99, 0, KeyboardInterrupt())
+    absolute = str(Path("checkpoints/cut/version_0/last.ckpt").absolute())
+    assert fit(*flags, "--ckpt_path", absolute, name="cut", epochs=4) == 0
+    assert [p.name for p in Path("lightning_logs/cut").iterdir()] == ["version_0"]
+    for name in ("best", "last"):
+        first, second = (state(f"checkpoints/{run}/version_0/{name}.ckpt") for run in ("whole", "cut"))
+        assert different(first, second) == []
+    record = read_record(Path("lightning_logs/cut/version_0"))
+    assert record["resumed"][0] | {"at": ""} == {"at": "", "epoch": 2, "batch": 1, "changed": {}}
+    assert rows("whole") == rows("cut")
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with Path(f"lightning_logs/{name}/version_0/metrics.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_last_and_best_name_checkpoints_of_the_newest_version(fit: Fit, stop_at, capsys) -> None:
+    from fashion_tl.cli import main
+
+    stop_at(1, 1, KeyboardInterrupt())
+    assert fit(epochs=3) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    assert fit("--ckpt_path", "last", epochs=3) == 0
+    assert [p.name for p in Path("lightning_logs/run").iterdir()] == ["version_0"]
+    assert main(["--config", "lightning_logs/run/version_0/config.yaml", "test", "--ckpt_path", "best"]) == 0
+    assert fit("--ckpt_path", "last", name="other") == 2
+    assert "no version of the run 'other'" in capsys.readouterr().err
+
+
+def test_a_live_run_cannot_be_resumed(fit: Fit, stop_at, capsys) -> None:
+    from fashion_tl.records.record import paths_of, taken
+
+    stop_at(1, 1, KeyboardInterrupt())
+    assert fit(epochs=3) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    paths = paths_of(Path("lightning_logs"), Path("checkpoints"), "run", 0)
+    before = (paths.logs / "run.json").read_text()
+    with taken(paths, new=False):
+        assert fit("--ckpt_path", "last", epochs=3) == 2
+    assert "another process has taken" in capsys.readouterr().err
+    assert (paths.logs / "run.json").read_text() == before
+
+
+def test_a_changed_plan_leaves_the_record_as_it_was(fit: Fit, stop_at, capsys) -> None:
+    stop_at(1, 1, KeyboardInterrupt())
+    assert fit("--model.train", "head", epochs=3) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    files = {path: path.read_bytes() for path in Path("lightning_logs/run/version_0").iterdir()}
+    assert fit("--model.train", "layer4", "--model.weight_decay", "0.3", "--ckpt_path", "last", epochs=3) == 2
+    error = capsys.readouterr().err
+    assert "weight_decay: 0.01, now 0.3" in error
+    assert "train: {0: head}, now {0: layer4}" in error
+    assert files == {path: path.read_bytes() for path in Path("lightning_logs/run/version_0").iterdir()}
+
+
+def test_a_rate_that_was_found_is_found_once(fit: Fit, stop_at, capsys) -> None:
+    flags = ("--find_lr", "true", "--data.batch_size", "8", "--model.backbone_lr", "0.0001")
+    stop_at(1, 1, KeyboardInterrupt())
+    assert fit(*flags, epochs=3) == 130
+    found = read_record(Path("lightning_logs/run/version_0"))["model"]
+    assert found["lr"] != 1e-3
+    stop_at(99, 0, KeyboardInterrupt())
+    capsys.readouterr()
+    assert fit(*flags, "--ckpt_path", "last", epochs=3) == 0
+    assert "learning-rate finder" not in capsys.readouterr().out
+    again = read_record(Path("lightning_logs/run/version_0"))["model"]
+    assert (again["lr"], again["backbone_lr"]) == (found["lr"], found["backbone_lr"])
+    config = Path("lightning_logs/run/version_0/config.yaml").read_text()
+    assert "find_lr: false" in config

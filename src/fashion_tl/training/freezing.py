@@ -90,6 +90,9 @@ class FreezeUnfreeze(Callback):
         module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
         if self._saved is not None:
             self.resumed = check_resumed(self._saved, run_state(module.plan, trainer, progress))
+            if _cut_before_validation(self._saved):
+                # Lightning counts that epoch as done, but would leave out the start of the next one.
+                trainer.fit_loop.reset_restart_stage()
         plan = module.current_plan()
         for phase in module.plan.phases[len(plan.phases) :]:
             rank_zero_warn(f"the phase {phase.start}: {phase.train} begins after the end of the run and is left out")
@@ -248,7 +251,7 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
             f"the checkpoint was written after batch {saved['batch']}, between two optimizer steps (accumulate_grad_"
             f"batches {saved['accumulate']}): the gradients so far are not in it. Go on from another one."
         )
-    if inside and saved["batch"] == saved["batches"] and saved["epoch"] not in saved["losses"]:
+    if _cut_before_validation(saved):
         if saved["plan"]["schedule"]["name"] == "plateau":
             raise UserError(
                 "the checkpoint was written at the last batch of an epoch, before its validation, which schedule "
@@ -257,6 +260,10 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
         rank_zero_warn("the checkpoint was written at the last batch of an epoch: its validation is left out")
     changed = {k: [saved[k], now[k]] for k in ("batches", "accumulate", "processes") if saved[k] != now[k]}
     return {"epoch": saved["epoch"], "batch": saved["batch"], "changed": changed}
+
+
+def _cut_before_validation(saved: Mapping[str, Any]) -> bool:
+    return bool(saved["batch"]) and saved["batch"] == saved["batches"] and saved["epoch"] not in saved["losses"]
 
 
 def _trained(module: PlannedModule) -> set[str]:
