@@ -1,0 +1,106 @@
+"""Two processes on a CPU against one: the same weights, one record, one cache, whichever way they are started."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fashion_tl.records.record import read_record
+from fashion_tl.seeds import seed_batch
+
+from .conftest import Fit
+
+ALONE = (sys.executable, "-m", "fashion_tl")
+LAUNCHED = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fashion_tl")
+THREE_PHASES = ("--model.train", "{0: head, 1: layer4, 2: {train: all, lr: 0.02}}", "--model.batch_norm", "eval")
+SHARED = ("--model.optimizer", "sgd", "--model.lr", "0.05", "--data.drawn_test", "41", *THREE_PHASES)
+TWO = ("--trainer.accelerator", "cpu", "--trainer.devices", "2")
+# Two processes of 16 images each take the batches of one that takes 32.
+SMALL = ("--data.source", "garments", "--data.drawn", "120", "--data.batch_size", "16", "--trainer.max_epochs", "3")
+SMALL += ("--trainer.enable_progress_bar", "false", "--model", "TransferClassifier", "--model.backbone", "test_resnet")
+SMALL += ("--model.pretrained", "false", "--data.image_size", "32")
+
+
+def start(command: tuple[str, ...], *flags: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "fit", *SMALL, *SHARED, *TWO, *flags], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def weights(name: str) -> dict[str, torch.Tensor]:
+    return torch.load(f"checkpoints/{name}/version_0/last.ckpt", weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+
+
+def rows(name: str) -> list[dict[str, float]]:
+    with Path(f"lightning_logs/{name}/version_0/metrics.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def assert_one_run(name: str, alone: str) -> None:
+    """One version and one record, which say what one process says."""
+    assert [p.name for p in Path(f"lightning_logs/{name}").iterdir()] == ["version_0"]
+    record, expected = (read_record(Path(f"lightning_logs/{each}/version_0")) for each in (name, alone))
+    assert record["status"] == "completed"
+    assert record["environment"]["processes"] == 2
+    first, second = weights(name), weights(alone)
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(first[key], second[key], atol=1e-5, rtol=0, msg=key)
+    with (
+        np.load(f"lightning_logs/{name}/version_0/test_predictions.npz") as ours,
+        np.load(f"lightning_logs/{alone}/version_0/test_predictions.npz") as theirs,
+    ):
+        assert ours["index"].tolist() == list(range(41))
+        assert np.array_equal(ours["label"], theirs["label"])
+        np.testing.assert_allclose(ours["logits"], theirs["logits"], atol=1e-5)
+    assert record["test"]["accuracy"] == expected["test"]["accuracy"]
+    for one, two in zip(rows(name), rows(alone), strict=True):
+        for key in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "lr", "images", "step"):
+            assert one[key] == pytest.approx(two[key], abs=1e-5), key
+
+
+@pytest.mark.parametrize(
+    ("command", "strategy"),
+    [(ALONE, "ddp"), (ALONE, "ddp_spawn"), (LAUNCHED, "auto")],
+    ids=["ddp", "spawn", "torchrun"],
+)
+def test_two_processes_do_what_one_does(fit: Fit, command: tuple[str, ...], strategy: str) -> None:
+    assert fit(*SHARED, name="one", epochs=3) == 0
+    out = start(command, "--name", "two", "--trainer.strategy", strategy)
+    assert out.count("two version 0: test_resnet") == 1
+    for part in ("train", "val"):
+        # The first run has computed them; nobody does again.
+        assert f"features of {part} below" not in out
+    assert_one_run("two", "one")
+
+
+def test_a_search_and_seeds_by_two_processes(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(tmp_path / "own"))
+    one_epoch = ("--trainer.max_epochs", "1", "--model.train", "head")
+    out = start(LAUNCHED, "--name", "run", "--search", "{model.momentum: [0.5, 0.9]}", "--seeds", "2", *one_epoch)
+    assert out.count("search: best is") == 1
+    assert out.count("cache: features of train below head computed once") == 2  # one for each seed's own weights
+    assert sorted(p.name for p in Path("lightning_logs/run").iterdir()) == ["version_0", "version_1"]
+    assert sorted(p.name for p in Path("lightning_logs/run.search").iterdir()) == ["version_0", "version_1"]
+    records = [read_record(Path(f"lightning_logs/run/version_{n}")) for n in range(2)]
+    assert [record["seed"] for record in records] == [0, 1]
+    assert [record["status"] for record in records] == ["completed"] * 2
+    assert [p.name for p in Path("lightning_logs/run").glob(".*")] == []
+
+
+def test_processes_draw_different_augmentation() -> None:
+    drawn = []
+    for rank in (0, 1):
+        seed_batch(3, rank, 0, 0, torch.device("cpu"))
+        drawn.append(torch.rand(4).tolist())
+    assert drawn[0] != drawn[1]
