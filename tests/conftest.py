@@ -88,14 +88,13 @@ class StopAt(Callback):
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int, BaseException], None]]:
     """Stop the runs that follow at an epoch and a batch."""
-    from fashion_tl.runs import fit as fit_module
+    from fashion_tl.runs.callbacks import callbacks_of
 
-    original = fit_module._callbacks
     on_interrupt = signal.getsignal(signal.SIGINT)
 
     def arm(epoch: int, batch: int, error: BaseException) -> None:
         stop = StopAt(epoch, batch, error)
-        monkeypatch.setattr(fit_module, "_callbacks", lambda *args: [*original(*args), stop])
+        monkeypatch.setattr("fashion_tl.runs.fit.callbacks_of", lambda *args: [*callbacks_of(*args), stop])
 
     yield arm
     signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores it after a Ctrl-C

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fashion_tl.callbacks.checkpoints import LastCheckpoint
 from fashion_tl.records.record import read_record
@@ -136,8 +139,6 @@ def test_what_is_frozen_stays_bit_identical_and_moves_in_the_next_phase(fit: Fit
 
 def state_before_training(name: str) -> dict[str, torch.Tensor]:
     """Build the same run's module again, from its recorded configuration, without training it."""
-    import yaml
-
     from fashion_tl.training.transfer import TransferClassifier
 
     config = yaml.safe_load(Path(f"lightning_logs/{name}/version_0/config.yaml").read_text())
@@ -263,3 +264,150 @@ def test_without_a_logger_and_with_another_one(fit: Fit):
     logger = '{"class_path": "CSVLogger", "init_args": {"save_dir": "csv"}}'
     assert fit("--trainer.logger", logger, name="csv") == 0
     assert list(Path("csv").rglob("metrics.csv"))
+
+
+# What a record says is what ran
+
+
+def rows(name: str = "run", version: int = 0) -> list[dict[str, str]]:
+    with Path(f"lightning_logs/{name}/version_{version}/metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_an_epoch_without_validation_has_none_in_its_row(fit: Fit) -> None:
+    flags = ("--trainer.check_val_every_n_epoch", "2", "--patience", "1", "--model.schedule", "plateau")
+    assert fit(*flags, classifier="ScratchClassifier", epochs=4) == 0
+    assert [bool(row["val/loss"]) for row in rows()] == [False, True, False, True]
+    assert all(row["train/loss"] for row in rows())
+    assert read_record(Path("lightning_logs/run/version_0"))["best"]["epoch"] in (1, 3)
+    assert torch.load("checkpoints/run/version_0/best.ckpt", weights_only=True)["epoch"] in (1, 3)
+
+
+def test_a_partial_last_epoch_is_validated_and_kept(fit: Fit) -> None:
+    assert fit("--trainer.max_steps", "5", classifier="ScratchClassifier", epochs=9) == 0
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert (record["reason"], record["model"]["max_steps"]) == ("all steps done", 5)
+    assert [(row["epoch"], row["step"], row["images"]) for row in rows()] == [("0", "3", "96"), ("1", "5", "64")]
+    assert rows()[0]["train/loss"] != rows()[1]["train/loss"]
+    assert rows()[0]["val/loss"] != rows()[1]["val/loss"]
+    assert torch.load("checkpoints/run/version_0/last.ckpt", weights_only=True)["global_step"] == 5
+
+
+def test_steps_alone_end_a_run(fit: Fit, workdir: Path) -> None:
+    from fashion_tl.cli import main
+
+    flags = [
+        "--data.source",
+        "garments",
+        "--data.drawn",
+        "120",
+        "--data.batch_size",
+        "8",
+        "--model",
+        "ScratchClassifier",
+    ]
+    flags += ["--trainer.enable_progress_bar", "false"]
+    assert main(["fit", *flags, "--trainer.max_steps", "145"]) == 0  # more than the ten epochs that are usual
+    assert rows("run")[-1]["step"] == "145"
+    assert len(rows("run")) == 12
+
+
+def test_phases_that_never_run_do_not_count(fit: Fit) -> None:
+    with pytest.warns(UserWarning, match="the phase 7: all begins after the end of the run and is left out"):
+        assert fit("--model.train", "{0: head, 1: layer4, 7: all}", epochs=2) == 0
+    model = read_record(Path("lightning_logs/run/version_0"))["model"]
+    assert [phase["trains"] for phase in model["phases"]] == ["head", "layer4 and head"]
+    assert float(rows()[-1]["lr"]) == 0  # the schedule has come to its end
+
+
+def test_images_per_second_are_of_images_that_were_seen(fit: Fit) -> None:
+    assert fit("--trainer.limit_train_batches", "2", classifier="ScratchClassifier", epochs=2) == 0
+    assert [row["images"] for row in rows()] == ["64", "64"]
+    time = read_record(Path("lightning_logs/run/version_0"))["time"]
+    assert time["images_per_second"] == pytest.approx(128 / sum(time["epoch_seconds"]))
+
+
+def test_without_validation_a_run_is_refused_at_once(fit: Fit, workdir: Path, capsys) -> None:
+    assert fit("--trainer.limit_val_batches", "0") == 2
+    assert "limit_val_batches is 0: validation chooses" in capsys.readouterr().err
+    assert list(workdir.rglob("*")) == []
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "val/macro_f1"])
+def test_any_figure_of_validation_may_choose(fit: Fit, monitor: str) -> None:
+    flags = ("--monitor", monitor, "--patience", "5")
+    assert fit(*flags, classifier="ScratchClassifier", epochs=3) == 0
+    best = read_record(Path("lightning_logs/run/version_0"))["best"]
+    choose = min if monitor == "val/loss" else max
+    assert best["value"] == choose(float(row[monitor]) for row in rows())
+    assert torch.load("checkpoints/run/version_0/best.ckpt", weights_only=True)["epoch"] == best["epoch"]
+
+
+def test_class_weights_come_from_the_training_labels(fit: Fit) -> None:
+    flags = ("--model.class_weights", "balanced", "--model.objective", "focal")
+    assert fit(*flags, classifier="ScratchClassifier") == 0
+    from fashion_tl import load_classifier
+
+    model = read_record(Path("lightning_logs/run/version_0"))["model"]
+    assert (model["objective"], model["class_weights"]) == ("Focal", pytest.approx([1.0] * 10))
+    weights = load_classifier("checkpoints/run/version_0/best.ckpt").objective.class_weights
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([1.0] * 10)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")  # between torch and Lightning
+def test_validation_that_broke_off_is_not_mixed_into_the_next(tmp_path: Path, monkeypatch) -> None:
+    from lightning.pytorch import Trainer
+
+    from fashion_tl import ImageDataModule, ScratchClassifier
+
+    data = ImageDataModule("garments", drawn=120, eval_batch_size=4)
+    data.setup()
+    module = ScratchClassifier(data.class_names, input_spec=data.input_spec)
+
+    def validate(**settings: Any) -> dict[str, float]:
+        quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet, **settings)
+        return dict(trainer.validate(module, datamodule=data, verbose=False)[0])
+
+    whole = validate()
+    monkeypatch.setattr(module, "on_validation_epoch_end", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        validate(limit_val_batches=1)
+    monkeypatch.undo()
+    assert validate() == whole
+
+
+# From a notebook
+
+
+def test_a_run_from_a_notebook(workdir: Path) -> None:
+    import fashion_tl
+
+    config = {
+        "name": "mine",
+        "data": {"source": "garments", "drawn": 120},
+        "model": {"class_path": "ScratchClassifier"},
+    }
+    changes = {"trainer.max_epochs": 2, "trainer.enable_progress_bar": False, "data.augment": {"mirror": 0.5}}
+    run = fashion_tl.fit(config, changes)
+    assert run.record["status"] == "completed"
+    assert run.test["accuracy"] == read_record(Path("lightning_logs/mine/version_0"))["test"]["accuracy"]
+    assert run.model.class_names[0] == "T-shirt/top"
+    assert not run.model.training
+    Path("mine.yaml").write_text(
+        "name: file\ndata: {source: garments, drawn: 120}\nmodel: {class_path: ScratchClassifier}\n"
+    )
+    best = fashion_tl.search("mine.yaml", {"model.lr": [1e-6, 0.01]}, changes)
+    assert best.keys() == {"model.lr"}
+    runs = fashion_tl.repeat("mine.yaml", 2, {**changes, **best})
+    assert [each.record["seed"] for each in runs] == [0, 1]
+    assert "PL_GLOBAL_SEED" not in os.environ  # the run's seed is no longer anybody's
+
+
+def test_public_names_are_lazy_and_all_there() -> None:
+    import fashion_tl
+
+    assert all(getattr(fashion_tl, name) is not None for name in fashion_tl.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = fashion_tl.nothing

@@ -30,6 +30,9 @@ def expand_extends(args: list[str]) -> list[str]:
             expanded.append(arg)
             continue
         named = value if equals else next(rest, "")
+        if "\n" in named:  # the content of a file
+            expanded += ["-c", named]
+            continue
         for path in _chain(Path(named)):
             expanded += ["-c", str(path)]
     return expanded

@@ -10,23 +10,20 @@ from functools import cached_property
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
-from fashion_tl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from fashion_tl.callbacks.features import FeatureCache
-from fashion_tl.callbacks.progress_bar import PhaseProgressBar
 from fashion_tl.callbacks.recorder import RunRecorder
-from fashion_tl.callbacks.tensorboard import RunLogger, TensorBoardPictures
+from fashion_tl.callbacks.tensorboard import RunLogger
 from fashion_tl.errors import UserError
 from fashion_tl.process import is_first_process, keep_freed_memory, stop_looking_for_gpus
 from fashion_tl.records.record import FAILED, RunPaths, read_record, taken, write_record
 from fashion_tl.runs import checks
-from fashion_tl.runs.configs import flat
+from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
 from fashion_tl.seeds import seeded
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.freezing import EarlyStopping, FreezeUnfreeze
 from fashion_tl.training.loading import load_classifier
 
 
@@ -98,7 +95,7 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         logger = built.trainer.logger
         if logger is None:
             logger = RunLogger(paths) if tested and not trial else False
-        callbacks = _callbacks(config, built.trainer, cache, recorder, bool(logger), tested, trial)
+        callbacks = callbacks_of(config, built.trainer, cache, recorder, bool(logger), tested, trial)
         keeping = any(isinstance(callback, Checkpoint) for callback in callbacks)
         trainer = make_trainer(built.trainer, logger=logger, callbacks=callbacks, enable_checkpointing=keeping)
 
@@ -115,48 +112,14 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         return Run(None, {}) if trial else _test(trainer, model, data, recorder.paths, tested)
 
 
-def _callbacks(
-    config: Namespace,
-    trainer: Mapping[str, Any],
-    cache: FeatureCache,
-    recorder: RunRecorder,
-    logged: bool,
-    tested: bool,
-    trial: bool,
-) -> list[Callback]:
-    """List the callbacks of a run: the plan comes first, checkpoints come last."""
-    callbacks: list[Callback] = [FreezeUnfreeze(), cache, *(trainer["callbacks"] or [])]
-    if trainer["enable_progress_bar"]:
-        callbacks.append(PhaseProgressBar())
-    if trial:
-        return callbacks
-    if config.patience is not None:
-        mode = "min" if config.monitor.endswith("loss") else "max"
-        callbacks.append(
-            EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_on_train_epoch_end=False)
-        )
-    callbacks.append(recorder)
-    if not tested:  # a candidate of a search keeps its record alone
-        return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-    settings = {**flat(config.model), **flat(config.data), "seed": config.seed_everything}
-    callbacks.append(TensorBoardPictures(settings, recorder))
-    if logged:
-        callbacks.append(LearningRateMonitor("step"))
-    if trainer["enable_checkpointing"] is not False:
-        callbacks += [
-            BestCheckpoint(config.monitor),
-            LastCheckpoint(config.checkpoint_minutes, config.checkpoint_steps),
-        ]
-    return callbacks
-
-
 def _test(trainer: Trainer, model: ImageClassifier, data: Any, paths: RunPaths, tested: bool) -> Run:  # noqa: ANN401
     """Test the best checkpoint, once, and return what was recorded."""
     first = trainer.is_global_zero
     if tested:
         if not trainer.strategy.broadcast(paths.best.is_file()):
-            record = read_record(paths.logs)
-            write_record(paths.logs, {**record, "status": FAILED, "reason": "no checkpoint was written to be tested"})
+            if first:
+                record = {**read_record(paths.logs), "status": FAILED, "reason": "no checkpoint was written to test"}
+                write_record(paths.logs, record)
             raise UserError(
                 f"{paths.logs}: no checkpoint was written, so nothing was tested. It takes one epoch with validation, "
                 "and --trainer.enable_checkpointing true."
