@@ -10,22 +10,28 @@ if sys.platform != "win32":
     import fcntl
 
 
-def claim(path: Path) -> int | None:
-    """Open and lock a file, making it if absent.
+def claim(path: Path, create: bool = True) -> tuple[int, bool] | None:
+    """Open and lock a file.
+
+    Args:
+        path: The file.
+        create: Whether to make it if it is absent.
 
     Returns:
-        Its descriptor, to be closed by the caller; None if another process has the lock, or had it and removed the file
-        meanwhile. Where files cannot be locked (Windows, some network disks) every process gets a descriptor.
+        Its descriptor, to be closed by the caller, and whether it could be locked (not on Windows and some network
+        disks); None if another process has the lock, or had it and removed the file meanwhile.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+    locked = False
     try:
         if sys.platform != "win32":
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
         if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
+            return descriptor, locked
     except (BlockingIOError, FileNotFoundError):
         pass
     except OSError:
-        return descriptor
+        return descriptor, False
     os.close(descriptor)
     return None

@@ -21,6 +21,7 @@ import pytest
 from fashion_tl.errors import UserError
 from fashion_tl.features import store
 from fashion_tl.features.store import CacheWriteError, Writer
+from fashion_tl.locks import claim
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
 
@@ -358,18 +359,17 @@ def test_a_writer_writes_only_within_its_context(tmp_path: Path) -> None:
 def test_a_writer_whose_new_file_is_taken_for_a_stale_one_makes_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = store._claim
     taken: list[Path] = []
 
-    def late(path: Path, flags: int = 0) -> tuple[int, bool] | None:
-        if flags and not taken:
+    def late(path: Path, create: bool = True) -> tuple[int, bool] | None:
+        if create and not taken:
             taken.append(path)
             path.touch()
             assert len(store._remove_stale(tmp_path)) == 1  # before the writer has its lock
             return None
-        return claim(path, flags)
+        return claim(path, create)
 
-    monkeypatch.setattr(store, "_claim", late)
+    monkeypatch.setattr(store, "take", late)
     path = write(tmp_path)
     assert names(tmp_path) == {path.name}
     assert len(taken) == 1
@@ -384,7 +384,7 @@ def test_a_lock_of_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, mon
         path.unlink()
 
     monkeypatch.setattr("fcntl.flock", slow)
-    assert store._claim(path, os.O_CREAT) is None
+    assert claim(path) is None
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

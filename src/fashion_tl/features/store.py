@@ -38,9 +38,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fashion_tl.errors import UserError
-
-if sys.platform != "win32":
-    import fcntl
+from fashion_tl.locks import claim as take
 
 Plain: TypeAlias = "bool | int | float | str | Sequence[Plain] | Mapping[str, Plain] | None"
 Arrays: TypeAlias = Mapping[str, tuple[DTypeLike, Sequence[int]]]
@@ -247,7 +245,7 @@ class Writer:
         with self._or_nothing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _remove_stale(self.path.parent)
-            while (claim := _claim(self._partial, os.O_CREAT)) is None:
+            while (claim := take(self._partial)) is None:
                 time.sleep(0.01)  # another run took the new file for a stale one, before it was locked
             self._file = os.fdopen(claim[0], "r+b")
             _allocate(claim[0], self._start + _end(self._fields))
@@ -421,7 +419,7 @@ def lock(folder: Path, key: str, waiting: Callable[[], object] = lambda: None) -
     told = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        while (claim := _claim(path, os.O_CREAT)) is None:
+        while (claim := take(path)) is None:
             if not told:
                 waiting()
             told = True
@@ -435,36 +433,13 @@ def lock(folder: Path, key: str, waiting: Callable[[], object] = lambda: None) -
         os.close(claim[0])
 
 
-def _claim(path: Path, flags: int = 0) -> tuple[int, bool] | None:
-    """Open and lock a file.
-
-    Returns:
-        Its descriptor, and whether it could be locked (not on Windows and some network disks); None if another process
-        has the lock, or had it and removed the file meanwhile.
-    """
-    descriptor = os.open(path, os.O_RDWR | flags, 0o666)
-    locked = False
-    try:
-        if sys.platform != "win32":
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor, locked
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError:
-        return descriptor, False
-    os.close(descriptor)
-    return None
-
-
 def _remove_stale(folder: Path) -> list[int]:
     """Remove what killed runs left; returns the sizes of the unfinished entries."""
     sizes = []
     for path in [*folder.glob(".*.partial"), *folder.glob(".*.lock")]:
         with contextlib.suppress(OSError):
             age = time.time() - path.stat().st_mtime
-            if claim := _claim(path):
+            if claim := take(path, create=False):
                 size = _remove(path) if claim[1] or age > _DAY else None
                 os.close(claim[0])
                 if size is not None and path.suffix == ".partial":

@@ -92,23 +92,20 @@ def taken(paths: RunPaths, new: bool) -> Iterator[None]:
     """
     lock = paths.logs.with_name(f".{paths.logs.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = claim(lock)
+    held = claim(lock)
     try:
-        if descriptor is None:
-            raise FileExistsError
+        if held is None or (new and paths.logs.exists()):
+            raise UserError(
+                f"another process has taken {paths.logs}: "
+                + ("start this one again." if new else "wait until it is done, or stop it.")
+            )
         if new:
             paths.logs.mkdir()
-    except FileExistsError as error:
-        raise UserError(
-            f"another process has taken {paths.logs}: "
-            + ("start this one again." if new else "wait until it is done, or stop it.")
-        ) from error
-    try:
         yield
     finally:
-        if descriptor is not None:
+        if held is not None:
             lock.unlink(missing_ok=True)  # while it is locked: who waits for this file sees that it is gone
-            os.close(descriptor)
+            os.close(held[0])
 
 
 def write_text(path: Path, text: str) -> None:
