@@ -29,11 +29,12 @@ Outputs = list[tuple[Tensor, ...]]
 WORTH_COMPILING = 150.0
 """Seconds of eager mode that must lie ahead before a pass is compiled.
 
-Measured on 2 cores of an AMD EPYC with AVX-512, torch 2.15, with freed memory kept (``process.keep_freed_memory``, as
-every run has it), batches of 256: compiling takes 10 to 30 s. It makes ResNet-18 1.07 to 1.15 times as fast at 64 px
-(its convolutions run near the peak of the cores as they are), EfficientNet-Lite0 1.3 to 1.6 times at 96 px,
-MobileNetV2-0.35 1.4 to 1.5 times at 64 px. At 150 s ResNet-18 just wins the 10 s back that it takes to compile; the
-others win 25 s or more. A pass over 55,000 images takes 42 s, 50 s and 7 s at these sizes: none of them is compiled.
+Measured on 2 shared cores of an AMD EPYC with AVX-512, torch 2.15, with freed memory kept
+(``process.keep_freed_memory``, as every run has it), batches of 256: compiling takes 10 to 30 s. Compiled batches are
+1.06 to 1.15 times as fast with ResNet-18 at 64 px (its convolutions bound it as they are), 1.3 to 1.6 times with
+EfficientNet-Lite0 at 96 px, 1.4 to 1.5 times with MobileNetV2-0.35 at 64 px. At 150 s ResNet-18 about wins the 10 s
+back that it takes to compile; the others win some 20 s. In eager mode on an idle machine 55,000 images take about 42 s,
+50 s and 7 s at these sizes, so that none of these passes is compiled.
 """
 TOLERANCE = 2e-5
 """How far compiled outputs may lie from those of eager mode, as a share of the largest magnitude of each output."""
