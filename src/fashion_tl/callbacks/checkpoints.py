@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from fashion_tl.records.record import RunPaths
 
+ASKED_EVERY = 16  # batches between two looks at the clock, which several processes must agree on
+
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt`` from the end of the epoch whose validation was the best; epochs without one are passed over.
@@ -84,6 +86,8 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Keep the state within an epoch, after an optimizer step; not after the last: the end of the epoch follows."""
         if self.minutes is None and self.steps is None:
+            return
+        if self.steps is None and (batch_idx + 1) % ASKED_EVERY:
             return
         if trainer.is_last_batch or trainer.should_stop or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fashion_tl.data.batches import VIEWS, CachedFeatures, Split, declared
 from fashion_tl.errors import UserError
+from fashion_tl.features.inference import prepare
 from fashion_tl.features.keys import function_hash, versions
 from fashion_tl.features.store import (
     CacheWriteError,
@@ -270,7 +271,7 @@ class FeatureCache(Callback):
     ) -> None:
         """Compute the features at some boundaries in one pass over a part of the data."""
         began = time.perf_counter()
-        rows_of = self._rows(trainer, module, missing)
+        rows_of = self._rows(trainer, module, missing, len(split))
         sizes: dict[int, dict[str, Any]] = {b: {} for b in missing}
         for b, name, row in rows_of(next(split.in_order(1))):
             sizes[b][name] = (row.dtype, (len(split), *row.shape[1:]))
@@ -279,7 +280,7 @@ class FeatureCache(Callback):
             return
         if fitting != list(missing):
             missing = {b: missing[b] for b in fitting}
-            rows_of = self._rows(trainer, module, missing)
+            rows_of = self._rows(trainer, module, missing, len(split))
         start = 0
         with ExitStack() as files:
             writers = {b: files.enter_context(Writer(self.folder, missing[b], sizes[b])) for b in missing}
@@ -310,22 +311,22 @@ class FeatureCache(Callback):
         return []
 
     def _rows(
-        self, trainer: Trainer, module: ImageClassifier, missing: Mapping[int, Mapping[str, Any]]
+        self, trainer: Trainer, module: ImageClassifier, missing: Mapping[int, Mapping[str, Any]], count: int
     ) -> Callable[[Tensor], list[tuple[int, str, np.ndarray]]]:
-        """Return a function from images as held to the rows of each boundary and view."""
+        """Return a function from images as held, ``count`` in all, to the rows of each boundary and view."""
         size, channels = module.input_spec.image_size, module.preprocess.channels
         chain: Sequence[nn.Module] = chain_network(module.network, list(missing), size, channels)[:-1]
         views: list[str] = next(iter(missing.values()))["views"]
         precision = str(trainer.precision)
+        lower = prepare(chain, count * len(views), self.batch_size)
 
         def rows_of(images: Tensor) -> list[tuple[int, str, np.ndarray]]:
             rows = []
             for view in views:
                 with trainer.precision_plugin.forward_context(), torch.inference_mode():
-                    given: tuple[Tensor, ...] = (module.preprocess(VIEWS[view](images).to(module.device)),)
-                    for network, b in zip(chain, missing, strict=True):
-                        given = network(*given)
-                        rows += [(b, f"{view}/{i:03d}", _stored(tensor, precision)) for i, tensor in enumerate(given)]
+                    outputs = lower(module.preprocess(VIEWS[view](images).to(module.device)))
+                    for b, tensors in zip(missing, outputs, strict=True):
+                        rows += [(b, f"{view}/{i:03d}", _stored(tensor, precision)) for i, tensor in enumerate(tensors)]
             return rows
 
         return rows_of

@@ -142,6 +142,7 @@ class ImageClassifier(LightningModule):
         self._upper: tuple[nn.Module, ...] = ()
         self._compile_backend: str | None = None
         self._losses: Mapping[int, float] = {}
+        self._followed: Plan | None = None
         self._bounded: tuple[tuple[float, ...], Plan] | None = None
         self._logged = False
 
@@ -222,9 +223,9 @@ class ImageClassifier(LightningModule):
             self._bounded = (*limits, id(self.plan)), self.plan.bounded(*limits)
         return self._bounded[1]
 
-    def follow_losses(self, losses: Mapping[int, float]) -> None:
-        """Take the validation loss of each epoch, as it grows, for a schedule that depends on it."""
-        self._losses = losses
+    def follow(self, plan: Plan, losses: Mapping[int, float]) -> None:
+        """Take the plan in force, and the validation loss of each epoch, as it grows, for what sets the rates."""
+        self._followed, self._losses = plan, losses
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 - from any loader
         """Return the loss of a batch of inputs and classes."""
@@ -270,19 +271,19 @@ class ImageClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Draw what belongs to where training stands."""
-        self._seed()
+        self._seed(progress_of(self.trainer).batch)
 
     def on_train_epoch_start(self) -> None:
         """Begin the figures of an epoch."""
         self.training_figures.reset()
         self._logged = False
-        self._seed()
+        self._seed(0)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - Lightning's types
         """Log an epoch whose batches are done, and seed the next batch."""
         if self.trainer.is_last_batch or self.trainer.should_stop:
             self.log_training_figures()
-        self._seed()
+        self._seed(batch_idx + 1)
 
     def on_train_epoch_end(self) -> None:
         """Log an epoch that ended early."""
@@ -306,7 +307,7 @@ class ImageClassifier(LightningModule):
     def on_validation_end(self) -> None:
         """Seed the next batch: a validation in the middle of an epoch may have drawn."""
         if self.trainer.state.fn == "fit":
-            self._seed()
+            self._seed(progress_of(self.trainer).batch)
 
     def on_test_epoch_start(self) -> None:
         """Begin the figures of a test."""
@@ -316,11 +317,10 @@ class ImageClassifier(LightningModule):
         """Log test loss, accuracy and macro F1."""
         self.log_dict(self.test_figures.final("test"))
 
-    def _seed(self) -> None:
+    def _seed(self, batch: int) -> None:
         seed = run_seed()
         if seed is not None:
-            progress = progress_of(self.trainer)
-            seed_batch(seed, self.global_rank, progress.epoch, progress.batch, self.device)
+            seed_batch(seed, self.global_rank, self.trainer.current_epoch, batch, self.device)
 
     def configure_callbacks(self) -> list[Callback]:
         """Bring the freeze/unfreeze callback along, so that the module needs nothing but a Trainer."""
@@ -338,7 +338,7 @@ class ImageClassifier(LightningModule):
         def rates() -> list[float]:
             if self.trainer.train_dataloader is None:
                 return peaks[0]  # until training starts and the length of an epoch is known
-            plan, progress = self.current_plan(), progress_of(self.trainer)
+            plan, progress = self._followed or self.current_plan(), progress_of(self.trainer)
             factor = plan.factor(progress, self._losses)
             return [peak * factor for peak in peaks[plan.phase(progress)]]
 

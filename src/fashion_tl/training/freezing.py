@@ -18,6 +18,7 @@ from torch import Tensor
 from fashion_tl.errors import UserError
 from fashion_tl.models.staged import StagedNetwork, count_parameters
 from fashion_tl.seeds import run_seed
+from fashion_tl.training.optimizer import FollowsFreezing
 from fashion_tl.training.plan import Plan, Progress, differences
 from fashion_tl.training.progress import progress_of
 from fashion_tl.training.schedules import PlanSchedule
@@ -38,8 +39,8 @@ class PlannedModule(Protocol):
     def describe_phase(self, index: int) -> str:
         """Say in words what trains in a phase."""
 
-    def follow_losses(self, losses: Mapping[int, float]) -> None:
-        """Take the validation loss of each epoch, as it grows."""
+    def follow(self, plan: Plan, losses: Mapping[int, float]) -> None:
+        """Take the plan in force, and the validation loss of each epoch, as it grows."""
 
 
 class FreezeUnfreeze(Callback):
@@ -96,7 +97,6 @@ class FreezeUnfreeze(Callback):
         plan = module.current_plan()
         for phase in module.plan.phases[len(plan.phases) :]:
             rank_zero_warn(f"the phase {phase.start}: {phase.train} begins after the end of the run and is left out")
-        module.follow_losses(self.losses)
         loader: Any = trainer.train_dataloader
         if progress.batch and hasattr(loader, "start_at"):
             loader.start_at(progress.epoch, progress.batch)
@@ -151,10 +151,14 @@ class FreezeUnfreeze(Callback):
             self._index = index
             module.enter_phase(index)
             self._synchronise(trainer, module)
+            for optimizer in trainer.optimizers:
+                if isinstance(optimizer, FollowsFreezing):
+                    optimizer.follow_freezing()
             frozen = module.network.frozen_buffers()
             self._buffers = {name: buffer.detach().clone() for name, buffer in frozen.items()}
             if progress.epochs == plan.phases[index].start:
                 _draw_phase(trainer, module, plan, index)
+        module.follow(plan, self.losses)
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, PlanSchedule):
                 config.scheduler.apply()
