@@ -221,3 +221,35 @@ def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypa
     assert "computed once" in capsys.readouterr().out
     assert fit(*flags, "--cache", "off", name="off", epochs=3) == 0
     assert_equal_runs("on", "off")
+
+
+def test_a_phase_whose_features_do_not_fit_loses_its_cache_alone(fit: Fit, folder: Path, capsys, monkeypatch):
+    flags = ("--model.train", "{0: head, 1: layer2}", "--model.optimizer", "sgd")
+    assert fit(*flags, name="fits", epochs=2) == 0
+    sizes = sorted(file.stat().st_size for file in folder.glob("*.ftl"))
+    for file in folder.glob("*.ftl"):
+        file.unlink()
+    monkeypatch.setenv("FASHION_TL_CACHE_LIMIT", str((sizes[-1] - 1) / 2**30))  # all but the largest entry fit
+    capsys.readouterr()
+    assert fit(*flags, name="tight", epochs=2) == 0
+    said = capsys.readouterr().out
+    assert "cache: features of train below head computed once" in said
+    assert said.count("cache: not used, it needs") == 1
+    assert_equal_runs("fits", "tight")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16), ("32-true", torch.float32)]
+)
+def test_features_are_stored_in_the_precision_of_the_run(precision: str, dtype: torch.dtype) -> None:
+    from fashion_tl.callbacks.features import _stored
+    from fashion_tl.data.batches import Batch, CachedFeatures
+
+    features = torch.tensor([[1.0, -3.0], [6e4, 2.0**-9]]).to(dtype)
+    if dtype != torch.float16:
+        features[1, 0] = 1e5  # beyond what float16 holds
+    found = CachedFeatures([[_stored(features.float(), precision)]])
+    (rows_of,) = found.fetch(Batch(torch.tensor([1, 0]), torch.tensor([0, 0])), training=False)
+    assert rows_of.dtype == torch.float32
+    assert torch.equal(rows_of, features.float()[[1, 0]])
+    assert found.nbytes == features.nbytes

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from fashion_tl.data.batches import VIEWS, CachedFeatures, Split, declared
 from fashion_tl.errors import UserError
-from fashion_tl.features.inference import prepare
 from fashion_tl.features.keys import function_hash, versions
 from fashion_tl.features.store import (
     CacheWriteError,
@@ -314,6 +313,8 @@ class FeatureCache(Callback):
         self, trainer: Trainer, module: ImageClassifier, missing: Mapping[int, Mapping[str, Any]], count: int
     ) -> Callable[[Tensor], list[tuple[int, str, np.ndarray]]]:
         """Return a function from images as held, ``count`` in all, to the rows of each boundary and view."""
+        from fashion_tl.features.inference import prepare  # with timm, which a run from scratch can do without
+
         size, channels = module.input_spec.image_size, module.preprocess.channels
         chain: Sequence[nn.Module] = chain_network(module.network, list(missing), size, channels)[:-1]
         views: list[str] = next(iter(missing.values()))["views"]

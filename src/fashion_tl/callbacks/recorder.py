@@ -109,8 +109,9 @@ class RunRecorder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and to measure memory."""
         self._fit_began = time.perf_counter()
-        self._memory = PeakMemory(trainer.strategy.root_device)
-        self._memory.start()
+        if self.tested:
+            self._memory = PeakMemory(trainer.strategy.root_device)
+            self._memory.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration and a record that says "running"."""

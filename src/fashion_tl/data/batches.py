@@ -60,6 +60,7 @@ class Batch:
 
     def to(self, device: torch.device, **options: Any) -> Batch:  # noqa: ANN401 - of Tensor.to
         """Move the batch to a device; Lightning calls this."""
+        options.setdefault("non_blocking", torch.device(device).type == "cuda")
         images = None if self.images is None else self.images.to(device, **options)
         return Batch(self.positions.to(device, **options), self.labels.to(device, **options), images)
 

@@ -47,8 +47,12 @@ On the same machine, with one thread: ResNet-18 at 64 px takes 0.35 s to fold an
 (0.39 s in eager mode); EfficientNet-Lite0 at 96 px 0.34 s, and 0.30 s (0.44 s); MobileNetV2-0.35 at 64 px 0.06 s, and
 0.037 s (0.056 s). That is won back within four batches.
 """
-TOLERANCE = 2e-5
-"""How far outputs may lie from those of eager mode, as a share of the largest magnitude of each output."""
+TOLERANCE = 2e-4
+"""How far outputs may lie from those of eager mode, as a share of the largest magnitude of each output.
+
+It tells mistakes from rounding in 32 bits, which gives up to 5e-5 on Fashion-MNIST with MobileNetV2-0.35 at 64 px. There
+folded and eager features are about as far from those in 64 bits: 1.1e-6 and 0.8e-6 (root mean square).
+"""
 
 _UNTIMED, _TIMED = 1, 3  # the first batch has oneDNN choose its kernels
 _COMPILING_RAISES = (  # what is not one of torch's own, which are RuntimeErrors, comes of its code or of the compiler
