@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fashion_tl.callbacks.tensorboard import confusion_picture
-from fashion_tl.diagnose.pictures import Captioned, image_grid, pair_rows
-from fashion_tl.explain.sheet import Sheet
+from fashion_tl.inspection.diagnose_plots import Captioned, image_grid, pair_rows
+from fashion_tl.inspection.panel_grid import Sheet
 from fashion_tl.plain_text import plain_text
 
 # A broken formula, a formula, two lone dollars, letters that DejaVu lacks.

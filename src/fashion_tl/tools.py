@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fashion_tl.diagnose import verb as diagnose_verb
 from fashion_tl.errors import UserError, unknown_name
-from fashion_tl.explain import verb as explain_verb
-from fashion_tl.robustness import verb as robustness_verb
+from fashion_tl.inspection import diagnose as diagnose_verb
+from fashion_tl.inspection import explain as explain_verb
+from fashion_tl.inspection import robustness as robustness_verb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,10 +83,10 @@ def predict(
     calibrated: bool = False,
 ) -> None:
     """Write one row an image: path, predicted class, and the probability of every class."""
-    from fashion_tl.analysis.metrics import softmax
     from fashion_tl.data.files import decoded, image_files
     from fashion_tl.data.transforms import to_float
-    from fashion_tl.diagnose.scaling import load_calibration
+    from fashion_tl.inspection.scaling import load_calibration
+    from fashion_tl.metrics.metrics import softmax
     from fashion_tl.records.record import write_text
     from fashion_tl.training.loading import load_classifier
 

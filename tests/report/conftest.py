@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fashion_tl.analysis.metrics import summarise
+from fashion_tl.metrics.metrics import summarise
 from fashion_tl.report.collect import collect
 from fashion_tl.report.figures import entries_of, pairs_of, spreads_of
 from fashion_tl.report.find import LeftOut

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fashion_tl.analysis.metrics import summarise
-from fashion_tl.analysis.uncertainty import calibration_interval
+from fashion_tl.metrics.metrics import summarise
+from fashion_tl.metrics.uncertainty import calibration_interval
 from fashion_tl.report.tables import csv_text, markdown_text
 
 EXACT = 1e-9

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from fashion_tl.analysis.metrics import summarise
 from fashion_tl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from fashion_tl.callbacks.features import FeatureCache
 from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
+from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
 from fashion_tl.process import PeakMemory
 from fashion_tl.records.findings import write_arrays

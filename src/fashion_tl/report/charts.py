@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from fashion_tl.analysis.metrics import Floats
+from fashion_tl.metrics.metrics import Floats
 from fashion_tl.report.figures import Entry, front_of
 from fashion_tl.report.multiples import confusion, filters, reliability
 from fashion_tl.report.plots import HEIGHT, INK, Plot, canvas, colour, finish, mark, marker, short

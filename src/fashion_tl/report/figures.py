@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fashion_tl.analysis.calibration import Reliability, reliability
-from fashion_tl.analysis.metrics import Floats, Ints, per_class, softmax, summarise
-from fashion_tl.analysis.pareto import pareto_front
-from fashion_tl.analysis.significance import McNemar, holm, mcnemar
-from fashion_tl.analysis.uncertainty import (
+from fashion_tl.metrics.calibration import Reliability, reliability
+from fashion_tl.metrics.metrics import Floats, Ints, per_class, softmax, summarise
+from fashion_tl.metrics.pareto import pareto_front
+from fashion_tl.metrics.significance import McNemar, holm, mcnemar
+from fashion_tl.metrics.uncertainty import (
     bootstrap_intervals,
     calibration_interval,
     mean_and_deviation,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fashion_tl.analysis.metrics import Floats
+from fashion_tl.metrics.metrics import Floats
 from fashion_tl.records.record import BROKEN_ARRAYS
 from fashion_tl.report.figures import Entry, Pair
 from fashion_tl.report.reading import load_arrays

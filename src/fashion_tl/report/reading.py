@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from fashion_tl.analysis.metrics import Floats, Ints
 from fashion_tl.errors import UserError
+from fashion_tl.metrics.metrics import Floats, Ints
 from fashion_tl.records.record import BROKEN_ARRAYS, read_record
 from fashion_tl.report.html import clean
 

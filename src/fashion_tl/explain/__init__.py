@@ -1,1 +1,0 @@
-"""What a classifier looks at: class activation maps, filters, channels and features."""

@@ -1,0 +1,124 @@
+"""Where in an image the evidence for a class lies, by captum's methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fashion_tl.inspection.layers import Target, tapped
+from fashion_tl.models.staged import StagedNetwork
+from fashion_tl.training.classifier import ImageClassifier
+
+METHODS = {
+    "grad_cam": "Grad-CAM (Selvaraju et al. 2017)",
+    "integrated_gradients": "integrated gradients (Sundararajan et al. 2017)",
+    "occlusion": "occlusion (Zeiler and Fergus 2014)",
+}
+BATCH = 16
+STEPS = 32  # of the integral from black to the image
+PATCHES = 6  # an occluding square is this part of the image's side
+
+HeatMaps = Callable[[StagedNetwork, Target, Tensor, Tensor], Tensor]
+
+
+def method_of(name: str, module: ImageClassifier, advance: Callable[[int], None] | None = None) -> HeatMaps:
+    """Return a function of network, target, preprocessed images (B, C, H, W) and classes (B,).
+
+    It gives relevances (B, h, w), 0 where nothing speaks for the class and 1 at an image's strongest place; a map on
+    which nothing does is 0 everywhere.
+
+    Args:
+        name: One of ``METHODS``.
+        module: The classifier, whose preprocessing says what a black image is.
+        advance: Called with the number of images done, from time to time.
+    """
+    methods: dict[str, Callable[[StagedNetwork, Target, Tensor, Tensor], Tensor]] = {
+        "grad_cam": grad_cam,
+        "integrated_gradients": partial(_integrated_gradients, _black(module)),
+        "occlusion": _occlusion,
+    }
+
+    def heat(network: StagedNetwork, target: Target, images: Tensor, classes: Tensor) -> Tensor:
+        maps = []
+        for part in _batches(len(images)):
+            maps.append(scaled(methods[name](network, target, images[part], classes[part])))
+            if advance is not None:
+                advance(len(maps[-1]))
+        return torch.cat(maps)
+
+    return heat
+
+
+def grad_cam(network: nn.Module, target: Target, images: Tensor, classes: Tensor) -> Tensor:
+    """Compute Grad-CAM (Selvaraju et al. 2017, equations 1 and 2) of the logits of some classes.
+
+    Args:
+        network: Maps preprocessed images to logits; its parameters may be frozen.
+        target: The layer whose map is weighed.
+        images: Preprocessed images (B, C, H, W).
+        classes: A class for each image (B,).
+
+    Returns:
+        Maps (B, side, side), 0 or above, on the scale of the logits.
+    """
+    from captum.attr import LayerGradCam
+
+    # A gradient must flow although all parameters may be frozen: so the images take one.
+    images = images.detach().requires_grad_()
+    with tapped(target) as tap, torch.enable_grad():
+        maps: Tensor = LayerGradCam(network, tap).attribute(images, target=classes, relu_attributions=True)
+    return maps.detach()[:, 0]
+
+
+def _integrated_gradients(
+    black: Tensor, network: StagedNetwork, target: Target, images: Tensor, classes: Tensor
+) -> Tensor:
+    from captum.attr import IntegratedGradients
+
+    images = images.detach().requires_grad_()
+    baseline = black.to(images.device).expand_as(images)
+    with torch.enable_grad():
+        found: Tensor = IntegratedGradients(network).attribute(
+            images, baseline, target=classes, n_steps=STEPS, internal_batch_size=4 * BATCH
+        )
+    return found.detach().sum(1).clamp(min=0)
+
+
+def _occlusion(network: StagedNetwork, target: Target, images: Tensor, classes: Tensor) -> Tensor:
+    from captum.attr import Occlusion
+
+    side = max(2, images.shape[-1] // PATCHES)
+    step = max(1, side // 2)
+    window = (images.shape[1], side, side)
+    with torch.no_grad():
+        found: Tensor = Occlusion(lambda given: network(given).softmax(1)).attribute(
+            images,
+            window,
+            strides=(images.shape[1], step, step),
+            baselines=images.mean((2, 3), keepdim=True).expand_as(images),
+            target=classes,
+            perturbations_per_eval=4,
+        )
+    return found.sum(1).clamp(min=0)
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Divide maps (B, h, w) by their own maxima; a map of zeros stays one."""
+    largest = maps.amax((1, 2), keepdim=True)
+    return torch.where(largest > 0, maps / largest.clamp(min=torch.finfo(maps.dtype).tiny), 0)
+
+
+def _batches(count: int) -> Iterator[slice]:
+    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
+
+
+def _black(module: ImageClassifier) -> Tensor:
+    spec = module.input_spec
+    with torch.no_grad():
+        black: Tensor = module.preprocess(
+            torch.zeros(1, spec.channels, spec.image_size, spec.image_size, device=module.preprocess.mean.device)
+        )
+    return black

@@ -1,0 +1,181 @@
+"""Calibration of a checkpoint after training: fitted on validation logits, kept beside it, applied to new logits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fashion_tl.errors import UserError
+from fashion_tl.inspection.predictions import Predictions, digest
+from fashion_tl.metrics.calibration import apply_scaling, fit_temperature, fit_vector_scaling
+from fashion_tl.metrics.metrics import Floats, Ints, cross_entropy, softmax
+from fashion_tl.records.record import write_text
+
+SIDECAR = "calibration.json"
+UNSCALED, TEMPERATURE, VECTOR = "unscaled", "temperature", "vector"
+FOLDS = 5
+TINY = 1e-300
+
+Calibrate = Callable[[npt.ArrayLike], Floats]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperature and vector scaling (Guo 2017) of one checkpoint.
+
+    Attributes:
+        checkpoint: Hash of the checkpoint that it was fitted to.
+        class_names: Names of the K classes.
+        method: "unscaled", "temperature" or "vector": what cross-validation chose, which is what to apply.
+        temperature: What logits are divided by.
+        scale: Factor of each class's logit (K,).
+        bias: Summand of each class's logit (K,).
+        images: Validation images that it was fitted to.
+        losses: Cross-validated negative log likelihood in nats of "unscaled", "temperature" and "vector" logits; empty
+            where there are too few images for it.
+    """
+
+    checkpoint: str
+    class_names: tuple[str, ...]
+    method: str
+    temperature: float
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+    images: int
+    losses: dict[str, float]
+
+    def apply(self, logits: npt.ArrayLike, method: str | None = None) -> Floats:
+        """Scale logits (N, K) by the chosen method, or by the one that is named."""
+        if (method or self.method) == UNSCALED:
+            return np.asarray(logits, dtype=np.float64)
+        if (method or self.method) == TEMPERATURE:
+            return apply_scaling(logits, 1 / self.temperature)
+        return apply_scaling(logits, self.scale, self.bias)
+
+
+def fit_calibration(validation: Predictions, checkpoint: str, class_names: tuple[str, ...]) -> Calibration:
+    """Fit both scalings to validation logits and choose between them by cross-validation.
+
+    On the images that it was fitted to, vector scaling with its 2 K values would always win; five-fold
+    cross-validation, stratified and without chance, compares both on images that each has not seen. The temperature
+    is taken where its loss is not above that of the logits as they are, and where some class has fewer than five
+    images; vector scaling where its loss is lower than the temperature's, and the logits' own, by more than a standard
+    error of the difference (the rule of Breiman 1984).
+
+    Args:
+        validation: Logits and labels of validation images, never of the test set.
+        checkpoint: Hash of the checkpoint.
+        class_names: Names of the K classes.
+
+    Raises:
+        UserError: If the logits are unusable.
+    """
+    logits, labels = validation.logits, validation.labels
+    held = _held_out(logits, labels)
+    scale, bias = fit_vector_scaling(logits, labels)
+    return Calibration(
+        checkpoint,
+        class_names,
+        _choose(held, labels),
+        fit_temperature(logits, labels),
+        tuple(scale.tolist()),
+        tuple(bias.tolist()),
+        len(labels),
+        {name: cross_entropy(values, labels) for name, values in held.items()},
+    )
+
+
+def _choose(held: dict[str, Floats], labels: Ints) -> str:
+    if not held:
+        return TEMPERATURE
+    losses = {name: cross_entropy(logits, labels) for name, logits in held.items()}
+    plain = TEMPERATURE if losses[TEMPERATURE] <= losses[UNSCALED] else UNSCALED
+    return VECTOR if _clearly_better(held[VECTOR], held[plain], labels) else plain
+
+
+def _clearly_better(first: Floats, second: Floats, labels: Ints) -> bool:
+    """Tell whether the loss of logits (N, K) is lower than that of others by more than a standard error."""
+    each = np.arange(len(labels))
+    gains = np.log(softmax(first)[each, labels] + TINY) - np.log(softmax(second)[each, labels] + TINY)
+    return bool(gains.mean() > gains.std() / np.sqrt(len(gains)))
+
+
+def _held_out(logits: Floats, labels: Ints) -> dict[str, Floats]:
+    """Scale the logits of each image by what is fitted to the other folds; empty if a class has too few images."""
+    if np.bincount(labels, minlength=logits.shape[1]).min() < FOLDS:
+        return {}
+    order = np.argsort(labels, kind="stable")
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % FOLDS
+    scaled = {UNSCALED: logits, TEMPERATURE: np.empty_like(logits), VECTOR: np.empty_like(logits)}
+    for k in range(FOLDS):
+        seen, held = fold != k, fold == k
+        scaled[TEMPERATURE][held] = logits[held] / fit_temperature(logits[seen], labels[seen])
+        scaled[VECTOR][held] = apply_scaling(logits[held], *fit_vector_scaling(logits[seen], labels[seen]))
+    return scaled
+
+
+def write_calibration(checkpoint: Path, calibration: Calibration) -> Path:
+    """Write a calibration beside its checkpoint, as ``calibration.json``."""
+    path = checkpoint.with_name(SIDECAR)
+    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def read_calibration(checkpoint: Path) -> Calibration | None:
+    """Read the calibration of a checkpoint; None if it has none.
+
+    Raises:
+        UserError: If the file is damaged, or was fitted to another checkpoint.
+    """
+    path = checkpoint.with_name(SIDECAR)
+    again = "Run `fashion-tl diagnose` on the run again, which fits a new one."
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = {**content, **{name: tuple(content[name]) for name in ("class_names", "scale", "bias")}}
+        found = Calibration(**values)
+        _check(found)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}). {again}") from error
+    if found.checkpoint != digest(checkpoint):
+        raise UserError(f"{path} was fitted to another checkpoint than {checkpoint}. {again}")
+    return found
+
+
+def _check(calibration: Calibration) -> None:
+    if calibration.method not in (UNSCALED, TEMPERATURE, VECTOR):
+        raise ValueError(f"its method is {calibration.method!r}")
+    if not len(calibration.class_names) == len(calibration.scale) == len(calibration.bias):
+        raise ValueError("its scale and bias do not have one value a class")
+    values = np.array([calibration.temperature, *calibration.scale, *calibration.bias], dtype=np.float64)
+    if not np.isfinite(values).all() or calibration.temperature <= 0:
+        raise ValueError("its values are not finite, or its temperature is not above 0")
+
+
+def load_calibration(checkpoint: Path) -> Calibrate:
+    """Return the function that turns a checkpoint's logits (N, K) into calibrated probabilities (N, K), in float64.
+
+    Raises:
+        UserError: If the checkpoint has no calibration or another one's. The function raises it for logits of another
+            number of classes.
+    """
+    calibration = read_calibration(checkpoint)
+    if calibration is None:
+        raise UserError(f"{checkpoint} has no calibration: run `fashion-tl diagnose RUN` on its run first.")
+    classes = len(calibration.class_names)
+
+    def calibrate(logits: npt.ArrayLike) -> Floats:
+        values = np.asarray(logits, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != classes:
+            raise UserError(f"logits have shape {values.shape}, {checkpoint} is calibrated for (N, {classes}).")
+        return softmax(calibration.apply(values))
+
+    return calibrate

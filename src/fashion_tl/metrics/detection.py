@@ -1,0 +1,213 @@
+"""Telling images of the known classes from others: scores, and how well a score separates; in NumPy alone.
+
+Every score is higher for images that look like the training data ("inside"), which are the positives unless said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fashion_tl.errors import UserError
+from fashion_tl.metrics.metrics import Floats, Ints, softmax
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well a score separates images inside the training distribution from images outside it.
+
+    Attributes:
+        auroc: Area under the ROC curve, 0 to 1, 0.5 for chance.
+        aupr_inside: Average precision with the inside images as positives, 0 to 1.
+        aupr_outside: Average precision with the outside images as positives, 0 to 1.
+        fpr95: Share of outside images that are let in where at least 95 % of the inside ones are, 0 (best) to 1.
+    """
+
+    auroc: float
+    aupr_inside: float
+    aupr_outside: float
+    fpr95: float
+
+
+def detection(inside: npt.ArrayLike, outside: npt.ArrayLike) -> Detection:
+    """Compute the usual figures of out-of-distribution detection (Hendrycks and Gimpel 2017; Liu 2020).
+
+    Args:
+        inside: Scores (N,) of images of the known classes.
+        outside: Scores (M,) of other images.
+
+    Raises:
+        UserError: If one of the two is empty or holds a NaN.
+    """
+    positive, negative = _check_pair(inside, outside)
+    return Detection(
+        auroc(positive, negative),
+        average_precision(positive, negative),
+        average_precision(-negative, -positive),
+        false_positive_rate(positive, negative),
+    )
+
+
+def auroc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
+    """Compute the area under the ROC curve: the chance that a positive scores higher, ties counted half (Hanley 1982).
+
+    Args:
+        positive: Scores (N,) of the positives.
+        negative: Scores (M,) of the negatives.
+
+    Raises:
+        UserError: If one of the two is empty or holds a NaN.
+    """
+    hits, alarms, _ = _steps(*_check_pair(positive, negative))
+    return float((np.diff(alarms, prepend=0) * (hits + np.concatenate([[0], hits[:-1]])) / 2).sum())
+
+
+def average_precision(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
+    """Compute the area under the precision-recall curve (AUPR), as the sum of precision times gain in recall.
+
+    Args:
+        positive: Scores (N,) of the positives.
+        negative: Scores (M,) of the negatives.
+
+    Raises:
+        UserError: If one of the two is empty or holds a NaN.
+    """
+    hits, _, precision = _steps(*_check_pair(positive, negative))
+    return float((np.diff(hits, prepend=0) * precision).sum())
+
+
+def false_positive_rate(positive: npt.ArrayLike, negative: npt.ArrayLike, true_positive_rate: float = 0.95) -> float:
+    """Compute the share of negatives accepted at the highest threshold that accepts enough positives.
+
+    Args:
+        positive: Scores (N,) of the positives.
+        negative: Scores (M,) of the negatives.
+        true_positive_rate: Share of the positives to accept at least, above 0 and at most 1.
+
+    Raises:
+        UserError: If the rate is out of range, or one of the two is empty or holds a NaN.
+    """
+    if not 0 < true_positive_rate <= 1:
+        raise UserError(f"the true positive rate is {true_positive_rate}, it must be above 0 and at most 1.")
+    hits, alarms, _ = _steps(*_check_pair(positive, negative))
+    return float(alarms[np.argmax(hits >= true_positive_rate)])
+
+
+def _check_pair(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[Floats, Floats]:
+    first, second = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)
+    for scores in (first, second):
+        if scores.ndim != 1 or scores.size == 0 or np.isnan(scores).any():
+            raise UserError(
+                f"scores of shapes {first.shape} and {second.shape} cannot be told apart: "
+                "both must be (N,) with at least one image, and hold no NaN."
+            )
+    return first, second
+
+
+def _steps(positive: Floats, negative: Floats) -> tuple[Floats, Floats, Floats]:
+    """Compute true and false positive rate and precision at every distinct score, from the highest down."""
+    scores = np.concatenate([positive, negative])
+    levels, index = np.unique(-scores, return_inverse=True)
+    hits = np.bincount(index[: positive.size], minlength=levels.size).cumsum()
+    alarms = np.bincount(index[positive.size :], minlength=levels.size).cumsum()
+    return hits / positive.size, alarms / negative.size, hits / (hits + alarms)
+
+
+def max_softmax_score(logits: npt.ArrayLike) -> Floats:
+    """Return the highest class probability (N,) of logits (N, K) (Hendrycks and Gimpel 2017)."""
+    result: Floats = softmax(logits).max(axis=1)
+    return result
+
+
+def energy_score(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
+    """Compute the negative energy T * log sum exp(logits / T) (Liu 2020), which is higher inside.
+
+    Args:
+        logits: Logits (N, K).
+        temperature: T, above 0; the paper uses 1.
+
+    Returns:
+        Scores (N,), unbounded.
+
+    Raises:
+        UserError: If the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise UserError(f"the temperature is {temperature}, it must be above 0, such as 1.")
+    values = np.asarray(logits, dtype=np.float64) / temperature
+    highest = values.max(axis=1, keepdims=True)
+    result: Floats = temperature * (np.log(np.exp(values - highest).sum(axis=1)) + highest[:, 0])
+    return result
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """One Gaussian a class with a covariance common to all, fitted to training features.
+
+    Attributes:
+        means: Mean features of the classes that occur (at most K, D).
+        whitening: Matrix (D, D) that turns the covariance into the identity: features are multiplied by its transpose.
+    """
+
+    means: Floats
+    whitening: Floats
+
+
+def fit_gaussians(features: npt.ArrayLike, labels: npt.ArrayLike, ridge: float = 1e-6) -> Gaussians:
+    """Fit class means and a shared covariance (Lee 2018).
+
+    The covariance (divisor N) gets ``ridge`` times its mean variance added on its diagonal, since features of dead
+    units do not vary at all; where no feature varies, the ridge alone is left.
+
+    Args:
+        features: Features (N, D) of training images, such as those before the head.
+        labels: Classes (N,), 0 or more.
+        ridge: Share of the mean variance to add, above 0.
+
+    Raises:
+        UserError: If shapes disagree, a feature is not finite, a label is negative, or the ridge is not positive.
+    """
+    if not ridge > 0:
+        raise UserError(f"the ridge is {ridge}, it must be above 0, such as 1e-6.")
+    values, truth = _check_features(features, labels)
+    occurring, index = np.unique(truth, return_inverse=True)
+    means = np.stack([values[index == k].mean(axis=0) for k in range(occurring.size)])
+    centred = values - means[index]
+    covariance = centred.T @ centred / len(values)
+    dimensions = len(covariance)
+    variance = float(np.trace(covariance)) / dimensions
+    covariance += ridge * (variance if variance > 0 else 1.0) * np.eye(dimensions)
+    return Gaussians(means, np.linalg.inv(np.linalg.cholesky(covariance)))
+
+
+def _check_features(features: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Ints]:
+    values, truth = np.asarray(features, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    if values.ndim != 2 or truth.shape != values.shape[:1] or values.size == 0:
+        raise UserError(f"features must be (N, D) and labels (N,), got shapes {values.shape} and {truth.shape}.")
+    if not np.isfinite(values).all() or truth.min() < 0:
+        raise UserError("features must be finite and labels 0 or more.")
+    return values, truth
+
+
+def mahalanobis_score(features: npt.ArrayLike, gaussians: Gaussians) -> Floats:
+    """Compute minus the squared Mahalanobis distance to the nearest class mean (Lee 2018), 0 or less.
+
+    Args:
+        features: Features (N, D).
+        gaussians: What ``fit_gaussians`` found on training images.
+
+    Returns:
+        Scores (N,).
+
+    Raises:
+        UserError: If the features have another width than those that were fitted.
+    """
+    values = np.asarray(features, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != gaussians.means.shape[1]:
+        raise UserError(f"features have shape {values.shape}, the Gaussians expect (N, {gaussians.means.shape[1]}).")
+    white = values @ gaussians.whitening.T
+    centres = gaussians.means @ gaussians.whitening.T
+    result: Floats = -np.min([((white - centre) ** 2).sum(axis=1) for centre in centres], axis=0)
+    return result

@@ -1,0 +1,119 @@
+"""What excites channels and classes, and the files of the projector."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.inspection.networks import classifier
+
+from fashion_tl.errors import UserError
+from fashion_tl.inspection import channels as features
+from fashion_tl.inspection.channels import Objective
+from fashion_tl.inspection.layers import Target, choose_target, find_targets
+from fashion_tl.inspection.projector import sample, write_projector
+from fashion_tl.training.scratch import ScratchClassifier
+
+
+def looked_at() -> tuple[ScratchClassifier, Target]:
+    module = classifier()
+    return module, choose_target(find_targets(module.network, 1, 28), module.network, None)
+
+
+def test_a_survey_is_what_the_network_gives() -> None:
+    module, target = looked_at()
+    images = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = features.survey(module, target, [images[:4], images[4:8], images[8:]])
+    with torch.no_grad():
+        prepared = module.preprocess(images)
+        pooled = module.network.backbone(prepared)
+        logits = module(prepared)
+    np.testing.assert_allclose(found.features, pooled.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.logits, logits.numpy(), atol=1e-5)
+    maps = features.activation_maps(module, target, images)
+    np.testing.assert_allclose(found.peaks, maps.flatten(2).max(2).values.numpy(), atol=1e-5)
+    np.testing.assert_allclose(maps.mean((2, 3)).numpy(), pooled.numpy(), atol=1e-5)  # this head pools the target
+
+
+def test_the_strongest_come_first_and_ties_by_index() -> None:
+    assert features.strongest([1, 3, 2, 3], 3).tolist() == [1, 3, 2]
+    assert features.strongest([1.0], 8).tolist() == [0]
+
+
+def test_a_telling_channel_sets_its_class_apart() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    peaks = np.stack([labels == 2, labels == 0, np.ones(6), labels == 1], axis=1).astype(float)
+    assert features.telling_channels(peaks, labels, 3, 9) == [1, 3, 0]
+    assert features.telling_channels(peaks, labels, 3, 2) == [1, 3]
+    assert features.telling_channels(peaks[:, :2], labels, 3, 9) == [1, 0]  # fewer channels than classes
+    assert features.telling_channels(peaks[:, :1], np.zeros(6, dtype=int), 3, 9) == []
+
+
+def test_wrong_channels_and_classes_are_named() -> None:
+    _, target = looked_at()
+    assert features.check_channels([3, 0, 3], target) == [3, 0]
+    with pytest.raises(UserError, match=r"no channel -1, 8; it has 0 to 7"):
+        features.check_channels([-1, 2, 8], target)
+    names = ["Bag", "3"]
+    found = features.parse_objectives(["2", "class:3", "Bag"], names, target)
+    assert found == [Objective("channel", 2, "channel 2"), Objective("class", 1, "3"), Objective("class", 0, "Bag")]
+    with pytest.raises(UserError, match="did you mean 'Bag'"):
+        features.parse_objectives(["Bagg"], names, target)
+    with pytest.raises(UserError, match="no channel 99"):
+        features.parse_objectives(["99"], names, target)
+
+
+def test_made_images_excite_and_come_out_alike_for_one_seed() -> None:
+    module, target = looked_at()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    wanted = [Objective("class", 1, "b"), Objective("channel", 2, "channel 2")]
+    made = features.visualise(module, target, wanted, steps=12)
+    assert made.images.shape == (2, 1, 28, 28)
+    assert made.images.min() >= 0
+    assert made.images.max() <= 1
+    assert all(after > first for first, after in zip(made.before, made.after, strict=True))
+    assert torch.equal(features.visualise(module, target, wanted, steps=12).images, made.images)
+    assert not torch.equal(features.visualise(module, target, wanted, steps=12, seed=1).images, made.images)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_a_sample_is_even_over_the_classes() -> None:
+    labels = np.array([0] * 50 + [1] * 3 + [2] * 50)
+    index = sample(labels, 23)
+    assert np.bincount(labels[index]).tolist() == [10, 3, 10]
+    assert (np.diff(index) > 0).all()
+    assert len(sample(labels, 1000)) == len(labels)
+    assert not np.array_equal(sample(labels, 23, seed=1), index)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_projector_gets_one_row_and_one_picture_an_image(tmp_path: Path, channels: int) -> None:
+    images = torch.randint(0, 256, (5, channels, 100, 100), dtype=torch.uint8)
+    for _ in range(2):  # a second time replaces the first
+        folder = write_projector(
+            tmp_path,
+            np.arange(15, dtype=np.float32).reshape(5, 3),
+            images,
+            np.arange(5),
+            ["a\tb", "c", "c", "c", "c"],
+            ["a\tb", "c", "d\n", "c", "c"],
+            [0.5] * 5,
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["projector"]
+    config = (folder / "projector_config.pbtxt").read_text()
+    assert config.count("embeddings {") == 1
+    paths = dict(re.findall(r'(\w+_path): "(.*)"', config))
+    rows = (folder / paths["metadata_path"]).read_text().splitlines()
+    assert len(rows) == 1 + 5
+    assert rows[1].split("\t")[:3] == ["a b", "a b", "right"]
+    assert rows[3].split("\t")[:3] == ["c", "d", "wrong"]
+    assert len((folder / paths["tensor_path"]).read_text().splitlines()) == 5
+    assert re.findall(r"single_image_dim: (\d+)", config) == ["48", "48"]
+    with Image.open(folder / paths["image_path"]) as sprite:
+        assert sprite.size == (3 * 48, 3 * 48)
+    assert len(list(folder.glob("events.*"))) == 1

@@ -1,0 +1,76 @@
+"""Images of other kinds: MNIST's file in both forms, folders, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+import torch
+from PIL import Image
+
+from fashion_tl.data.transforms import InputSpec
+from fashion_tl.errors import UserError
+from fashion_tl.inspection.ood_images import load_mnist, outside_sets
+
+GREY = InputSpec(channels=1, held_size=28, image_size=64)
+COLOUR = InputSpec(channels=3, held_size=40, image_size=64, crop=0.875)
+
+
+def idx(count: int) -> tuple[bytes, torch.Tensor]:
+    pixels = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sizes = b"".join(value.to_bytes(4, "big") for value in (2051, count, 28, 28))
+    return sizes + pixels.numpy().tobytes(), pixels.unsqueeze(1)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_mnist_is_read_packed_or_not(tmp_path, packed) -> None:
+    data, pixels = idx(7)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    name = "t10k-images-idx3-ubyte" + (".gz" if packed else "")
+    (raw / name).write_bytes(gzip.compress(data) if packed else data)
+    read = load_mnist(raw)
+    assert read is not None
+    assert torch.equal(read, pixels)
+    sets, skipped = outside_sets(COLOUR, tmp_path, "fashion_mnist", [], 5, 0)
+    assert sets["MNIST"].shape == (5, 3, 40, 40)
+    assert sets["uniform noise"].shape == (5, 3, 40, 40)
+    assert sets["garments"].dtype == torch.uint8
+    assert skipped == []
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 40, idx(3)[0][:-1]])
+def test_a_damaged_file_is_named(tmp_path, data) -> None:
+    for name, content in (
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(data)),
+        ("t10k-images-idx3-ubyte.gz", b"no gzip"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte\.gz is damaged"):
+            load_mnist(tmp_path)
+
+
+def test_what_is_not_there_or_not_foreign_is_left_out_with_a_line(tmp_path) -> None:
+    sets, skipped = outside_sets(GREY, tmp_path, "garments", [], 20, 0)
+    assert list(sets) == ["uniform noise"]
+    assert len(skipped) == 2
+    assert "MNIST" in skipped[0]
+
+
+def test_folders_are_sets_of_their_own(tmp_path) -> None:
+    folder = tmp_path / "MNIST"
+    (folder / "deep").mkdir(parents=True)
+    for i in range(4):
+        Image.new("RGB", (50, 30), (255, 0, 10 * i)).save(folder / "deep" / f"{i}.png")
+    sets, _ = outside_sets(GREY, tmp_path, "garments", [folder, folder], 3, 0)
+    assert list(sets) == ["uniform noise", "MNIST", "MNIST'"]
+    assert sets["MNIST"].shape == (3, 1, 28, 28)
+
+
+def test_unusable_folders_are_one_clear_error(tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.png").write_bytes(b"no image")
+    for name, says in (("none", "not a folder"), ("empty", "holds no images"), ("broken", r"x\.png")):
+        with pytest.raises(UserError, match=says):
+            outside_sets(GREY, tmp_path, "garments", [tmp_path / name], 3, 0)

@@ -1,0 +1,170 @@
+"""Figures against torchmetrics, scikit-learn and torch, and against cases worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional import classification as tm
+
+from fashion_tl.errors import UserError
+from fashion_tl.metrics.metrics import (
+    Floats,
+    Ints,
+    calibration_error,
+    confusion_matrix,
+    cross_entropy,
+    per_class,
+    softmax,
+    summarise,
+)
+
+K = 7
+NAMES = [f"class {index}" for index in range(K)]
+EXACT = 1e-9
+
+
+@pytest.fixture
+def logits() -> Floats:
+    return 2 * np.random.default_rng(0).standard_normal((400, K))
+
+
+@pytest.fixture
+def labels(logits: Floats) -> Ints:
+    rng = np.random.default_rng(1)
+    return np.where(rng.random(400) < 0.6, logits.argmax(1), rng.integers(0, K - 1, 400))
+
+
+def two(confidences: list[float]) -> Floats:
+    """Probabilities of two classes in which class 0 is predicted with the given confidence."""
+    first = np.array(confidences)
+    return np.stack([first, 1 - first], axis=1)
+
+
+# Against other libraries
+
+
+def test_against_torchmetrics(logits: Floats, labels: Ints) -> None:
+    ours = summarise(logits, labels, NAMES)
+    predictions, truth = torch.from_numpy(logits).softmax(1), torch.from_numpy(labels)
+    options: dict[str, Any] = {"num_classes": K, "average": "macro"}
+    theirs = {
+        "accuracy": tm.multiclass_accuracy(predictions, truth, K, average="micro"),
+        "macro_precision": tm.multiclass_precision(predictions, truth, **options),
+        "macro_recall": tm.multiclass_recall(predictions, truth, **options),
+        "macro_f1": tm.multiclass_f1_score(predictions, truth, **options),
+        "calibration_error": tm.multiclass_calibration_error(predictions, truth, K, n_bins=15, norm="l1"),
+    }
+    # torchmetrics computes in single precision.
+    assert {name: ours[name] for name in theirs} == pytest.approx({k: float(v) for k, v in theirs.items()}, abs=1e-6)
+    assert ours["confusion_matrix"] == tm.multiclass_confusion_matrix(predictions, truth, K).tolist()
+
+
+def test_against_scikit_learn(logits: Floats, labels: Ints) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    predicted = logits.argmax(1)
+    ours = summarise(logits, labels, NAMES)
+    assert ours["accuracy"] == pytest.approx(sklearn.accuracy_score(labels, predicted), abs=EXACT)
+    assert ours["loss"] == pytest.approx(sklearn.log_loss(labels, softmax(logits), labels=range(K)), abs=EXACT)
+    assert ours["confusion_matrix"] == sklearn.confusion_matrix(labels, predicted, labels=range(K)).tolist()
+    figures = sklearn.precision_recall_fscore_support(labels, predicted, labels=range(K), zero_division=0)
+    for name, expected in zip(("precision", "recall", "f1"), figures, strict=False):
+        assert [ours["per_class"][k][name] for k in NAMES] == pytest.approx(list(expected), abs=EXACT)
+        assert ours[f"macro_{name}"] == pytest.approx(float(expected.mean()), abs=EXACT)
+
+
+def test_softmax_against_scipy(logits: Floats) -> None:
+    scipy = pytest.importorskip("scipy.special")
+    assert np.abs(softmax(logits) - scipy.softmax(logits, axis=1)).max() < EXACT
+
+
+def test_cross_entropy_against_torch(logits: Floats, labels: Ints) -> None:
+    single = logits.astype(np.float32)
+    expected = torch.nn.functional.cross_entropy(torch.from_numpy(single).double(), torch.from_numpy(labels))
+    assert cross_entropy(single, labels) == pytest.approx(float(expected), abs=EXACT)
+
+
+# By hand
+
+
+def test_rows_are_true_classes() -> None:
+    predicted, labels = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0])
+    assert confusion_matrix(predicted, labels, 3).tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
+    assert confusion_matrix(np.array([2]), np.array([0]), 3).tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+
+
+def test_classes_that_never_occur_or_are_never_predicted() -> None:
+    # Class 1 occurs but is never predicted, class 2 is predicted but never occurs, class 3 does neither.
+    figures = per_class(np.array([[3, 0, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
+    assert figures["precision"].tolist() == [0.75, 0, 0, 0]
+    assert figures["recall"].tolist() == [0.75, 0, 0, 0]
+    assert figures["f1"].tolist() == [0.75, 0, 0, 0]
+
+
+def test_huge_logits() -> None:
+    logits = np.array([[1e4, 0.0], [0.0, 1e4], [-1e4, 1e4]], dtype=np.float32)
+    labels = np.array([0, 0, 1])
+    assert softmax(logits).tolist() == [[1, 0], [0, 1], [0, 1]]
+    assert cross_entropy(logits, labels) == pytest.approx(1e4 / 3)
+    assert summarise(logits, labels, ["a", "b"])["calibration_error"] == pytest.approx(1 / 3)
+
+
+def test_equal_logits() -> None:
+    assert cross_entropy(np.zeros((5, 4)), np.arange(5) % 4) == pytest.approx(math.log(4), abs=EXACT)
+    assert summarise(np.zeros((4, 4)), np.arange(4), list("abcd"))["calibration_error"] == pytest.approx(0, abs=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("confidences", "right", "bins", "expected"),
+    [
+        # Certain and right, certain and wrong: both in the last bin, none in one of its own.
+        ([1.0, 0.95], [True, False], 10, abs(1.95 - 1) / 2),
+        # 0.6 closes the bin (0.5, 0.6]: it is not with 0.65, so the two gaps do not cancel.
+        ([0.6, 0.65], [True, False], 10, (0.4 + 0.65) / 2),
+        ([0.6, 0.55], [True, False], 10, abs(1.15 - 1) / 2),
+        # Every other bin is empty.
+        ([0.7, 0.7, 0.7, 0.7], [True, True, True, False], 15, 0.05),
+        ([0.5, 1.0], [True, True], 1, 0.25),
+    ],
+)
+def test_calibration_error(confidences: list[float], right: list[bool], bins: int, expected: float) -> None:
+    labels = np.where(right, 0, 1)
+    assert calibration_error(two(confidences), labels, bins) == pytest.approx(expected, abs=EXACT)
+
+
+@pytest.mark.parametrize("bins", [15, 25, 50])
+def test_upper_edges_belong_to_their_bins(bins: int) -> None:
+    numbers = np.arange(bins // 2 + 1, bins + 1)
+    confidences = np.concatenate([numbers / bins, (numbers - 0.25) / bins])
+    right = np.random.default_rng(0).random(len(confidences)) < 0.6
+    gaps = (confidences - right).reshape(2, -1).sum(0)
+    ours = calibration_error(two(confidences.tolist()), np.where(right, 0, 1), bins)
+    assert ours == pytest.approx(np.abs(gaps).sum() / len(confidences), abs=EXACT)
+
+
+def test_summary_is_plain_and_whole(logits: Floats, labels: Ints) -> None:
+    summary = summarise(logits.astype(np.float32), labels.tolist(), NAMES)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert set(summary) == {
+        "images",
+        "accuracy",
+        "loss",
+        "macro_precision",
+        "macro_recall",
+        "macro_f1",
+        "calibration_error",
+        "per_class",
+        "confusion_matrix",
+    }
+    assert summary["images"] == 400
+    assert list(summary["per_class"]) == NAMES
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_of_a_diverged_network(value: float) -> None:
+    with pytest.raises(UserError, match=r"1 of 3 images .*not finite.*diverged.*--model\.lr"):
+        summarise([[0.0, 1.0], [value, 0.0], [1.0, 0.0]], [0, 1, 0], ["a", "b"])
