@@ -59,7 +59,7 @@ def test_the_confusion_tables(folders: dict[str, Path], make: Any, parse: Any, t
     from fashion_tl.report.compare import compare
 
     sklearn = pytest.importorskip("sklearn.metrics")
-    compare([], make.logs, tmp_path / "out")
+    compare(log_dir=make.logs, output=tmp_path / "out")
     root = parse((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     for name, folder in folders.items():
         labels, logits = make.logits(folder)

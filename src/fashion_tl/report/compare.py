@@ -20,7 +20,7 @@ from fashion_tl.report.tables import Compared, csv_text, markdown_text
 PAGE = "index.html"
 
 
-def compare(runs: list[str], log_dir: Path, output: Path) -> None:
+def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = Path("reports")) -> None:
     """Compare recorded runs: one page, a table as CSV and as Markdown, and every plot as PNG and SVG.
 
     Args:
@@ -31,7 +31,7 @@ def compare(runs: list[str], log_dir: Path, output: Path) -> None:
     Raises:
         UserError: If a run is unknown, none can be compared, or the report cannot be written.
     """
-    sections, left_out = collect(runs, log_dir)
+    sections, left_out = collect(list(runs), log_dir)
     compared = []
     for section in sections:
         entries = entries_of(section)
