@@ -48,27 +48,14 @@ def test_defaults(called: Called) -> None:
     call(command(called), "x measure", ["here"])
     del called["called"]
     assert called == {
-        "folder": Path("here"), "names": (), "method": "fast", "shares": None, "limit": None, "seed": 3, "verbose": False,
+        "folder": Path("here"), "names": (), "method": "fast", "shares": None, "limit": None, "seed": 3,
+        "verbose": False,
     }  # fmt: skip
 
 
 def test_values(called: Called) -> None:
-    args = [
-        "here",
-        "a",
-        "b",
-        "--method",
-        "exact",
-        "--shares",
-        "0.5",
-        "1",
-        "--shares",
-        "2",
-        "--limit",
-        "4",
-        "--seed=5",
-        "--verbose",
-    ]
+    shares = ["--shares", "0.5", "1", "--shares", "2"]
+    args = ["here", "a", "b", "--method", "exact", *shares, "--limit", "4", "--seed=5", "--verbose"]
     call(command(called), "x measure", args)
     del called["called"]
     assert called == {
