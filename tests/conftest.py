@@ -22,6 +22,14 @@ BACKBONE = DATA.parent / "weights" / "mobilenetv2_035.keras_in1k"
 Fit = Callable[..., int]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep cached activations out of the user's own cache folder."""
