@@ -6,29 +6,10 @@ laces. So the classes that people confuse in Fashion-MNIST are the ones that are
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
 
-from fashion_tl.data.drawing import Artist, Pen, draw, mirrored
-
-_TASK = 1
-
-
-def draw_garments(count: int, seed: int, size: int = 28) -> tuple[Tensor, Tensor]:
-    """Draw grey garments on black, in the manner of Fashion-MNIST.
-
-    Args:
-        count: Number of images.
-        seed: 0 to 2**63 - 1; another seed gives other images.
-        size: Height and width in pixels, 16 to 256.
-
-    Returns:
-        Images, uint8, shape (count, 1, size, size), and labels, int64, shape (count,), indices into `CLASS_NAMES`,
-        balanced and shuffled. A larger count begins with the same images and labels.
-
-    Raises:
-        UserError: If an argument is out of its range.
-    """
-    return draw(tuple(_ARTISTS.values()), _TASK, count, seed, size)
+from fashion_tl.data.drawing import Artist, Pen, mirrored
+from fashion_tl.data.synthetic import SyntheticSource
 
 
 def _sleeves(pen: Pen, shoulder: float, chest: float, length: float, cuff: float) -> None:
@@ -394,5 +375,15 @@ _ARTISTS: dict[str, Artist] = {
     "Bag": _bag,
     "Ankle boot": _ankle_boot,
 }
-CLASS_NAMES: tuple[str, ...] = tuple(_ARTISTS)
-"""In the order of Fashion-MNIST's labels."""
+
+
+class SyntheticGarments(SyntheticSource):
+    """Ten kinds of garment, with the class names of Fashion-MNIST."""
+
+    class_names = tuple(_ARTISTS)
+    task = 1
+
+    @staticmethod
+    def artists() -> Mapping[str, Artist]:
+        """Return what draws each class."""
+        return _ARTISTS
