@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fashion_tl.data.transforms import LUMA, to_float
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, out_of_range
 
 _LIMITS = {
     "hflip": 1,
@@ -53,13 +53,9 @@ class Augment:
 
     def __post_init__(self) -> None:
         """Check all strengths and tell all problems at once."""
-        problems = [
-            f"{name} is {getattr(self, name)}, allowed is 0 to {high}"
-            for name, high in _LIMITS.items()
-            if not 0 <= getattr(self, name) <= high
-        ]
-        if problems:
-            raise UserError("data.augment: " + "; ".join(problems) + ".")
+        ranges = {name: (getattr(self, name), 0, high) for name, high in _LIMITS.items()}
+        if problems := out_of_range(ranges, "data.augment."):
+            raise UserError("; ".join(problems) + ".")
 
     @property
     def active(self) -> list[str]:
@@ -95,11 +91,9 @@ class Augment:
             if self.translate > 0:
                 images = translate_images(images, *self._offsets(images).unbind(1))
         images = self._colour(images)
-        return (
-            erase_rectangles(images, self.random_erasing, self.random_erasing_area)
-            if self.random_erasing > 0
-            else images
-        )
+        if self.random_erasing > 0:
+            images = erase_rectangles(images, self.random_erasing, self.random_erasing_area)
+        return images
 
     def _offsets(self, images: Tensor) -> Tensor:
         return torch.randint(-self.translate, self.translate + 1, (len(images), 2), device=images.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.sources import Loaded, Source
 from fashion_tl.data.splits import budget_split, stratified_split, take_per_class
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, out_of_range
 from fashion_tl.seeds import run_seed
 
 
@@ -74,18 +75,14 @@ class ImageDataModule(LightningDataModule):
             for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction))
             if not 0 < value < 1
         ]
-        counts = [
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("label_budget", label_budget, 2),
-            ("per_class", per_class, 1),
-            ("num_workers", num_workers, 0),
-        ]
-        problems += [
-            f"data.{name} is {n}, it must be at least {least}"
-            for name, n, least in counts
-            if n is not None and n < least
-        ]
+        counts = {
+            "batch_size": (batch_size, 1, math.inf),
+            "eval_batch_size": (eval_batch_size, 1, math.inf),
+            "label_budget": (label_budget, 2, math.inf),
+            "per_class": (per_class, 1, math.inf),
+            "num_workers": (num_workers, 0, math.inf),
+        }
+        problems += out_of_range(counts, "data.")
         if label_budget is not None and per_class is not None:
             problems.append("data.label_budget and data.per_class exclude each other: give one of them")
         if label_budget is not None and val_fraction > 0.5:

@@ -115,6 +115,11 @@ def oval(x: float, y: float, rx: float, ry: float) -> list[Point]:
     return [(x + rx * u, y + ry * v) for u, v in octagon]
 
 
+def on_side(side: int, path: Outline) -> list[Point]:
+    """Return a path on the right side (1) as it is, or on the left side (-1)."""
+    return [(side * x, y) for x, y in path]
+
+
 def mirrored(right_half: Outline) -> list[Point]:
     """Close a right half (x >= 0, from top to bottom) by its mirror image."""
     return [*right_half, *((-x, y) for x, y in reversed(right_half))]

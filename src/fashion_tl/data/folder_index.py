@@ -50,7 +50,7 @@ def scan_folder(root: Path) -> FolderIndex:
     """
     if not root.is_dir():
         wrong = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"the image folder {root} {wrong}. {_LAYOUT} Give the path of such a folder.")
+        raise UserError(f"the image folder {root} {wrong}. {_LAYOUT} Give such a folder, absolute or below the root.")
     try:
         names = _subfolders(root)
         _check_split_names(root, names)

@@ -7,8 +7,6 @@ too, such as arms, legs, handles, soles and buttons: that is what there is to tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fashion_tl.data.drawing import Artist, Pen, Point, mirrored, oval
 from fashion_tl.data.synthetic import SyntheticSource
 
@@ -353,10 +351,6 @@ _ARTISTS: dict[str, Artist] = {
 class SyntheticObjects(SyntheticSource):
     """24 kinds of object, none of them a garment."""
 
+    artists = _ARTISTS
     class_names = tuple(_ARTISTS)
     task = 2
-
-    @staticmethod
-    def artists() -> Mapping[str, Artist]:
-        """Return what draws each class."""
-        return _ARTISTS

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from fashion_tl.data.batches import fingerprint
 from fashion_tl.data.drawing import LOOK_NUMBERS, Artist, Pen, photograph, rasterise
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.sources import Loaded, Source
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, out_of_range
 
 _CHUNK = 256
 _LABEL_STREAM = 1 << 32
@@ -28,26 +29,26 @@ class SyntheticSource(Source):
         seed: The same seed gives the same pixels with the same versions of NumPy and Pillow, on every machine.
 
     Attributes:
+        artists: What draws each class, by its name, in the order of the labels.
         task: Tells the random streams of different tasks apart.
     """
 
     channels = 1
     storage_size = 28
-    task: int
+    artists: ClassVar[Mapping[str, Artist]]
+    task: ClassVar[int]
 
     def __init__(self, num_train: int = 6000, num_test: int | None = None, seed: int = 0) -> None:
         classes = len(self.class_names)
         self.num_train, self.seed = num_train, seed
         self.num_test = min(num_train // 3, 2000) if num_test is None else num_test
-        ranges = (("num_train", num_train, 4 * classes), ("num_test", self.num_test, classes), ("seed", seed, 0))
-        problems = [f"data.source.{name} is {n}, it must be at least {low}" for name, n, low in ranges if n < low]
-        if problems:
+        ranges = {
+            "num_train": (num_train, 4 * classes, math.inf),
+            "num_test": (self.num_test, classes, math.inf),
+            "seed": (seed, 0, math.inf),
+        }
+        if problems := out_of_range(ranges, "data.source."):
             raise UserError(f"{type(self).__name__}: {'; '.join(problems)}.")
-
-    @staticmethod
-    @abstractmethod
-    def artists() -> Mapping[str, Artist]:
-        """Return what draws each class, by its name, in the order of the labels."""
 
     def load(self) -> Loaded:
         """Draw the training and the test images, from different seeds."""
@@ -71,13 +72,10 @@ class SyntheticSource(Source):
         Raises:
             UserError: If an argument is out of its range; all such arguments are named at once.
         """
-        ranges = (("count", count, 1, 10_000_000), ("seed", seed, 0, 2**63 - 1), ("size", size, 16, 256))
-        problems = [
-            f"{name} is {n}, allowed is {low} to {high}" for name, n, low, high in ranges if not low <= n <= high
-        ]
-        if problems:
+        ranges = {"count": (count, 1, math.inf), "seed": (seed, 0, 2**63 - 1), "size": (size, 16, 256)}
+        if problems := out_of_range(ranges):
             raise UserError(f"{cls.__name__} cannot draw these images: {'; '.join(problems)}.")
-        artists = list(cls.artists().values())
+        artists = list(cls.artists.values())
         # One permutation of all classes after the other: every prefix is balanced.
         rng = cls._generator(seed, _LABEL_STREAM)
         blocks = [rng.permutation(len(artists)) for _ in range(-(-count // len(artists)))]
