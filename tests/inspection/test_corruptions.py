@@ -20,7 +20,7 @@ COUNT = 48
 
 @pytest.fixture(scope="module")
 def images():
-    return SyntheticGarments.draw(COUNT, 0, 28)[0]
+    return SyntheticGarments().draw(COUNT, 0, 28)[0]
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -90,7 +90,7 @@ def test_impulses_are_as_many_as_said() -> None:
 def test_warps_are_rotations_and_shifts(images) -> None:
     values, each = to_float(images), torch.ones(COUNT)
     assert torch.allclose(c.warp(values, degrees=90 * each), values.rot90(1, (2, 3)), atol=1e-4)
-    moved = translate_images(values, torch.full((COUNT,), 3), torch.full((COUNT,), -5))
+    moved = translate_images(values, torch.full((COUNT,), 3), torch.full((COUNT,), -5), 5)
     assert torch.allclose(c.warp(values, down=3 * each, right=-5 * each), moved, atol=1e-4)
     assert torch.allclose(c.warp(values), values, atol=1e-5)
 

@@ -89,7 +89,8 @@ class Augment:
                 flip = _draw(images, self.hflip)
                 images = torch.where(flip.view(count, 1, 1, 1), images.flip(-1), images)
             if self.translate > 0:
-                images = translate_images(images, *self._offsets(images).unbind(1))
+                down, right = self._offsets(images).unbind(1)
+                images = translate_images(images, down, right, self.translate)
         images = self._colour(images)
         if self.random_erasing > 0:
             images = erase_rectangles(images, self.random_erasing, self.random_erasing_area)
@@ -123,23 +124,18 @@ def _rand(images: Tensor) -> Tensor:
     return torch.rand(len(images), device=images.device, dtype=torch.float32)
 
 
-def translate_images(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+def translate_images(images: Tensor, down: Tensor, right: Tensor, reach: int) -> Tensor:
     """Translate each image by whole pixels; the border is black.
 
     Args:
-        images: Float images (B, C, H, W).
+        images: Images (B, C, H, W).
         down: Integers (B,), positive downwards.
         right: Integers (B,), positive to the right.
+        reach: The largest of them, in either direction.
     """
-    count, channels, height, width = images.shape
-    rows = torch.arange(height, device=images.device) - down.view(-1, 1)
-    columns = torch.arange(width, device=images.device) - right.view(-1, 1)
-    inside = ((rows >= 0) & (rows < height)).view(count, 1, height, 1)
-    inside = inside & ((columns >= 0) & (columns < width)).view(count, 1, 1, width)
-    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    flat = (rows.view(count, 1, height, 1) * width + columns.view(count, 1, 1, width)).expand(-1, channels, -1, -1)
-    moved = images.flatten(2).gather(2, flat.flatten(2)).view_as(images)
-    return moved * inside
+    height, width = images.shape[-2:]
+    windows = F.pad(images, [reach] * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(images), device=images.device), :, reach - down, reach - right]
 
 
 def _warp(images: Tensor, flip: Tensor | None, degrees: Tensor, offsets: Tensor) -> Tensor:

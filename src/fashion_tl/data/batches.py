@@ -288,7 +288,7 @@ class BatchLoader:
         self.pin_memory = pin_memory
         self.epoch = 0
         self._standing, self._start = (0, 0), (0, 0)
-        self._plan = _Order()
+        self._reading: list[list[int]] = []
         self._reader: DataLoader[Batch] | None = None
         if shuffle:
             self.sampler = self  # Lightning tells a loader's sampler the epoch
@@ -296,11 +296,6 @@ class BatchLoader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (from 0) whose order comes next."""
         self.epoch = epoch
-
-    @property
-    def positions(self) -> Tensor:
-        """The positions that this process sees in the epoch, in order."""
-        return torch.cat(self._batches()) if len(self) else torch.empty(0, dtype=torch.int64)
 
     def _batches(self) -> list[Tensor]:
         count = len(self.split)
@@ -340,11 +335,11 @@ class BatchLoader:
             made = (Batch(each, self.split.labels[each], self.split.reading.read(each)) for each in batches)
             yield from (batch.pin_memory() for batch in made) if self.pin_memory else made
             return
-        self._plan.batches = [positions.tolist() for positions in batches]
+        self._reading[:] = [positions.tolist() for positions in batches]
         if self._reader is None:
             self._reader = DataLoader(
                 self.split,
-                batch_sampler=self._plan,
+                batch_sampler=self._reading,
                 collate_fn=_as_is,  # type: ignore[arg-type] # a batch comes whole from `__getitems__`
                 num_workers=self.workers,
                 persistent_workers=True,
@@ -361,19 +356,6 @@ class BatchLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave the first batches of the epoch in progress out, once; another epoch begins at its first batch."""
         self._start = (state["epoch"], state["batch"])
-
-
-class _Order:
-    """The batches that worker processes read next; a DataLoader asks for them at the start of every epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Batch, BatchLoader, Inputs, ResidentImages, Split, declared
+from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.images import ImageSet, InMemoryImages
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.sources import Loaded, Source
@@ -35,8 +36,8 @@ class ImageDataModule(LightningDataModule):
     else features are not cached.
 
     Args:
-        source: Where the images come from: FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects, or the class
-            path of any subclass of ``fashion_tl.data.sources.Source``.
+        source: Where the images come from: FashionMNIST (if not given), ImageFolder, SyntheticGarments,
+            SyntheticObjects, or the class path of any subclass of ``fashion_tl.data.sources.Source``.
         image_size: Height and width that the network sees, in pixels; those of the stored images if not given.
         interpolation: How images are resized: bilinear, bicubic (both antialiased) or nearest.
         batch_size: Images in a training batch.
@@ -54,7 +55,7 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Source,
+        source: Source | None = None,
         image_size: int | None = None,
         interpolation: str = "bilinear",
         batch_size: int = 128,
@@ -87,6 +88,7 @@ class ImageDataModule(LightningDataModule):
             problems.append("data.label_budget and data.per_class exclude each other: give one of them")
         if label_budget is not None and val_fraction > 0.5:
             problems.append(f"data.val_fraction is {val_fraction}, with a label budget it must be at most 0.5")
+        source = FashionMNIST() if source is None else source
         self.source_name = type(source).__name__
         if source.storage_size is None:
             source = copy(source)

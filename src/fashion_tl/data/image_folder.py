@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 
 from fashion_tl.data.files import UnreadableImageError, check_header, decode_image
 from fashion_tl.data.folder_index import Entries, scan_folder
@@ -176,32 +176,23 @@ def _in_threads(task: Callable[[int], _Result], count: int, description: str) ->
 
     Pillow decodes and hashlib hashes without the interpreter's lock.
     """
-    results: list[_Result] = []
-    console = Console(stderr=True)
-    progress = Progress(console=console, transient=True, disable=count <= _PROGRESS_FROM or not console.is_terminal)
-    threads = os.cpu_count() or 1
-    chunk = min(max(1, count // (8 * threads)), _CHUNK)
-    with progress, ThreadPoolExecutor(threads) as pool:
-        bar = progress.add_task(description, total=count)
-        chunks = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
-        for part in pool.map(lambda indices: [task(index) for index in indices], chunks):
-            results += part
-            progress.advance(bar, len(part))
-    return results
+    console, threads = Console(stderr=True), os.cpu_count() or 1
+    hidden = count <= _PROGRESS_FROM or not console.is_terminal
+    size = min(max(1, count // (8 * threads)), _CHUNK)
+    chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(lambda indices: [task(index) for index in indices], chunks)
+        shown = track(parts, description, len(chunks), console=console, transient=True, disable=hidden)
+        return [result for part in shown for result in part]
 
 
 def _unreadable_message(unreadable: dict[Path, str], total: int) -> str:
     """Name the first 10 unreadable files, their number, and how to go on."""
-    lines = [f"  {path}: {reason}" for path, reason in list(unreadable.items())[:10]]
-    if len(unreadable) > 10:
-        lines.append(f"  ... ({len(unreadable)} in all)")
-    return "\n".join(
-        [
-            f"{len(unreadable)} of {total} files cannot be read as images:",
-            *lines,
-            "Repair or remove them, or go on without them: `--data.source.skip_unreadable true`.",
-        ]
-    )
+    lines = [f"{len(unreadable)} of {total} files cannot be read as images:"]
+    lines += [f"  {path}: {reason}" for path, reason in list(unreadable.items())[:10]]
+    lines += [f"  ... ({len(unreadable)} in all)"] if len(unreadable) > 10 else []
+    lines += ["Repair or remove them, or go on without them: `--data.source.skip_unreadable true`."]
+    return "\n".join(lines)
 
 
 def _check_classes_left(entries: Entries, kept: list[int]) -> None:

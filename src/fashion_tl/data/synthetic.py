@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -29,14 +29,12 @@ class SyntheticSource(Source):
         seed: The same seed gives the same pixels with the same versions of NumPy and Pillow, on every machine.
 
     Attributes:
-        artists: What draws each class, by its name, in the order of the labels.
         task: Tells the random streams of different tasks apart.
     """
 
     channels = 1
     storage_size = 28
-    artists: ClassVar[Mapping[str, Artist]]
-    task: ClassVar[int]
+    task: int
 
     def __init__(self, num_train: int = 6000, num_test: int | None = None, seed: int = 0) -> None:
         classes = len(self.class_names)
@@ -50,14 +48,18 @@ class SyntheticSource(Source):
         if problems := out_of_range(ranges, "data.source."):
             raise UserError(f"{type(self).__name__}: {'; '.join(problems)}.")
 
+    @property
+    @abstractmethod
+    def artists(self) -> Mapping[str, Artist]:
+        """What draws each class, by its name, in the order of the labels; a subclass sets it as an attribute."""
+
     def load(self) -> Loaded:
         """Draw the training and the test images, from different seeds."""
         train = self.draw(self.num_train, 2 * self.seed)
         test = self.draw(self.num_test, 2 * self.seed + 1)
         return Loaded(InMemoryImages(*train), InMemoryImages(*test), fingerprint(*train, *test))
 
-    @classmethod
-    def draw(cls, count: int, seed: int, size: int = 28) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, seed: int, size: int = 28) -> tuple[Tensor, Tensor]:
         """Draw images; image i and its label depend on (task, seed, i, size) alone.
 
         Args:
@@ -74,10 +76,10 @@ class SyntheticSource(Source):
         """
         ranges = {"count": (count, 1, math.inf), "seed": (seed, 0, 2**63 - 1), "size": (size, 16, 256)}
         if problems := out_of_range(ranges):
-            raise UserError(f"{cls.__name__} cannot draw these images: {'; '.join(problems)}.")
-        artists = list(cls.artists.values())
+            raise UserError(f"{type(self).__name__} cannot draw these images: {'; '.join(problems)}.")
+        artists = list(self.artists.values())
         # One permutation of all classes after the other: every prefix is balanced.
-        rng = cls._generator(seed, _LABEL_STREAM)
+        rng = self._generator(seed, _LABEL_STREAM)
         blocks = [rng.permutation(len(artists)) for _ in range(-(-count // len(artists)))]
         labels = np.concatenate(blocks)[:count].astype(np.int64)
         images = np.empty((count, 1, size, size), dtype=np.uint8)
@@ -87,7 +89,7 @@ class SyntheticSource(Source):
             look = np.empty((len(chosen), LOOK_NUMBERS), dtype=np.float32)
             noise = np.empty((len(chosen), size, size), dtype=np.float32)
             for row, label in enumerate(chosen.tolist()):
-                rng = cls._generator(seed, start + row)
+                rng = self._generator(seed, start + row)
                 rng.random(dtype=np.float32, out=look[row])
                 pen = Pen(rng)
                 artists[label](pen)
@@ -97,7 +99,6 @@ class SyntheticSource(Source):
             images[start : start + _CHUNK, 0] = photograph(layers, look, noise)
         return torch.from_numpy(images), torch.from_numpy(labels)
 
-    @classmethod
-    def _generator(cls, seed: int, index: int) -> np.random.Generator:
+    def _generator(self, seed: int, index: int) -> np.random.Generator:
         # Philox takes (seed, index) as its key as it stands: no two images share a stream, none needs the one before.
-        return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, cls.task]))
+        return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, self.task]))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,26 +73,30 @@ class Preprocess(nn.Module):
         UserError: If the images' channels cannot become the network's, or the statistics do not fit them.
     """
 
-    mean: Tensor
-    std: Tensor
     like: Tensor
+    mean_bits: Tensor
+    std_bits: Tensor
 
     def __init__(self, spec: InputSpec, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         _check_channels(spec.channels, channels)
         _check_statistics(channels, mean, std)
         self.spec, self.channels = spec, channels
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("like", torch.empty(0, dtype=torch.float32), persistent=False)
+        # As integers, which a move to another dtype leaves alone: in bfloat16 a mean of 0.485 would be 0.4844.
+        for name, values in (("mean_bits", mean), ("std_bits", std)):
+            bits = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).view(torch.int32)
+            self.register_buffer(name, bits, persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move to a device, and to a dtype what comes out alone: in bfloat16 a mean of 0.485 would be 0.4844."""
-        exact = {"mean": self.mean, "std": self.std}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            setattr(self, name, buffer.to(self.like.device))
-        return self
+    @property
+    def mean(self) -> Tensor:
+        """Mean per channel, float32 (1, 1 or channels, 1, 1)."""
+        return self.mean_bits.view(torch.float32)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation per channel, likewise."""
+        return self.std_bits.view(torch.float32)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -49,7 +49,7 @@ def outside_sets(
     else:
         from fashion_tl.data.garments import SyntheticGarments
 
-        sets["SyntheticGarments"] = as_stored(SyntheticGarments.draw(min(count, MOST), seed, 28)[0], spec)
+        sets["SyntheticGarments"] = as_stored(SyntheticGarments().draw(min(count, MOST), seed, 28)[0], spec)
     side = spec.stored
     noise = Draws(seed, 0, torch.arange(min(count, MOST))).uniform(spec.channels, side, side)
     sets["uniform noise"] = to_bytes(noise)

@@ -161,7 +161,8 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
 
 def _refusal(message: str) -> UserError:
     """Suggest near spellings where the parser refuses the name of a class; pass any other message on."""
-    unknown = re.search(r'key "(data\.source|model)":[^:]*Expected a dot import path string: (\S+)', message)
+    named = r'key "(data\.source|model)":(?:(?!Problem with).)*Expected a dot import path string: (\S+)'
+    unknown = re.search(named, message, re.DOTALL)
     if unknown is None:
         return UserError(message)
     key, name = unknown.groups()
