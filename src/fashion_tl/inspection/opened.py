@@ -18,6 +18,8 @@ from fashion_tl.records.record import RunPaths, newest_completed, paths_of, read
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
 
+FASHION_MNIST = {"class_path": "fashion_tl.FashionMNIST"}  # where the configuration names no source
+
 
 @dataclass(frozen=True)
 class OpenedRun:
@@ -79,7 +81,7 @@ def _data_of(paths: RunPaths, root: str | None) -> ImageDataModule:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         settings: dict[str, Any] = dict(config["data"])
-        augment, chosen = settings.pop("augment", None), settings.pop("source")
+        augment, chosen = settings.pop("augment", None), settings.pop("source") or FASHION_MNIST
         kind = import_class(chosen["class_path"], Source, "data.source")  # type: ignore[type-abstract]
         given = dict(chosen.get("init_args") or {})
         if root is not None and "root" in inspect.signature(kind).parameters:
