@@ -50,7 +50,7 @@ class Squares(LightningDataModule):
 def main(backbone: str = "test_resnet", epochs: int = 3) -> float:
     """Train a head on cached features; returns the accuracy on the validation images."""
     seed_everything(0, verbose=False)
-    spec = {"channels": 1, "held_size": 32, "image_size": 32}
+    spec = {"channels": 1, "storage_size": 32, "image_size": 32}
     model = TransferClassifier(["dark", "bright"], backbone, pretrained=False, train="head", input_spec=spec, lr=0.01)
     trainer = Trainer(
         max_epochs=epochs,

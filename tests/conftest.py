@@ -62,7 +62,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
-    """Run ``fashion-tl fit`` in the process on a few drawn garments; returns the exit status."""
+    """Run ``fashion-tl fit`` in the process on a few synthetic garments; returns the exit status."""
     from fashion_tl.callbacks.checkpoints import LastCheckpoint
     from fashion_tl.cli import main
 
@@ -71,7 +71,16 @@ def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
 
     def run(*args: str, name: str = "run", epochs: int = 1, classifier: str = "TransferClassifier") -> int:
         small = [
-            *("--name", name, "--data.source", "garments", "--data.drawn", "120", "--data.batch_size", "32"),
+            *(
+                "--name",
+                name,
+                "--data.source",
+                "SyntheticGarments",
+                "--data.source.num_train",
+                "120",
+                "--data.batch_size",
+                "32",
+            ),
             *("--trainer.max_epochs", str(epochs), "--trainer.enable_progress_bar", "false"),
             *("--model", classifier),
         ]

@@ -37,8 +37,8 @@ def logits(name: str) -> Any:
 @pytest.mark.parametrize("train", ["all", "head", "{0: head, 1: layer4}"])
 @pytest.mark.parametrize("cache", ["auto", "off"])
 def test_a_run_on_the_gpu_is_the_run_on_the_cpu(fit: Fit, train: str, cache: str) -> None:
-    flags = ("--model.train", train, "--model.optimizer", "sgd", "--model.lr", "0.01", "--cache", cache)
-    flags += ("--trainer.precision", "32-true")
+    flags = ["--model.train", train, "--model.optimizer", "sgd", "--model.lr", "0.01", "--cache", cache]
+    flags += ["--trainer.precision", "32-true"]
     for name, device in (("cpu", CPU), ("gpu", GPU)):
         assert fit(*flags, *device, name=name, epochs=2) == 0
     assert losses("gpu") == pytest.approx(losses("cpu"), abs=2e-2)

@@ -12,6 +12,7 @@ import torch
 
 from fashion_tl import __version__
 from fashion_tl.data.batches import Split
+from fashion_tl.data.sources import data_root
 from fashion_tl.data.splits import stratified_split
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.ood import Fitting, detect
@@ -74,9 +75,9 @@ class Measured:
 
 
 def _seen(opened: OpenedRun) -> list[Any]:
-    """List what decides which images are corrupted: the test set, and how its images are held."""
+    """List what decides which images are corrupted: the test set, and how its images are stored."""
     described = opened.data.describe()
-    return [described[name] for name in ("test_set", "channels", "held_size", "resize", "crop")]
+    return [described[name] for name in ("test_set", "channels", "storage_size", "resize", "crop")]
 
 
 @dataclass
@@ -103,8 +104,8 @@ class Measuring:
         for one in opened if base is not None else []:
             if base is not None and _seen(one) != _seen(base):
                 raise UserError(
-                    f"--baseline {baseline} was tested on other images than {one.paths.logs}, or holds them at another "
-                    "size: their errors cannot be compared. Choose a baseline of the same data."
+                    f"--baseline {baseline} was tested on other images than {one.paths.logs}, or stores them at "
+                    "another size: their errors cannot be compared. Choose a baseline of the same data."
                 )
         reference = None if base is None else self._stored(base) or self._sweep(base)
         label = None if base is None else f"{base.paths.name} version {base.paths.version}"
@@ -120,8 +121,9 @@ class Measuring:
     def _measure(self, opened: OpenedRun, reference: dict[str, Any] | None, label: str | None) -> Measured:
         options, data = self.options, opened.data
         calibration = read_calibration(opened.paths.best)
+        root = getattr(data.source, "root", data_root(options.root))
         outside, skipped = outside_sets(
-            opened.module.input_spec, data.root, data.source_name, options.ood, options.images, options.seed
+            opened.module.input_spec, root, data.source_name, options.ood, options.images, options.seed
         )
         measured = self._sweep(opened)
         errors = mean_corruption_error(measured["cells"], measured["clean"], reference)
