@@ -18,9 +18,9 @@ import numpy as np
 
 from fashion_tl.metrics import calibration, decisions, detection, errors, selective, uncertainty
 from fashion_tl.metrics.metrics import softmax, summarise
-from fashion_tl.report.collect import collect
+from fashion_tl.report.exports import Compared, csv_text
 from fashion_tl.report.figures import entries_of, front_of, pairs_of, spreads_of
-from fashion_tl.report.tables import Compared, csv_text
+from fashion_tl.report.sections import collect
 
 from .conftest import Maker
 

@@ -33,4 +33,4 @@ def test_every_figure_is_what_it_was() -> None:
 
 
 def _same(found: Any, expected: Any) -> bool:
-    return found == (pytest.approx(expected, rel=EXACT, abs=EXACT) if isinstance(expected, float) else expected)
+    return bool(found == (pytest.approx(expected, rel=EXACT, abs=EXACT) if isinstance(expected, float) else expected))
