@@ -13,7 +13,7 @@ from PIL import Image
 from fashion_tl.callbacks.tensorboard import confusion_picture
 from fashion_tl.inspection.diagnose_plots import Captioned, image_grid, pair_rows
 from fashion_tl.inspection.panel_grid import Sheet
-from fashion_tl.plain_text import plain_text
+from fashion_tl.plain_text import clean, plain_text
 
 # A broken formula, a formula, two lone dollars, letters that DejaVu lacks.
 NAMES = ["$\\frac{$", "$x^2$", "5$ to 10$", "\u55b5\u732b", r"back\slash \$5"]
@@ -60,3 +60,7 @@ def test_every_picture_takes_such_names():
         sheet.text(0.1, 0.2 * row, name, 4)
     assert Image.open(io.BytesIO(sheet.png())).size[0] == 600
     assert confusion_picture(np.eye(len(NAMES), dtype=int), NAMES).shape[0] == 3
+
+
+def test_clean():
+    assert clean("a\tb\nc\x00\x1b\ud800é😀") == "a b c\ufffd\ufffd\ufffdé😀"

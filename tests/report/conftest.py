@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from fashion_tl.metrics.metrics import summarise
-from fashion_tl.report.collect import collect
+from fashion_tl.report.exports import Compared
 from fashion_tl.report.figures import entries_of, pairs_of, spreads_of
-from fashion_tl.report.find import LeftOut
 from fashion_tl.report.page import page
-from fashion_tl.report.tables import Compared
+from fashion_tl.report.sections import collect
+from fashion_tl.report.selection import LeftOut
 
 CLASSES = ["T-shirt/top", "<b>Bag</b> & 'co'", 'a$b$ "c"', "Été|*x*"]
 TEST_SET = "0123456789abcdef"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fashion_tl.records.predictions import Predictions
 from fashion_tl.report.figures import figures_of, front_of
-from fashion_tl.report.reading import Predictions
 
 EXACT = 1e-9
 

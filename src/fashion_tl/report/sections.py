@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from fashion_tl.errors import UserError
-from fashion_tl.report.find import LeftOut, find, open_completed
-from fashion_tl.report.reading import PREDICTIONS, Run, read_results
+from fashion_tl.records.predictions import PREDICTIONS
+from fashion_tl.report.run_files import Run, read_results
+from fashion_tl.report.selection import LeftOut, find, open_completed
 
 START = "model.init_args.init_from"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.plain_text import clean
 from fashion_tl.records.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, versions
-from fashion_tl.report.html import clean
-from fashion_tl.report.reading import Run, open_run
+from fashion_tl.report.run_files import Run, open_run
 
 VERSION_FOLDER = r"version_(\d+)"
 

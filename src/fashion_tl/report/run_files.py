@@ -10,32 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
 from fashion_tl.errors import UserError
-from fashion_tl.metrics.metrics import Floats, Ints
-from fashion_tl.records.record import BROKEN_ARRAYS, read_record
-from fashion_tl.report.html import clean
+from fashion_tl.metrics.metrics import Floats
+from fashion_tl.plain_text import clean
+from fashion_tl.records.predictions import PREDICTIONS, Predictions, read_arrays, read_predictions, why_unreadable
+from fashion_tl.records.record import read_record
 
 RECORD, CONFIG, METRICS = "run.json", "config.yaml", "metrics.csv"
-PREDICTIONS, FILTERS, ANALYSIS = "test_predictions.npz", "filters.npz", "analysis"
+FILTERS, ANALYSIS = "filters.npz", "analysis"
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a run said about the test images, ordered by their index.
-
-    Attributes:
-        index: Index of each image in its test set (N,).
-        labels: True classes (N,).
-        logits: Logits (N, K).
-    """
-
-    index: Ints
-    labels: Ints
-    logits: npt.NDArray[np.floating[Any]]
 
 
 @dataclass(eq=False)
@@ -115,17 +100,24 @@ def open_run(folder: Path) -> Run:
             raise ValueError("it holds no keys")
         run.config = flatten(loaded)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        run.gaps[CONFIG] = _why(folder / CONFIG, error)
+        run.gaps[CONFIG] = why_unreadable(folder / CONFIG, error)
     return run
 
 
 def read_results(run: Run) -> None:
     """Read what training and test left behind: metrics, predictions and filters."""
-    for name, read in ((METRICS, _read_history), (PREDICTIONS, _read_predictions), (FILTERS, _read_filters)):
-        try:
-            read(run)
-        except (csv.Error, UserError, *BROKEN_ARRAYS) as error:
-            run.gaps[name] = _why(run.folder / name, error)
+    try:
+        _read_history(run)
+    except (csv.Error, OSError, ValueError) as error:
+        run.gaps[METRICS] = why_unreadable(run.folder / METRICS, error)
+    try:
+        run.predictions = read_predictions(run.folder, len(run.class_names))
+    except UserError as error:
+        run.gaps[PREDICTIONS] = str(error)
+    try:
+        run.filters = _read_filters(run.folder / FILTERS)
+    except UserError as error:
+        run.gaps[FILTERS] = str(error)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:  # noqa: ANN401 - any YAML value
@@ -139,20 +131,6 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:  # noqa: ANN401 - a
         inner = (flatten(item, f"{prefix}.{clean(key)}" if prefix else clean(key)) for key, item in value.items())
         return {key: text for part in inner for key, text in part.items()}
     return {prefix: clean(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))}
-
-
-def load_arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
-    """Read arrays of an npz file; raises one of ``BROKEN_ARRAYS`` if it is damaged."""
-    # An open file, because numpy leaves one behind that it opened itself and could not read.
-    with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            raise ValueError("it is not an npz file")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            missing = [name for name in names if name not in arrays]
-            if missing:
-                raise ValueError(f"it holds no {' and no '.join(missing)}")
-            return [np.asarray(arrays[name]) for name in names]
 
 
 def _read_history(run: Run) -> None:
@@ -183,33 +161,8 @@ def _cell(text: object) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _read_predictions(run: Run) -> None:
-    index, labels, logits = load_arrays(run.folder / PREDICTIONS, "index", "label", "logits")
-    classes = len(run.class_names)
-    if logits.ndim != 2 or not len(logits) or labels.shape != logits.shape[:1] or index.shape != labels.shape:
-        raise ValueError(f"index {index.shape}, label {labels.shape} and logits {logits.shape} do not go together")
-    if logits.shape[1] != classes:
-        raise ValueError(f"it has logits of {logits.shape[1]} classes where {RECORD} names {classes}")
-    if logits.dtype.kind != "f" or labels.dtype.kind not in "iu" or index.dtype.kind not in "iu":
-        raise ValueError("index and label must be whole numbers, and logits floating-point numbers")
-    if labels.min() < 0 or labels.max() >= classes or len(np.unique(index)) < len(index):
-        raise ValueError("a label is no class, or an image comes twice")
-    broken = int((~np.isfinite(logits)).any(axis=1).sum())
-    if broken:
-        raise ValueError(f"the logits of {broken} of {len(labels)} images are not finite: training has diverged")
-    order = np.argsort(index, kind="stable")
-    run.predictions = Predictions(index[order].astype(np.int64), labels[order].astype(np.int64), logits[order])
-
-
-def _read_filters(run: Run) -> None:
-    (weight,) = load_arrays(run.folder / FILTERS, "weight")
+def _read_filters(path: Path) -> Floats:
+    (weight,) = read_arrays(path, "weight")
     if weight.ndim != 4 or not weight.size or weight.dtype.kind != "f" or not np.isfinite(weight).all():
-        raise ValueError(f"its weight of shape {weight.shape} holds no filters (O, I, h, w)")
-    run.filters = weight.astype(np.float64)
-
-
-def _why(path: Path, error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{path.name} is missing"
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return clean(f"{path.name} is damaged: {' '.join(str(reason).split())[:200] or type(error).__name__}")
+        raise UserError(f"{path.name} is damaged: its weight of shape {weight.shape} holds no filters (O, I, h, w)")
+    return weight.astype(np.float64)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fashion_tl.report.collect import Section, collect
+from fashion_tl.report.sections import Section, collect
 
 OTHER = "fedcba9876543210"
 

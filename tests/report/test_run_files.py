@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fashion_tl.errors import UserError
-from fashion_tl.report.reading import CONFIG, FILTERS, METRICS, PREDICTIONS, Run, flatten, open_run, read_results
+from fashion_tl.records.predictions import PREDICTIONS
+from fashion_tl.report.run_files import CONFIG, FILTERS, METRICS, Run, flatten, open_run, read_results
 
 
 def read(folder: Path) -> Run:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fashion_tl.errors import UserError
-from fashion_tl.report.collect import collect
-from fashion_tl.report.find import LeftOut, find
+from fashion_tl.report.sections import collect
+from fashion_tl.report.selection import LeftOut, find
 
 
 @pytest.fixture

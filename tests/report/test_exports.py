@@ -15,7 +15,7 @@ import pytest
 
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.metrics.uncertainty import calibration_interval
-from fashion_tl.report.tables import csv_text, markdown_text
+from fashion_tl.report.exports import csv_text, markdown_text
 
 EXACT = 1e-9
 SKILLS = {"good": 2.5, "fair": 1.5, "poor": 0.0}

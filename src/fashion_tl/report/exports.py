@@ -8,10 +8,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fashion_tl.report.collect import Section
 from fashion_tl.report.columns import COLUMNS, interval_text
 from fashion_tl.report.figures import SCALARS, Entry, Pair, Spread
-from fashion_tl.report.find import LeftOut
+from fashion_tl.report.sections import Section
+from fashion_tl.report.selection import LeftOut
 
 
 @dataclass(frozen=True)
