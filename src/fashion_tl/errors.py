@@ -34,3 +34,14 @@ def unknown_name(what: str, given: str, allowed: Iterable[str], hint: str = "") 
         message += "."
     shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
     return UserError(f"{message} Allowed: {shown}.{' ' + hint if hint else ''}")
+
+
+def check_at_least(*options: tuple[str, float, float]) -> None:
+    """Raise one UserError for all options below their least values.
+
+    Args:
+        options: Name, value and least value of each.
+    """
+    problems = [f"--{name} is {value}, it must be at least {least}" for name, value, least in options if value < least]
+    if problems:
+        raise UserError("; ".join(problems) + ".")

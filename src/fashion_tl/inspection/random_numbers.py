@@ -12,7 +12,7 @@ _MASK = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
-class Draws:
+class RandomNumbers:
     """A stream of random numbers for each image of a batch.
 
     A number is a hash of the seed, the stream, the image's index and its own position; nothing is kept in between.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fashion_tl.inspection.sweep import mean_corruption_error
+from fashion_tl.inspection.corruption_error import mean_corruption_error
 
 
 def cells(**accuracies: list[float]) -> dict[str, list[dict[str, float]]]:

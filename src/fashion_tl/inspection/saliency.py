@@ -1,13 +1,14 @@
-"""Where in an image the evidence for a class lies, by captum's methods."""
+"""Saliency maps: where in an image the evidence for a class lies, by captum's methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from fashion_tl.inspection.inference import progress
 from fashion_tl.inspection.layers import Target, tapped
 from fashion_tl.models.staged import StagedNetwork
 from fashion_tl.training.classifier import ImageClassifier
@@ -21,35 +22,34 @@ BATCH = 16
 STEPS = 32  # of the integral from black to the image
 PATCHES = 6  # an occluding square is this part of the image's side
 
-HeatMaps = Callable[[StagedNetwork, Target, Tensor, Tensor], Tensor]
+Saliency = Callable[[StagedNetwork, Target, Tensor, Tensor], Tensor]
 
 
-def method_of(name: str, module: ImageClassifier, advance: Callable[[int], None] | None = None) -> HeatMaps:
+def saliency_method(name: str, module: ImageClassifier) -> Saliency:
     """Return a function of network, target, preprocessed images (B, C, H, W) and classes (B,).
 
-    It gives relevances (B, h, w), 0 where nothing speaks for the class and 1 at an image's strongest place; a map on
-    which nothing does is 0 everywhere.
+    It gives maps (B, h, w), 0 where nothing speaks for the class and 1 at an image's strongest place; a map on which
+    nothing does is 0 everywhere.
 
     Args:
         name: One of ``METHODS``.
         module: The classifier, whose preprocessing says what a black image is.
-        advance: Called with the number of images done, from time to time.
     """
-    methods: dict[str, Callable[[StagedNetwork, Target, Tensor, Tensor], Tensor]] = {
+    methods: dict[str, Saliency] = {
         "grad_cam": grad_cam,
         "integrated_gradients": partial(_integrated_gradients, _black(module)),
         "occlusion": _occlusion,
     }
 
-    def heat(network: StagedNetwork, target: Target, images: Tensor, classes: Tensor) -> Tensor:
-        maps = []
-        for part in _batches(len(images)):
-            maps.append(scaled(methods[name](network, target, images[part], classes[part])))
-            if advance is not None:
-                advance(len(maps[-1]))
-        return torch.cat(maps)
+    def maps(network: StagedNetwork, target: Target, images: Tensor, classes: Tensor) -> Tensor:
+        found = []
+        with progress("saliency maps", len(images)) as advance:
+            for some, their in zip(torch.split(images, BATCH), torch.split(classes, BATCH), strict=True):
+                found.append(scaled(methods[name](network, target, some, their)))
+                advance(len(some))
+        return torch.cat(found)
 
-    return heat
+    return maps
 
 
 def grad_cam(network: nn.Module, target: Target, images: Tensor, classes: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def grad_cam(network: nn.Module, target: Target, images: Tensor, classes: Tensor
 
     Args:
         network: Maps preprocessed images to logits; its parameters may be frozen.
-        target: The layer whose map is weighed.
+        target: The layer whose channels are weighted.
         images: Preprocessed images (B, C, H, W).
         classes: A class for each image (B,).
 
@@ -92,11 +92,10 @@ def _occlusion(network: StagedNetwork, target: Target, images: Tensor, classes: 
 
     side = max(2, images.shape[-1] // PATCHES)
     step = max(1, side // 2)
-    window = (images.shape[1], side, side)
     with torch.no_grad():
         found: Tensor = Occlusion(lambda given: network(given).softmax(1)).attribute(
             images,
-            window,
+            (images.shape[1], side, side),
             strides=(images.shape[1], step, step),
             baselines=images.mean((2, 3), keepdim=True).expand_as(images),
             target=classes,
@@ -109,10 +108,6 @@ def scaled(maps: Tensor) -> Tensor:
     """Divide maps (B, h, w) by their own maxima; a map of zeros stays one."""
     largest = maps.amax((1, 2), keepdim=True)
     return torch.where(largest > 0, maps / largest.clamp(min=torch.finfo(maps.dtype).tiny), 0)
-
-
-def _batches(count: int) -> Iterator[slice]:
-    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
 def _black(module: ImageClassifier) -> Tensor:

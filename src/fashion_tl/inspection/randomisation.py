@@ -1,4 +1,4 @@
-"""Whether a map depends on what the network has learned: randomisation of the model (Adebayo et al. 2018)."""
+"""Model randomisation test: whether saliency depends on what the network has learned (Adebayo et al. 2018)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fashion_tl.inspection.heatmaps import HeatMaps
 from fashion_tl.inspection.layers import Target
+from fashion_tl.inspection.saliency import Saliency
 from fashion_tl.models.staged import HEAD, StagedNetwork
 
 
@@ -22,7 +22,7 @@ class Step:
 
     Attributes:
         stage: The lowest stage that is random; the ones above it and the head are as well.
-        maps: Relevances (B, h, w), 0 to 1.
+        maps: Saliency (B, h, w), 0 to 1.
         correlations: Rank correlation of each with the trained network's map, -1 to 1, or None where one is constant.
     """
 
@@ -38,25 +38,25 @@ class Step:
 
 
 def randomise_downwards(
-    network: StagedNetwork, target: Target, images: Tensor, classes: Tensor, heat: HeatMaps, seed: int = 0
+    network: StagedNetwork, target: Target, images: Tensor, classes: Tensor, saliency: Saliency, seed: int = 0
 ) -> tuple[Tensor, list[Step]]:
     """Make a copy of the network random, stage by stage from the head down, and compute the maps anew each time.
 
     A tensor of parameters is made random by shuffling its values, which keeps their scale; BatchNorm's statistics
-    are then taken anew from the images. A map that stays as it was shows edges of the image, not what was learned.
+    are then taken anew from the images.
 
     Args:
         network: The trained network, in eval mode; it stays as it is.
-        target: The layer whose map is weighed.
+        target: The layer that maps are taken from.
         images: Preprocessed images (B, C, H, W).
         classes: A class for each image (B,), the same for all steps.
-        heat: Computes the maps.
+        saliency: Computes the maps.
         seed: Seed of the shuffling.
 
     Returns:
         The trained network's maps (B, h, w), and the steps, head first.
     """
-    trained = heat(network, target, images, classes)
+    trained = saliency(network, target, images, classes)
     changed = copy.deepcopy(network).eval()
     generator = torch.Generator().manual_seed(seed)
     names = [*network.stage_names, HEAD]
@@ -70,28 +70,18 @@ def randomise_downwards(
             if layer is not None and layer not in random_norms:
                 random_norms.append(layer)
         _take_statistics(changed, random_norms, images)
-        maps = heat(changed, target.within(changed), images, classes)
+        maps = saliency(changed, target.within(changed), images, classes)
         found = [rank_correlation(a.cpu().numpy(), b.cpu().numpy()) for a, b in zip(trained, maps, strict=True)]
         steps.append(Step(names[stage], maps, found))
     return trained, steps
 
 
 def rank_correlation(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
-    """Compute Spearman's rank correlation of two arrays of one shape, ties sharing their mean rank.
+    """Compute Spearman's rank correlation of two arrays of one shape; None if one of them is constant."""
+    from scipy.stats import spearmanr
 
-    Returns:
-        -1 to 1, or None if one of them is constant.
-    """
-    a, b = _ranks(first), _ranks(second)
-    a, b = a - a.mean(), b - b.mean()
-    length = float(np.sqrt((a @ a) * (b @ b)))
-    return float(np.clip(a @ b / length, -1, 1)) if length > 0 else None
-
-
-def _ranks(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    _, place, counts = np.unique(np.asarray(values).ravel(), return_inverse=True, return_counts=True)
-    ranks: npt.NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
-    return ranks
+    a, b = np.ravel(first), np.ravel(second)
+    return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else None
 
 
 @torch.no_grad()
