@@ -59,7 +59,7 @@ def test_every_picture_takes_such_names():
     for row, name in enumerate(NAMES):
         sheet.text(0.1, 0.2 * row, name, 4)
     assert Image.open(io.BytesIO(sheet.png())).size[0] == 600
-    assert confusion_picture(np.eye(len(NAMES), dtype=int), NAMES).shape[0] == 3
+    assert confusion_picture(np.eye(len(NAMES), dtype=int), NAMES).shape[2] == 3
 
 
 def test_clean():

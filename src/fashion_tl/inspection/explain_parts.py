@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fashion_tl.callbacks.tensorboard import first_filters
+from fashion_tl.callbacks.pictures import first_convolution
+from fashion_tl.data.transforms import visible
 from fashion_tl.inspection import panel_grid as sheet
 from fashion_tl.inspection import panels
 from fashion_tl.inspection.channels import Objective, activation_maps, strongest, telling_channels, visualise
@@ -126,11 +127,14 @@ def _randomised(subject: Subject, method: str, found: Findings, advance: Advance
 
 def filters_of(subject: Subject) -> Findings:
     """Draw the filters of the first convolution."""
-    filters = first_filters(subject.opened.module.network)
+    convolution = first_convolution(subject.opened.module.network)
     found = Findings("First-layer filters")
-    if filters is None:
+    if convolution is None:
         found.note = "This network has no convolution, so there are no filters to draw."
         return found
+    filters = visible(torch.from_numpy(convolution.weight))
+    low, high = filters.amin((1, 2, 3), keepdim=True), filters.amax((1, 2, 3), keepdim=True)
+    filters = (filters - low) / (high - low).clamp(min=1e-12)
     colour = filters.shape[1] == 3
     drawn = [picture(f) for f in filters[:128]]
     columns = min(16, len(drawn))
