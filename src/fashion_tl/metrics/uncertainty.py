@@ -138,7 +138,7 @@ def calibration_interval(
         for weights in (np.ones(images), confidence, confidence**2, values.argmax(axis=1) == truth)
     )
     gap = (sums - correct) / images
-    # Two correct and two wrong images more than were seen (Agresti and Coull 1998): a bin without an error can still err.
+    # Two correct and two wrong images more than were seen (Agresti and Coull 1998): a bin without errors can still err.
     accuracy = (correct + 2) / (counts + 4)
     second = squares - 2 * accuracy * sums + accuracy * counts
     deviation = np.sqrt(second / images - ((sums - accuracy * counts) / images) ** 2) / math.sqrt(images)
