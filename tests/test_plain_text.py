@@ -53,7 +53,7 @@ def test_every_picture_takes_such_names():
     rows = [[Tile(np.zeros((4, 4)), name, name) for name in NAMES]] * len(NAMES)
     png = draw_tiles(rows, NAMES, NAMES[0], NAMES[3])
     assert min(Image.open(io.BytesIO(png)).size) > 600
-    assert confusion_picture(np.eye(len(NAMES), dtype=int), NAMES).shape[0] == 3
+    assert confusion_picture(np.eye(len(NAMES), dtype=int), NAMES).shape[2] == 3
 
 
 def test_clean():

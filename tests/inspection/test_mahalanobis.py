@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.mahalanobis import fit_distances, pooled, stage_readers
-from fashion_tl.metrics.detection import auroc
+from fashion_tl.metrics.detection import detection
 from fashion_tl.training.scratch import ScratchClassifier
 
 NAMES = ["a", "b", "c"]
@@ -82,8 +82,8 @@ def test_the_ensemble_sees_what_either_stage_sees() -> None:
     found = fit_distances({"low": values, "head": values}, labels, {"low": validation, "head": validation})
     scores = found.ensemble({"low": inside, "head": inside})
     for shown in ({"low": odd, "head": inside}, {"low": inside, "head": odd}):
-        assert auroc(scores, found.ensemble(shown)) > 0.95
+        assert detection(scores, found.ensemble(shown)).auroc > 0.95
     same = {"low": validation, "head": validation}
     logs = np.log(-found.head(same))
     assert found.ensemble(same) == pytest.approx((logs.mean() - logs) / logs.std(), abs=1e-9)
-    assert auroc(found.head({"head": inside}), found.head({"head": odd})) > 0.99
+    assert detection(found.head({"head": inside}), found.head({"head": odd})).auroc > 0.99

@@ -128,7 +128,6 @@ def further_figures(logits: Any, labels: Any, names: list[str]) -> dict[str, Any
             detection.detection(detection.max_softmax_score(logits), confidence**2),
         ],
         "energy": energies[1],
-        "false positives": [detection.false_positive_rate(*energies, rate) for rate in (0.3, 1.0)],
         "distance": detection.mahalanobis_score(np.asarray(logits) + 1, gaussians),
         "wide interval": uncertainty.wilson_interval(int(correct.sum()), len(labels), 0.99),
         "bootstrap": uncertainty.bootstrap_intervals(logits, labels, 50, seed=3, level=0.8),

@@ -23,7 +23,8 @@ Z = 1.959963984540054
 
 
 def softmax(logits: Any) -> Any:
-    scipy = pytest.importorskip("scipy.special")
+    import scipy.special as scipy
+
     return scipy.softmax(logits.astype(np.float64), axis=1)
 
 
@@ -50,7 +51,8 @@ def naive_wilson(hits: int, count: int) -> tuple[float, float]:
 
 
 def expected(labels: Any, logits: Any) -> dict[str, float]:
-    sklearn = pytest.importorskip("sklearn.metrics")
+    import sklearn.metrics as sklearn
+
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=1)
     classes = range(logits.shape[1])

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
+from fashion_tl.callbacks.pictures import first_convolution
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.explained_images import PEAKS, ExplainedRun
 from fashion_tl.inspection.layers import Target
 from fashion_tl.inspection.tiles import Tile, draw_tiles, outlined
-from fashion_tl.plots.filters import filter_grid
+from fashion_tl.plots.filters import CAPTION, filter_grid
 from fashion_tl.records.findings import Findings
 
 EXEMPLARS, MOST_CHANNELS, MOST_FILTERS = 8, 12, 128
@@ -20,17 +20,15 @@ EXEMPLARS, MOST_CHANNELS, MOST_FILTERS = 8, 12, 128
 
 def filter_analysis(explained: ExplainedRun) -> Findings:
     """Draw the filters of the first convolution."""
-    layers = (m for m in explained.run.module.network.modules() if isinstance(m, nn.Conv2d))
-    first = next(layers, None)
+    first = first_convolution(explained.run.module)
     found = Findings("First-layer filters")
     if first is None:
         found.note = "This network has no convolution, so there are no filters to draw."
         return found
-    count, inputs, height, width = first.weight.shape
+    count, _, height, width = first.weight.shape
     shown = min(count, MOST_FILTERS)
-    colours = "its three colours" if inputs == 3 else "grey"
-    found.note = f"First convolution, {colours}; each filter scaled to its own range."
-    grid = filter_grid(first.weight.detach().float().cpu().numpy(), 16, MOST_FILTERS) / 255
+    found.note = f"The first convolution, {first.name}: {CAPTION}."
+    grid = filter_grid(first.weight, 16, MOST_FILTERS) / 255
     title = f"{explained.run.label}: {shown} of {count} filters of {height} x {width}"
     found.add_picture(
         "explain_filters-first_layer.png",
