@@ -80,13 +80,13 @@ def test_made_images_excite_and_come_out_alike_for_one_seed() -> None:
     module, target = looked_at()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     wanted = [Objective("class", 1, "b"), Objective("channel", 2, "channel 2")]
-    made = visualisation.visualise(module, target, wanted, steps=12)
-    assert made.images.shape == (2, 1, 28, 28)
-    assert made.images.min() >= 0
-    assert made.images.max() <= 1
-    assert all(after > first for first, after in zip(made.before, made.after, strict=True))
-    assert torch.equal(visualisation.visualise(module, target, wanted, steps=12).images, made.images)
-    assert not torch.equal(visualisation.visualise(module, target, wanted, steps=12, seed=1).images, made.images)
+    images, at_first, at_last = visualisation.visualise(module, target, wanted, steps=12)
+    assert images.shape == (2, 1, 28, 28)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert all(after > first for first, after in zip(at_first, at_last, strict=True))
+    assert torch.equal(visualisation.visualise(module, target, wanted, steps=12)[0], images)
+    assert not torch.equal(visualisation.visualise(module, target, wanted, steps=12, seed=1)[0], images)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert all(p.grad is None for p in module.parameters())
 

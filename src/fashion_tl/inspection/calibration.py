@@ -54,6 +54,17 @@ class Calibration:
             return apply_scaling(logits, 1 / self.temperature)
         return apply_scaling(logits, self.scale, self.bias)
 
+    def probabilities(self, logits: npt.ArrayLike) -> Floats:
+        """Return calibrated probabilities (N, K), float64, of logits (N, K).
+
+        Raises:
+            UserError: If the logits are of another number of classes.
+        """
+        shape, classes = np.shape(logits), len(self.class_names)
+        if len(shape) != 2 or shape[1] != classes:
+            raise UserError(f"logits have shape {shape}, they are calibrated for (N, {classes}).")
+        return softmax(self.apply(logits))
+
 
 def fit_calibration(logits: npt.ArrayLike, labels: Ints, checkpoint: str, class_names: tuple[str, ...]) -> Calibration:
     """Fit both scalings to validation logits and choose between them by cross-validation.
@@ -163,21 +174,12 @@ def _check(calibration: Calibration) -> None:
 
 
 def load_calibration(checkpoint: Path) -> Callable[[npt.ArrayLike], Floats]:
-    """Return the function that turns a checkpoint's logits (N, K) into calibrated probabilities (N, K), in float64.
+    """Return ``Calibration.probabilities`` of a checkpoint.
 
     Raises:
-        UserError: If the checkpoint has no calibration or another one's. The function raises it for logits of another
-            number of classes.
+        UserError: If the checkpoint has no calibration, or another one's.
     """
     calibration = read_calibration(checkpoint)
     if calibration is None:
         raise UserError(f"{checkpoint} has no calibration: run `fashion-tl diagnose RUN` on its run first.")
-    classes = len(calibration.class_names)
-
-    def calibrate(logits: npt.ArrayLike) -> Floats:
-        values = np.asarray(logits, dtype=np.float64)
-        if values.ndim != 2 or values.shape[1] != classes:
-            raise UserError(f"logits have shape {values.shape}, {checkpoint} is calibrated for (N, {classes}).")
-        return softmax(calibration.apply(values))
-
-    return calibrate
+    return calibration.probabilities

@@ -86,7 +86,7 @@ def add_errors(
         figures["groups"] = _groups(case, groups)
     figures["thresholds"] = _thresholds(case, validation)
     if costs is not None:
-        figures["costs"] = _costs(case, softmax(calibration.apply(test.logits)), costs)
+        figures["costs"] = _costs(case, calibration.probabilities(test.logits), costs)
     figures["most_confident_mistakes"] = _confident(case)
     figures["label_errors"] = _label_errors(case)
     findings.figures["errors"] = figures

@@ -191,17 +191,13 @@ def check_same_test(runs: Sequence[OpenedRun]) -> None:
     """Raise a UserError unless all runs have the same classes and the same test images."""
     first = runs[0]
     for other in runs[1:]:
+        wrong = None
         if other.class_names != first.class_names:
-            raise UserError(
-                f"{first.label} and {other.label} have other classes ({_listed(first.class_names)}; "
-                f"{_listed(other.class_names)}): only runs on the same classes can be laid side by side. "
-                "Explain them one by one."
-            )
-        if other.data.describe()["test_set"] != first.data.describe()["test_set"]:
-            raise UserError(
-                f"{first.label} and {other.label} were tested on different images: "
-                "only runs on the same test set can be laid side by side. Explain them one by one."
-            )
+            wrong = f"have other classes ({_listed(first.class_names)}; {_listed(other.class_names)})"
+        elif other.data.describe()["test_set"] != first.data.describe()["test_set"]:
+            wrong = "were tested on different images"
+        if wrong:
+            raise UserError(f"{first.label} and {other.label} {wrong}: explain them one by one.")
 
 
 def _listed(names: Sequence[str]) -> str:

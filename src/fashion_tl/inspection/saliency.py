@@ -1,4 +1,4 @@
-"""Saliency maps: where in an image the evidence for a class lies, by captum's methods."""
+"""Saliency maps: where in an image the evidence for a class lies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fashion_tl.inspection.inference import progress
-from fashion_tl.inspection.layers import Target, tapped
+from fashion_tl.inspection.layers import Target
 from fashion_tl.models.staged import StagedNetwork
 from fashion_tl.training.classifier import ImageClassifier
 
@@ -64,13 +64,22 @@ def grad_cam(network: nn.Module, target: Target, images: Tensor, classes: Tensor
     Returns:
         Maps (B, side, side), 0 or above, on the scale of the logits.
     """
-    from captum.attr import LayerGradCam
+    kept: list[Tensor] = []
 
-    # A gradient must flow although all parameters may be frozen: so the images take one.
-    images = images.detach().requires_grad_()
-    with tapped(target) as tap, torch.enable_grad():
-        maps: Tensor = LayerGradCam(network, tap).attribute(images, target=classes, relu_attributions=True)
-    return maps.detach()[:, 0]
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()  # what comes later may change it in place
+
+    handle = target.module.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            # A gradient must flow although all parameters may be frozen: so the images take one.
+            logits = network(images.detach().requires_grad_())
+            (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), kept)
+    finally:
+        handle.remove()
+    weights = target.fold(gradient).mean((2, 3), keepdim=True)
+    return (weights * target.fold(kept[0].detach())).sum(1).clamp(min=0)
 
 
 def _integrated_gradients(

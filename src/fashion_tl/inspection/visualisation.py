@@ -31,18 +31,18 @@ def feature_analysis(explained: ExplainedRun, objectives: Sequence[Objective], s
     """Make images that excite channels or classes, all classes if none is named."""
     names = explained.run.class_names[:MOST_MADE]
     wanted = list(objectives) or [Objective("class", i, name) for i, name in enumerate(names)]
-    made = visualise(explained.run.module, explained.target, wanted, STEPS, seed)
+    images, first, last = visualise(explained.run.module, explained.target, wanted, STEPS, seed)
     note = (
         f"{STEPS} steps of gradient ascent on the image's Fourier spectrum, with random rotations, zooms and shifts "
         f"and a penalty on total variation (Olah et al. 2017); seed {seed}. {explained.layer}"
     )
-    rows = [[o.name, o.kind, b, a] for o, b, a in zip(wanted, made.before, made.after, strict=True)]
+    rows = [[o.name, o.kind, b, a] for o, b, a in zip(wanted, first, last, strict=True)]
     found = Findings(
         "Images made to excite a class or a channel", note, figures={**explained.layer_figures(), "seed": seed}
     )
     tiles = [
         Tile(picture(image), below=f"{name}\n{before:.1f} → {after:.1f}")
-        for image, (name, _, before, after) in zip(made.images, rows, strict=True)
+        for image, (name, _, before, after) in zip(images, rows, strict=True)
     ]
     title = f"{explained.run.label}: images made to excite a class or a channel"
     found.add_picture(
@@ -89,24 +89,9 @@ def parse_objectives(wanted: Iterable[str], class_names: Iterable[str], target: 
     return objectives
 
 
-@dataclass(frozen=True)
-class Made:
-    """Images made to excite, and how much they do.
-
-    Attributes:
-        images: Images (B, C, S, S), 0 to 1.
-        before: Each objective at the start: a class's logit or a channel's mean activation (B,).
-        after: The same at the end (B,).
-    """
-
-    images: Tensor
-    before: list[float]
-    after: list[float]
-
-
 def visualise(
     module: ImageClassifier, target: Target, objectives: Sequence[Objective], steps: int = STEPS, seed: int = 0
-) -> Made:
+) -> tuple[Tensor, list[float], list[float]]:
     """Make an image for each objective by gradient ascent (Olah et al. 2017, "Feature Visualization").
 
     The image is held as its Fourier spectrum with decorrelated colours, turned, zoomed and shifted at random before
@@ -118,6 +103,10 @@ def visualise(
         objectives: What to excite.
         steps: Steps of Adam.
         seed: Seed of the first image and of the random shifts.
+
+    Returns:
+        Images (B, C, S, S), 0 to 1, and each objective, a class's logit or a channel's mean activation, before and
+        after (B,).
     """
     spec, generator = module.input_spec, torch.Generator().manual_seed(seed)
     size = spec.image_size
@@ -143,7 +132,7 @@ def visualise(
             advance(1)
         images = _image_of(spectrum.detach(), size)
         after = scores(images).tolist()
-    return Made(images.cpu(), first, after)
+    return images.cpu(), first, after
 
 
 def _image_of(spectrum: Tensor, size: int) -> Tensor:
