@@ -49,3 +49,14 @@ def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix
         for name, (value, low, high) in ranges.items()
         if value is not None and not low <= value <= high
     ]
+
+
+def check_at_least(*options: tuple[str, float, float]) -> None:
+    """Raise one UserError for all options below their least values.
+
+    Args:
+        options: Name, value and least value of each.
+    """
+    problems = [f"--{name} is {value}, it must be at least {least}" for name, value, least in options if value < least]
+    if problems:
+        raise UserError("; ".join(problems) + ".")

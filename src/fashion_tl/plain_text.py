@@ -1,10 +1,22 @@
-"""Text in pictures as it was written: names of classes and runs may hold anything."""
+"""Text as it was written: names of classes and runs may hold anything."""
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def clean(text: object) -> str:
+    """Return text that XML, a font and a terminal can hold: control characters and lone surrogates are replaced.
+
+    Example:
+        >>> clean("a" + chr(0) + "b" + chr(10) + "c")
+        'a\ufffdb c'
+    """
+    kept = (c if unicodedata.category(c) not in ("Cc", "Cs") else " " if c in "\t\n" else "\ufffd" for c in str(text))
+    return "".join(kept)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fashion_tl.callbacks.tensorboard import confusion_picture, first_filters, grid
+from fashion_tl.callbacks.pictures import first_convolution
+from fashion_tl.callbacks.tensorboard import confusion_picture, grid
 from fashion_tl.cli import main
 from fashion_tl.models.scratch import LightCNN
 from fashion_tl.records.record import read_record
@@ -81,31 +82,24 @@ def test_pictures_and_hyperparameters_with_the_final_figures(events: EventAccumu
     assert events.Scalars("final/test_accuracy")[0].value == pytest.approx(test["accuracy"])
 
 
-def test_first_filters_are_scaled_one_by_one():
-    filters = first_filters(LightCNN(3))
-    assert filters is not None
-    assert filters.shape == (32, 3, 3, 3)
-    assert torch.all(filters.amin((1, 2, 3)) == 0)
-    assert torch.allclose(filters.amax((1, 2, 3)), torch.ones(32))
-    assert first_filters(torch.nn.Linear(2, 2)) is None
+def test_the_first_convolution():
+    network = LightCNN(3)
+    found = first_convolution(network)
+    assert found is not None
+    assert found.weight.shape == (32, 3, 3, 3)
+    assert np.array_equal(found.weight, dict(network.named_modules())[found.name].weight.detach().numpy())
+    assert first_convolution(torch.nn.Linear(2, 2)) is None
+    half = first_convolution(torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3)).to(torch.bfloat16))
+    assert half is not None
+    assert half.name == "0"
+    assert half.weight.dtype == np.float32
 
 
-@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 1)])
-def test_filters_and_images_of_any_number_of_channels_are_shown(channels: int, shown: int):
-    network = torch.nn.Sequential(torch.nn.Conv2d(channels, 6, 3)).to(torch.bfloat16)
-    filters = first_filters(network)
-    assert filters is not None
-    assert filters.shape == (6, shown, 3, 3)
-    for images in (torch.rand(6, channels, 5, 5), filters):
-        laid = grid(images, columns=3)
-        assert laid.shape[0] == 3
-        assert torch.isfinite(laid).all()
-
-
-def test_grid_repeats_pixels():
-    laid = grid(torch.ones(2, 1, 3, 3), columns=2, scale=4)
-    assert laid.shape == (3, 16, 30)
-    assert laid.max() == 1
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_images_of_any_number_of_channels_are_shown(channels: int):
+    laid = grid(torch.rand(10, channels, 5, 5))
+    assert laid.shape == (2 * 7 + 2, 8 * 7 + 2, 3)
+    assert np.isfinite(laid).all()
 
 
 @pytest.mark.parametrize("classes", [2, 10, 25, 26, 100, 101, 1000])
@@ -120,18 +114,20 @@ def test_confusion_picture_is_bounded_in_pixels_and_labels(classes: int, monkeyp
     monkeypatch.setattr(Axes, "set_xticks", noted)
     matrix = np.random.default_rng(0).integers(0, 2, (classes, classes)) + 9 * classes * np.eye(classes, dtype=int)
     picture = confusion_picture(matrix, [f"class number {k} with a name of some length" for k in range(classes)])
-    assert min(picture.shape[1:]) >= 400
-    assert max(picture.shape[1:]) <= 2000
+    assert min(picture.shape[:2]) >= 400
+    assert max(picture.shape[:2]) <= 2000
     assert min(classes, 50) <= len(labels[0]) <= min(classes, 100)
     # The diagonal is seen from top left to bottom right: blue is brighter than red there.
-    dark = (picture[2].int() - picture[0].int() > 60).nonzero().float()
-    assert np.corrcoef(dark.T.numpy())[0, 1] > 0.7
+    dark = np.argwhere(picture[..., 2].astype(int) - picture[..., 0] > 60)
+    assert np.asarray(np.corrcoef(dark.T))[0, 1] > 0.7
 
 
-@pytest.mark.parametrize("broken", ["confusion_picture", "grid"])
+@pytest.mark.parametrize(
+    ("broken", "tag"), [("confusion_picture", "test/confusion_matrix"), ("filter_grid", "filters/first_layer")]
+)
 @pytest.mark.parametrize("error", [RuntimeError("no font"), MemoryError(), OSError("disk full")], ids=lambda e: str(e))
 def test_a_picture_that_cannot_be_drawn_stops_no_run(
-    fit: Fit, capsys, monkeypatch: pytest.MonkeyPatch, broken: str, error: Exception
+    fit: Fit, capsys, monkeypatch: pytest.MonkeyPatch, broken: str, tag: str, error: Exception
 ):
     def refuse(*_, **__):
         raise error
@@ -140,7 +136,7 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(
     assert fit() == 0
     assert read_record(Path("lightning_logs/run/version_0"))["status"] == "completed"
     told = capsys.readouterr().err
-    assert f"tensorboard: {'test/confusion_matrix' if broken != 'grid' else 'filters/first_layer'} is not shown" in told
+    assert f"tensorboard: {tag} is not shown" in told
     assert type(error).__name__ in told
 
 
@@ -167,7 +163,7 @@ def test_ctrl_c_while_a_picture_is_drawn_stops(fit: Fit, monkeypatch: pytest.Mon
 
 
 def test_confusion_picture_is_darker_on_the_diagonal():
-    picture = confusion_picture(np.diag([5, 5, 5]), ["a", "b", "c"]).float()
-    assert picture.shape[0] == 3
+    picture = confusion_picture(np.diag([5, 5, 5]), ["a", "b", "c"])
+    assert picture.shape[2] == 3
     assert picture.min() < 100
     assert picture.max() == 255

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -15,9 +14,10 @@ import pytest
 from PIL import Image
 
 from fashion_tl.cli import main
+from fashion_tl.commands import call
 from fashion_tl.errors import UserError
-from fashion_tl.inspection import explain_parts as parts
-from fashion_tl.inspection.explain import add_arguments, run
+from fashion_tl.inspection import visualisation
+from fashion_tl.inspection.explain import explain as command
 
 SMALL = (
     "--trainer.max_epochs",
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("explained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(parts, "STEPS", 3)
+        patch.setattr(visualisation, "STEPS", 3)
         scratch = ("--model", "ScratchClassifier", "--model.network_args", "{widths: [4, 8, 8]}")
         frozen = ("--model", "TransferClassifier", "--model.backbone", "test_resnet", "--model.pretrained", "false")
         garments = ("--data.source", "SyntheticGarments")
@@ -50,9 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def explain(*args: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    run(**vars(parser.parse_args(args)))
+    call(command, "fashion-tl explain", args)
 
 
 def files(name: str) -> set[str]:
@@ -119,6 +117,8 @@ def test_predictions_shown_are_those_of_the_run(trained: Path) -> None:
         (("scratch", "--images", "nowhere"), "nowhere does not exist"),
         (("scratch", "--images", "text.png"), "text.png cannot be read"),
         (("scratch", "--projector", "0"), "--projector is 0"),
+        (("scratch", "--projector", "1", "2"), "takes one number"),
+        (("scratch", "--seed", "-1"), "--seed is -1"),
         (("scratch", "--batch_size", "0"), "--batch_size is 0"),
         (("scratch", "objects"), "have other classes"),
         (("none",), "unknown run 'none'"),
@@ -165,7 +165,7 @@ def test_colour_images_are_explained(trained: Path) -> None:
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import argparse, sys; from fashion_tl.inspection.explain import add_arguments; "
-        "add_arguments(argparse.ArgumentParser()); sys.exit('torch' in sys.modules)"
+        "import sys; from fashion_tl.cli import main; main(['explain', '--help']); "
+        "main(['diagnose', '--help']); main(['robustness', '--help']); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from fashion_tl.inspection.mahalanobis import fit_distances, pooled, read_features
-from fashion_tl.metrics.detection import auroc
+from fashion_tl.inspection.inference import infer
+from fashion_tl.inspection.mahalanobis import fit_distances, pooled, stage_readers
+from fashion_tl.metrics.detection import detection
 from fashion_tl.training.scratch import ScratchClassifier
 
 NAMES = ["a", "b", "c"]
@@ -22,7 +23,7 @@ def module():
 
 def test_features_are_what_the_stages_give(module) -> None:
     images = torch.randint(0, 256, (7, 1, 28, 28), dtype=torch.uint8)
-    logits, features = read_features(module, images, 3, "images")
+    logits, features = infer(module, torch.split(images, 3), stage_readers(module.network))
     network, values = module.network, module.preprocess(images)
     with torch.no_grad():
         assert logits == pytest.approx(network(values).numpy(), abs=1e-5)
@@ -81,8 +82,8 @@ def test_the_ensemble_sees_what_either_stage_sees() -> None:
     found = fit_distances({"low": values, "head": values}, labels, {"low": validation, "head": validation})
     scores = found.ensemble({"low": inside, "head": inside})
     for shown in ({"low": odd, "head": inside}, {"low": inside, "head": odd}):
-        assert auroc(scores, found.ensemble(shown)) > 0.95
+        assert detection(scores, found.ensemble(shown)).auroc > 0.95
     same = {"low": validation, "head": validation}
     logs = np.log(-found.head(same))
     assert found.ensemble(same) == pytest.approx((logs.mean() - logs) / logs.std(), abs=1e-9)
-    assert auroc(found.head({"head": inside}), found.head({"head": odd})) > 0.99
+    assert detection(found.head({"head": inside}), found.head({"head": odd})).auroc > 0.99

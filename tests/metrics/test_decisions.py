@@ -26,7 +26,8 @@ def predictions(digits: int = 15) -> tuple[Floats, Ints]:
 
 @pytest.mark.parametrize("digits", [15, 1])
 def test_thresholds_against_scikit_learn(digits: int) -> None:
-    sklearn = pytest.importorskip("sklearn.metrics")
+    import sklearn.metrics as sklearn
+
     probabilities, labels = predictions(digits)
     thresholds, reached = best_thresholds(probabilities, labels)
     for k in range(K):
@@ -72,7 +73,8 @@ def test_least_cost_against_a_loop() -> None:
 
 
 def test_equal_costs_give_the_most_probable_class_and_the_error_rate() -> None:
-    sklearn = pytest.importorskip("sklearn.metrics")
+    import sklearn.metrics as sklearn
+
     probabilities, labels = predictions()
     costs = 1 - np.eye(K)
     decided = least_cost_decisions(probabilities, costs)

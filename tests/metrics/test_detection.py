@@ -1,19 +1,14 @@
-"""Detection figures against scikit-learn and all pairs; scores against scipy and by hand."""
+"""Detection figures against counting and by hand; scores against scikit-learn and by hand."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.detection import (
-    auroc,
-    average_precision,
     detection,
     energy_score,
-    false_positive_rate,
     fit_gaussians,
     mahalanobis_score,
     max_softmax_score,
@@ -47,54 +42,37 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_against_scikit_learn(case: str) -> None:
-    sklearn = pytest.importorskip("sklearn.metrics")
-    inside, outside = CASES[case]
-    truth, joined = np.repeat([1, 0], [len(inside), len(outside)]), np.concatenate([inside, outside])
-    alarms, hits, _ = sklearn.roc_curve(truth, joined, drop_intermediate=False)
-    ours = detection(inside, outside)
-    assert ours.auroc == pytest.approx(sklearn.roc_auc_score(truth, joined), abs=EXACT)
-    assert ours.aupr_inside == pytest.approx(sklearn.average_precision_score(truth, joined), abs=EXACT)
-    assert ours.aupr_outside == pytest.approx(sklearn.average_precision_score(1 - truth, -joined), abs=EXACT)
-    assert ours.fpr95 == pytest.approx(alarms[np.argmax(hits >= 0.95)], abs=EXACT)
-    for rate in (0.01, 0.5, 1.0):
-        expected = alarms[np.argmax(hits >= rate)]
-        assert false_positive_rate(inside, outside, rate) == pytest.approx(expected, abs=EXACT)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_auroc_is_the_share_of_pairs_in_order(case: str) -> None:
+def test_figures_against_counting(case: str) -> None:
     inside, outside = CASES[case]
     pairs = [(a > b) + (a == b) / 2 for a in inside for b in outside]
-    assert auroc(inside, outside) == pytest.approx(np.mean(pairs), abs=EXACT)
-    assert auroc(outside, inside) == pytest.approx(1 - np.mean(pairs), abs=EXACT)
+    found = detection(inside, outside)
+    assert found.auroc == pytest.approx(np.mean(pairs), abs=EXACT)
+    assert detection(outside, inside).auroc == pytest.approx(1 - np.mean(pairs), abs=EXACT)
+    threshold = max(t for t in inside if np.mean(np.asarray(inside) >= t) >= 0.95)
+    assert found.fpr95 == pytest.approx(np.mean(np.asarray(outside) >= threshold), abs=EXACT)
 
 
 def test_by_hand() -> None:
     assert detection([3, 2], [1, 0]).__dict__ == {"auroc": 1, "aupr_inside": 1, "aupr_outside": 1, "fpr95": 0}
-    assert average_precision([3, 1], [2]) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
-    assert false_positive_rate([np.inf, 0], [-np.inf, 1]) == 0.5
-    assert false_positive_rate([np.inf, 0], [-np.inf, 1], 0.5) == 0
+    found = detection([3, 1], [2])
+    assert found.aupr_inside == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
+    assert found.aupr_outside == pytest.approx(1 / 2)  # the one outside image comes second from below
 
 
-@pytest.mark.parametrize("figure", [auroc, average_precision, false_positive_rate, detection])
-@pytest.mark.parametrize(("inside", "outside"), [([], [1.0]), ([1.0], []), ([np.nan], [1.0]), ([[1.0]], [1.0])])
-def test_scores_that_cannot_be_compared_are_refused(figure: Callable[..., object], inside, outside) -> None:
+@pytest.mark.parametrize(
+    ("inside", "outside"), [([], [1.0]), ([1.0], []), ([np.nan], [1.0]), ([1.0], [np.inf]), ([[1.0]], [1.0])]
+)
+def test_scores_that_cannot_be_compared_are_refused(inside, outside) -> None:
     with pytest.raises(UserError, match="cannot be told apart"):
-        figure(inside, outside)
-    with pytest.raises(UserError, match="true positive rate"):
-        false_positive_rate([1.0], [0.0], 95)
+        detection(inside, outside)
 
 
 # Scores
 
 
-def test_softmax_and_energy_scores_against_scipy() -> None:
-    special = pytest.importorskip("scipy.special")
+def test_softmax_and_energy_scores() -> None:
     logits = 5 * np.random.default_rng(0).standard_normal((50, 8))
-    assert max_softmax_score(logits) == pytest.approx(special.softmax(logits, axis=1).max(1), abs=EXACT)
-    assert energy_score(logits) == pytest.approx(special.logsumexp(logits, axis=1), abs=EXACT)
-    assert energy_score(logits, 4.0) == pytest.approx(4 * special.logsumexp(logits / 4, axis=1), abs=EXACT)
+    assert energy_score(logits, 4.0) == pytest.approx(4 * np.log(np.exp(logits / 4).sum(axis=1)), abs=EXACT)
     assert energy_score([[1e4, 1e4], [-1e4, -1e4]]) == pytest.approx(np.array([1e4, -1e4]) + np.log(2))
     assert max_softmax_score([[1e4, -1e4]]).tolist() == [1]
     with pytest.raises(UserError, match="temperature"):
@@ -102,7 +80,8 @@ def test_softmax_and_energy_scores_against_scipy() -> None:
 
 
 def test_mahalanobis_against_scikit_learn() -> None:
-    covariance = pytest.importorskip("sklearn.covariance")
+    import sklearn.covariance as covariance
+
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 4, 300)
     features = rng.standard_normal((4, 5))[labels] * 4 + rng.standard_normal((300, 5)) @ rng.standard_normal((5, 5))

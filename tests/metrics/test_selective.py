@@ -28,7 +28,8 @@ def test_against_a_loop() -> None:
 
 def test_against_scikit_learn() -> None:
     # The risk among answered images is 1 - precision, where being right is what is to be found.
-    sklearn = pytest.importorskip("sklearn.metrics")
+    import sklearn.metrics as sklearn
+
     rng = np.random.default_rng(1)
     confidence, right = rng.integers(0, 40, 300) / 40, rng.random(300) < 0.8
     precision, _, thresholds = sklearn.precision_recall_curve(right, confidence)

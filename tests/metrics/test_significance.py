@@ -1,4 +1,4 @@
-"""McNemar's test and Holm's correction against scipy, exact fractions and the definition."""
+"""McNemar's test and Holm's correction against exact fractions and the definition."""
 
 from __future__ import annotations
 
@@ -22,26 +22,15 @@ def disagreeing(only_a: int, only_b: int, both: int = 3, neither: int = 2) -> li
     return [np.repeat(flags, counts)[order] for flags in ([True, False, True, False], [False, True, True, False])]
 
 
-@pytest.mark.parametrize(
-    ("only_a", "only_b"),
-    [(0, 0), (1, 0), (0, 1), (5, 5), (5, 6), (0, 20), (30, 11), (301, 245), (2000, 100), (5000, 4999), (0, 1000)],
-)
-def test_mcnemar_against_scipy(only_a: int, only_b: int) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    trials = only_a + only_b
-    expected = stats.binomtest(only_a, trials).pvalue if trials else 1.0
-    ours = mcnemar(*disagreeing(only_a, only_b))
-    assert (ours.only_a, ours.only_b) == (only_a, only_b)
-    assert ours.p == pytest.approx(expected, rel=EXACT, abs=0)
-    assert mcnemar(*disagreeing(only_b, only_a)).p == ours.p
-
-
-@pytest.mark.parametrize(("only_a", "only_b"), [(3, 1), (40, 17), (700, 300), (0, 1070)])
+@pytest.mark.parametrize(("only_a", "only_b"), [(3, 1), (5, 6), (40, 17), (700, 300), (0, 1070), (5000, 4999)])
 def test_mcnemar_is_the_exact_sum(only_a: int, only_b: int) -> None:
     trials = only_a + only_b
     tail = sum(comb(trials, i) for i in range(min(only_a, only_b) + 1))
     exact = float(Fraction(2 * tail, 2**trials))
-    assert mcnemar(*disagreeing(only_a, only_b)).p == pytest.approx(exact, rel=1e-12, abs=0)
+    ours = mcnemar(*disagreeing(only_a, only_b))
+    assert (ours.only_a, ours.only_b) == (only_a, only_b)
+    assert ours.p == pytest.approx(exact, rel=EXACT, abs=0)
+    assert mcnemar(*disagreeing(only_b, only_a)).p == pytest.approx(ours.p)
 
 
 def test_mcnemar_of_one_classifier_with_itself_and_of_nothing() -> None:

@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from fashion_tl.metrics.metrics import summarise
-from fashion_tl.report.collect import collect
+from fashion_tl.report.exports import Compared
 from fashion_tl.report.figures import entries_of, pairs_of, spreads_of
-from fashion_tl.report.find import LeftOut
 from fashion_tl.report.page import page
-from fashion_tl.report.tables import Compared
+from fashion_tl.report.sections import collect
+from fashion_tl.report.selection import LeftOut
 
 CLASSES = ["T-shirt/top", "<b>Bag</b> & 'co'", 'a$b$ "c"', "Été|*x*"]
 TEST_SET = "0123456789abcdef"
@@ -182,7 +182,7 @@ class Maker:
             _set(record, key, value)
         (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
         settings: dict[str, Any] = {"seed_everything": draw, "name": name, "model": {"init_args": {"lr": 0.003}}}
-        settings["data"] = {"image_size": 28, "root": f"runs/version_{version}"}
+        settings["data"] = {"image_size": 28, "source": {"init_args": {"root": f"runs/version_{version}"}}}
         for key, value in (config or {}).items():
             _set(settings, key, value)
         (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")

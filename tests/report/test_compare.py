@@ -170,7 +170,7 @@ def test_neither_torch_nor_lightning_is_imported(make: Any, tmp_path: Path) -> N
 def test_curves_have_gaps_where_values_are_missing(make: Any) -> None:
     from fashion_tl.report.charts import clock
     from fashion_tl.report.figures import Entry
-    from fashion_tl.report.reading import open_run, read_results
+    from fashion_tl.report.run_files import open_run, read_results
 
     folder = make.run()
     path = folder / "metrics.csv"

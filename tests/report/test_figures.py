@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fashion_tl.records.predictions import Predictions
 from fashion_tl.report.figures import figures_of, front_of
-from fashion_tl.report.reading import Predictions
 
 EXACT = 1e-9
 
@@ -25,7 +25,8 @@ def naive_holm(p_values: list[float]) -> list[float]:
 
 
 def test_every_pair_against_scipy(make: Any, report: Callable[..., Any]) -> None:
-    scipy = pytest.importorskip("scipy.stats")
+    import scipy.stats as scipy
+
     folders = {
         name: make.run(name, draw=i, skill=skill)
         for i, (name, skill) in enumerate(zip("abcd", (3, 2, 1, 0), strict=True))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fashion_tl.report.html import Html, clean, join, script_data, tag
+from fashion_tl.report.html import Html, join, script_data, tag
 
 NASTY = "<script>alert('x')</script> & \"y\""
 
@@ -39,7 +39,3 @@ def test_json_in_a_page_reads_back_and_holds_no_markup(text: str) -> None:
     inner = made.removeprefix('<script type="application/json" id="x">').removesuffix("</script>")
     assert json.loads(inner) == {"name": text}
     assert not set("<>&\u2028\u2029") & set(inner)
-
-
-def test_clean() -> None:
-    assert clean("a\tb\nc\x00\x1b\ud800é😀") == "a b c\ufffd\ufffd\ufffdé😀"

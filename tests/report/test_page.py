@@ -45,7 +45,8 @@ def data_rows(table: Any) -> dict[str, list[Any]]:
 
 
 def test_confusion_matrices(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
-    sklearn = pytest.importorskip("sklearn.metrics")
+    import sklearn.metrics as sklearn
+
     built = report()
     for name, folder in folders.items():
         labels, logits = make.logits(folder)
@@ -56,9 +57,10 @@ def test_confusion_matrices(folders: dict[str, Path], make: Any, report: Callabl
 
 def test_the_confusion_tables(folders: dict[str, Path], make: Any, parse: Any, tmp_path: Path) -> None:
     # Tables of numbers go with the plot, which this one draws.
+    import sklearn.metrics as sklearn
+
     from fashion_tl.report.compare import compare
 
-    sklearn = pytest.importorskip("sklearn.metrics")
     compare(log_dir=make.logs, output=tmp_path / "out")
     root = parse((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     for name, folder in folders.items():
@@ -77,7 +79,8 @@ def test_the_confusion_tables(folders: dict[str, Path], make: Any, parse: Any, t
 
 
 def test_classification_reports(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
-    sklearn = pytest.importorskip("sklearn.metrics")
+    import sklearn.metrics as sklearn
+
     built = report()
     table = built.table("Classification reports")
     runs = [h.text for h in table.one("thead").all("th")][2:]
@@ -95,7 +98,8 @@ def test_classification_reports(folders: dict[str, Path], make: Any, report: Cal
 
 
 def test_significance(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
-    scipy = pytest.importorskip("scipy.stats")
+    import scipy.stats as scipy
+
     table = report().table("McNemar")
     columns = [h.text for h in table.one("thead").all("th")][1:]
     p_values, shown = [], []

@@ -48,7 +48,8 @@ def compared(make: Any, report: Callable[..., Any]) -> Any:
 
 def truth_of(entry: Any) -> list[float]:
     """Compute the probability of the true class of each image, one by one."""
-    scipy = pytest.importorskip("scipy.special")
+    import scipy.special as scipy
+
     predictions = entry.run.predictions
     rows = zip(predictions.logits.astype(float), predictions.labels, strict=True)
     return [float(scipy.softmax(row)[label]) for row, label in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +17,26 @@ from fashion_tl.records.findings import write_arrays
 LARGEST = 64
 
 
-def keep_filters(module: nn.Module, folder: Path) -> None:
-    """Write the weights (O, I, h, w) of a network's first convolution, if it has one, to ``filters.npz``."""
+class Convolution(NamedTuple):
+    """A convolution by its name, with its weights (O, I, h, w)."""
+
+    name: str
+    weight: np.ndarray
+
+
+def first_convolution(module: nn.Module) -> Convolution | None:
+    """Find the first two-dimensional convolution of a network."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d):
-            weight = layer.weight.detach().float().cpu().numpy()
-            arrays = {"weight": weight, "layer": np.array(name.removeprefix("network."))}
-            write_arrays(folder / "filters.npz", arrays)
-            return
+            return Convolution(name.removeprefix("network."), layer.weight.detach().float().cpu().numpy())
+    return None
+
+
+def keep_filters(module: nn.Module, folder: Path) -> None:
+    """Write the weights of a network's first convolution, if it has one, to ``filters.npz``."""
+    found = first_convolution(module)
+    if found is not None:
+        write_arrays(folder / "filters.npz", {"weight": found.weight, "layer": np.array(found.name)})
 
 
 def keep_test_images(data: object, log_dir: Path) -> None:

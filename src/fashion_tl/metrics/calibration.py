@@ -1,4 +1,4 @@
-"""Whether a probability means what it says, and how to mend it after training; in NumPy alone."""
+"""Whether a probability means what it says, and how to calibrate it after training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reliability:
         edges: Edges of the bins of confidence, 0 to 1 (bins + 1,); a bin is closed on the right.
         counts: Images in each bin (bins,).
         confidence: Mean confidence in each bin (bins,), NaN in an empty one.
-        accuracy: Share of right predictions in each bin (bins,), NaN in an empty one.
+        accuracy: Share of correct predictions in each bin (bins,), NaN in an empty one.
     """
 
     edges: Floats
@@ -43,8 +43,8 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int =
         UserError: If shapes disagree or a value is out of range.
     """
     values, truth = check_probabilities(probabilities, labels)
-    confidence, hit = values.max(axis=1), values.argmax(axis=1) == truth
-    counts, mean, share = _bin_means(confidence, hit, bin_index(confidence, bins), bins)
+    confidence, correct = values.max(axis=1), values.argmax(axis=1) == truth
+    counts, mean, share = _bin_means(confidence, correct, bin_index(confidence, bins), bins)
     return Reliability(np.arange(bins + 1) / bins, counts, mean, share)
 
 
@@ -81,10 +81,10 @@ def adaptive_calibration_error(probabilities: npt.ArrayLike, labels: npt.ArrayLi
         UserError: If shapes disagree or a value is out of range.
     """
     values, truth = check_probabilities(probabilities, labels)
-    confidence, hit = values.max(axis=1), values.argmax(axis=1) == truth
+    confidence, correct = values.max(axis=1), values.argmax(axis=1) == truth
     last = -(-np.arange(1, _check_bins(bins)) * len(truth) // bins) - 1
     index = np.searchsorted(np.sort(confidence)[last], confidence)
-    return float(np.abs(np.bincount(index, weights=confidence - hit)).sum() / len(truth))
+    return float(np.abs(np.bincount(index, weights=confidence - correct)).sum() / len(truth))
 
 
 def classwise_calibration_error(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15) -> float:
@@ -139,7 +139,7 @@ def brier_score(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int =
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Find the temperature T that minimises the cross-entropy of logits / T (Guo 2017).
 
-    The cross-entropy is convex in 1 / T: Newton's method, kept inside a bracket. Predicted classes stay as they are.
+    The cross-entropy is convex in 1 / T, so its minimum is the root of its slope. Predicted classes stay as they are.
 
     Args:
         logits: Logits (N, K) of validation images, never of the test set.
@@ -147,43 +147,33 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
     Returns:
         Temperature, 0.01 to 100. A bound is returned where the best value lies beyond it: 0.01 if every image is
-        right by far, 100 if the logits say nothing about the labels.
+        classified correctly by far, 100 if the logits say nothing about the labels.
 
     Raises:
         UserError: If shapes disagree or a logit is not finite.
     """
+    from scipy.optimize import brentq
+
     values, truth = check_scores(logits, labels)
-    low, high = INVERSE_TEMPERATURES
-    if _slope(values, truth, low)[0] >= 0:
-        return 1 / low
-    if _slope(values, truth, high)[0] <= 0:
-        return 1 / high
-    inverse = 1.0
-    for _ in range(200):
-        slope, curvature = _slope(values, truth, inverse)
-        low, high = (inverse, high) if slope < 0 else (low, inverse)
-        newton = inverse - slope / curvature if curvature > 0 else low
-        if abs(newton - inverse) <= 1e-13 * inverse:
-            break
-        inverse = newton if low < newton < high else float(np.sqrt(low * high))
-    return 1 / inverse
-
-
-def _slope(logits: Floats, labels: Ints, inverse: float) -> tuple[float, float]:
-    """Compute first and second derivative of the mean cross-entropy of ``inverse * logits`` by ``inverse``."""
     # Relative to the true class's logit the slope is a mean of like terms, not a difference of two large ones.
-    relative = logits - logits[np.arange(len(labels)), labels][:, None]
-    probabilities = softmax(inverse * logits)
-    mean = (probabilities * relative).sum(axis=1)
-    spread = (probabilities * (relative - mean[:, None]) ** 2).sum(axis=1)
-    return float(mean.mean()), float(spread.mean())
+    relative = values - values[np.arange(len(truth)), truth][:, None]
+
+    def slope(inverse: float) -> float:
+        return float((softmax(inverse * values) * relative).sum(axis=1).mean())
+
+    low, high = INVERSE_TEMPERATURES
+    if slope(low) >= 0:
+        return 1 / low
+    if slope(high) <= 0:
+        return 1 / high
+    return 1 / float(brentq(slope, low, high, xtol=1e-15))
 
 
 def fit_vector_scaling(logits: npt.ArrayLike, labels: npt.ArrayLike, ridge: float = 1e-4) -> tuple[Floats, Floats]:
     """Find a scale and a bias for each class that minimise the cross-entropy of the scaled logits (Guo 2017).
 
-    Newton's method with step halving on the mean cross-entropy + ridge / 2 * (|scale - 1|^2 + |bias|^2), which is
-    strictly convex: the ridge holds what the images leave open, such as a bias common to all classes.
+    The objective is the mean cross-entropy + ridge / 2 * (|scale - 1|^2 + |bias|^2), which is strictly convex: the
+    ridge holds what the images leave open, such as a bias common to all classes.
 
     Args:
         logits: Logits (N, K) of validation images, never of the test set.
@@ -196,34 +186,36 @@ def fit_vector_scaling(logits: npt.ArrayLike, labels: npt.ArrayLike, ridge: floa
     Raises:
         UserError: If shapes disagree, a logit is not finite, or the ridge is not positive.
     """
+    from scipy.optimize import minimize
+
     values, truth = check_scores(logits, labels)
     if not ridge > 0:
         raise UserError(f"the ridge is {ridge}, it must be above 0, such as 1e-4.")
     images, classes = values.shape
     each, onehot = np.arange(classes), np.eye(classes)[truth]
     inputs = np.stack([values, np.ones_like(values)], axis=1)
-    unchanged = np.repeat([[1.0], [0.0]], classes, axis=1)
+    unchanged = np.repeat([1.0, 0.0], classes)
 
-    def objective(point: Floats) -> float:
-        return cross_entropy(values * point[0] + point[1], truth) + ridge / 2 * float(((point - unchanged) ** 2).sum())
+    def scaled(point: Floats) -> Floats:
+        return values * point[:classes] + point[classes:]
 
-    point = unchanged
-    for _ in range(200):
-        p = softmax(values * point[0] + point[1])
-        gradient = np.einsum("nk,nik->ik", p - onehot, inputs) / images + ridge * (point - unchanged)
+    def objective(point: Floats) -> tuple[float, Floats]:
+        pull = point - unchanged
+        gradient = np.einsum("nk,nik->ik", softmax(scaled(point)) - onehot, inputs).ravel() / images
+        return cross_entropy(scaled(point), truth) + ridge / 2 * float(pull @ pull), gradient + ridge * pull
+
+    def hessian(point: Floats) -> Floats:
+        p = softmax(scaled(point))
         weighted = (p[:, None] * inputs).reshape(images, 2 * classes)
-        hessian = ridge * np.eye(2 * classes) - weighted.T @ weighted / images
+        curvature: Floats = ridge * np.eye(2 * classes) - weighted.T @ weighted / images
         own = np.einsum("nk,nik,njk->kij", p, inputs, inputs) / images
-        hessian.reshape(2, classes, 2, classes)[:, each, :, each] += own
-        step = np.linalg.solve(hessian, gradient.ravel()).reshape(2, classes)
-        gain, size = float((gradient * step).sum()), 1.0
-        if gain < 1e-12:
-            point = point - step
-            break
-        while objective(point - size * step) > objective(point) - 1e-4 * size * gain and size > 1e-10:
-            size /= 2
-        point = point - size * step
-    return point[0], point[1]
+        curvature.reshape(2, classes, 2, classes)[:, each, :, each] += own
+        return curvature
+
+    point: Floats = minimize(objective, unchanged, jac=True, hess=hessian, method="trust-exact").x
+    for _ in range(3):  # Newton steps: near the minimum the objective's rounding hides what its slope still shows
+        point = point - np.linalg.solve(hessian(point), objective(point)[1])
+    return point[:classes], point[classes:]
 
 
 def apply_scaling(logits: npt.ArrayLike, scale: npt.ArrayLike, bias: npt.ArrayLike = 0.0) -> Floats:

@@ -1,4 +1,4 @@
-"""Decisions other than the most probable class: thresholds for each class, and costs of mistakes; in NumPy alone."""
+"""Decisions other than the most probable class: thresholds for each class, and costs of mistakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.checks import check_probabilities
-from fashion_tl.metrics.metrics import Floats, Ints, confusion_matrix
+from fashion_tl.metrics.metrics import Floats, Ints
 
 
 def best_thresholds(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -34,8 +34,8 @@ def best_thresholds(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tupl
         if not actual.any():
             continue
         levels, index, counts = np.unique(-values[:, k], return_inverse=True, return_counts=True)
-        hits = np.bincount(index, weights=actual, minlength=levels.size).cumsum()
-        f1 = 2 * hits / (counts.cumsum() + actual.sum())
+        found = np.bincount(index, weights=actual, minlength=levels.size).cumsum()
+        f1 = 2 * found / (counts.cumsum() + actual.sum())
         best = int(f1.argmax())
         thresholds[k], reached[k] = -levels[best], f1[best]
     return thresholds, reached
@@ -108,5 +108,4 @@ def cost_weighted_error(predicted: npt.ArrayLike, labels: npt.ArrayLike, costs: 
     for values in (decided, truth):
         if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= classes:
             raise UserError(f"classes must be whole numbers from 0 to {classes - 1}, as there are costs for {classes}.")
-    counts = confusion_matrix(decided.astype(np.int64), truth.astype(np.int64), classes)
-    return float((counts * matrix).sum() / decided.size)
+    return float(matrix[truth, decided].mean())

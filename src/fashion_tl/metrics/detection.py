@@ -1,4 +1,4 @@
-"""Telling images of the known classes from others: scores, and how well a score separates; in NumPy alone.
+"""Telling images of the known classes from others: scores, and how well a score separates.
 
 Every score is higher for images that look like the training data ("inside"), which are the positives unless said.
 """
@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import Floats, Ints, softmax
+
+ACCEPTED = 0.95  # share of the inside images that are to be accepted at least, where false positives are counted
 
 
 @dataclass(frozen=True)
@@ -39,80 +42,25 @@ def detection(inside: npt.ArrayLike, outside: npt.ArrayLike) -> Detection:
         outside: Scores (M,) of other images.
 
     Raises:
-        UserError: If one of the two is empty or holds a NaN.
+        UserError: If one of the two is empty or not finite.
     """
-    positive, negative = _check_pair(inside, outside)
-    return Detection(
-        auroc(positive, negative),
-        average_precision(positive, negative),
-        average_precision(-negative, -positive),
-        false_positive_rate(positive, negative),
-    )
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-
-def auroc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
-    """Compute the area under the ROC curve: the chance that a positive scores higher, ties counted half (Hanley 1982).
-
-    Args:
-        positive: Scores (N,) of the positives.
-        negative: Scores (M,) of the negatives.
-
-    Raises:
-        UserError: If one of the two is empty or holds a NaN.
-    """
-    hits, alarms, _ = _steps(*_check_pair(positive, negative))
-    return float((np.diff(alarms, prepend=0) * (hits + np.concatenate([[0], hits[:-1]])) / 2).sum())
-
-
-def average_precision(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
-    """Compute the area under the precision-recall curve (AUPR), as the sum of precision times gain in recall.
-
-    Args:
-        positive: Scores (N,) of the positives.
-        negative: Scores (M,) of the negatives.
-
-    Raises:
-        UserError: If one of the two is empty or holds a NaN.
-    """
-    hits, _, precision = _steps(*_check_pair(positive, negative))
-    return float((np.diff(hits, prepend=0) * precision).sum())
-
-
-def false_positive_rate(positive: npt.ArrayLike, negative: npt.ArrayLike, true_positive_rate: float = 0.95) -> float:
-    """Compute the share of negatives accepted at the highest threshold that accepts enough positives.
-
-    Args:
-        positive: Scores (N,) of the positives.
-        negative: Scores (M,) of the negatives.
-        true_positive_rate: Share of the positives to accept at least, above 0 and at most 1.
-
-    Raises:
-        UserError: If the rate is out of range, or one of the two is empty or holds a NaN.
-    """
-    if not 0 < true_positive_rate <= 1:
-        raise UserError(f"the true positive rate is {true_positive_rate}, it must be above 0 and at most 1.")
-    hits, alarms, _ = _steps(*_check_pair(positive, negative))
-    return float(alarms[np.argmax(hits >= true_positive_rate)])
-
-
-def _check_pair(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[Floats, Floats]:
-    first, second = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)
+    first, second = np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)
     for scores in (first, second):
-        if scores.ndim != 1 or scores.size == 0 or np.isnan(scores).any():
+        if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
             raise UserError(
                 f"scores of shapes {first.shape} and {second.shape} cannot be told apart: "
-                "both must be (N,) with at least one image, and hold no NaN."
+                "both must be (N,) with at least one image, and finite."
             )
-    return first, second
-
-
-def _steps(positive: Floats, negative: Floats) -> tuple[Floats, Floats, Floats]:
-    """Compute true and false positive rate and precision at every distinct score, from the highest down."""
-    scores = np.concatenate([positive, negative])
-    levels, index = np.unique(-scores, return_inverse=True)
-    hits = np.bincount(index[: positive.size], minlength=levels.size).cumsum()
-    alarms = np.bincount(index[positive.size :], minlength=levels.size).cumsum()
-    return hits / positive.size, alarms / negative.size, hits / (hits + alarms)
+    truth, joined = np.repeat([1, 0], [first.size, second.size]), np.concatenate([first, second])
+    false_positives, true_positives, _ = roc_curve(truth, joined, drop_intermediate=False)
+    return Detection(
+        auroc=float(roc_auc_score(truth, joined)),
+        aupr_inside=float(average_precision_score(truth, joined)),
+        aupr_outside=float(average_precision_score(1 - truth, -joined)),
+        fpr95=float(false_positives[np.argmax(true_positives >= ACCEPTED)]),
+    )
 
 
 def max_softmax_score(logits: npt.ArrayLike) -> Floats:
@@ -136,9 +84,8 @@ def energy_score(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
     """
     if not temperature > 0:
         raise UserError(f"the temperature is {temperature}, it must be above 0, such as 1.")
-    values = np.asarray(logits, dtype=np.float64) / temperature
-    highest = values.max(axis=1, keepdims=True)
-    result: Floats = temperature * (np.log(np.exp(values - highest).sum(axis=1)) + highest[:, 0])
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    result: Floats = temperature * special.logsumexp(scaled, axis=1)
     return result
 
 

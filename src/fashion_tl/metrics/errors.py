@@ -1,4 +1,4 @@
-"""Where a classifier errs: images to look at, classes it confuses, labels to doubt; in NumPy alone."""
+"""Where a classifier errs: images to look at, classes it confuses, labels to doubt."""
 
 from __future__ import annotations
 

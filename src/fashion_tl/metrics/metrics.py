@@ -1,4 +1,4 @@
-"""Figures of a classifier from its logits and the true labels, in NumPy alone."""
+"""Figures of a classifier from its logits and the true labels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from fashion_tl.errors import UserError
 
@@ -15,18 +16,14 @@ Ints = npt.NDArray[np.int64]
 
 def softmax(logits: npt.ArrayLike) -> Floats:
     """Turn logits (N, K) into probabilities (N, K), in float64."""
-    shifted = np.asarray(logits, dtype=np.float64)
-    exponentials = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-    result: Floats = exponentials / exponentials.sum(axis=1, keepdims=True)
+    result: Floats = special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
     return result
 
 
 def cross_entropy(logits: npt.ArrayLike, labels: Ints) -> float:
     """Compute the mean negative log likelihood in nats of labels (N,) under logits (N, K)."""
     values = np.asarray(logits, dtype=np.float64)
-    highest = values.max(axis=1)
-    log_sum = np.log(np.exp(values - highest[:, None]).sum(axis=1)) + highest
-    return float(np.mean(log_sum - values[np.arange(len(labels)), labels]))
+    return float(np.mean(special.logsumexp(values, axis=1) - values[np.arange(len(labels)), labels]))
 
 
 def confusion_matrix(predicted: Ints, labels: Ints, classes: int) -> Ints:
@@ -41,13 +38,13 @@ def per_class(matrix: Ints) -> dict[str, Floats]:
     Returns:
         Arrays (K,) under "precision", "recall" and "f1"; 0 where a class was never predicted or never occurs.
     """
-    hits = np.diag(matrix).astype(np.float64)
-    predicted, actual = matrix.sum(axis=0), matrix.sum(axis=1)
-    precision = np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0)
-    recall = np.divide(hits, actual, out=np.zeros_like(hits), where=actual > 0)
-    both = predicted + actual
-    f1 = np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
-    return {"precision": precision, "recall": recall, "f1": f1}
+    correct, predicted, actual = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    # Without images of a kind none of them is correct either: 0 of 1 is 0.
+    return {
+        "precision": correct / np.maximum(predicted, 1),
+        "recall": correct / np.maximum(actual, 1),
+        "f1": 2 * correct / np.maximum(predicted + actual, 1),
+    }
 
 
 def calibration_error(probabilities: Floats, labels: Ints, bins: int = 15) -> float:
@@ -59,10 +56,9 @@ def calibration_error(probabilities: Floats, labels: Ints, bins: int = 15) -> fl
         bins: Bins of equal width over (0, 1], closed on the right; a confidence of exactly 1 is in the last one.
     """
     confidence = probabilities.max(axis=1)
-    hit = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     index = np.searchsorted(np.arange(1, bins) / bins, confidence)
-    gap = np.bincount(index, weights=confidence, minlength=bins) - np.bincount(index, weights=hit, minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
+    return float(np.abs(np.bincount(index, weights=confidence - correct)).sum() / len(labels))
 
 
 def summarise(logits: npt.ArrayLike, labels: npt.ArrayLike, class_names: list[str]) -> dict[str, Any]:

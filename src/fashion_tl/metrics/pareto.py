@@ -1,4 +1,4 @@
-"""Which of several models are worth their cost, in NumPy alone."""
+"""Which of several models are worth their cost."""
 
 from __future__ import annotations
 

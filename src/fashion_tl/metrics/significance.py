@@ -1,8 +1,7 @@
-"""Whether two classifiers differ by more than chance on one test set, in NumPy alone."""
+"""Whether two classifiers differ by more than chance on one test set."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,8 +16,8 @@ class McNemar:
     """McNemar's test of two classifiers on the same images.
 
     Attributes:
-        only_a: Images that only the first classifier gets right.
-        only_b: Images that only the second classifier gets right.
+        only_a: Images that only the first classifier classifies correctly.
+        only_b: Images that only the second classifier classifies correctly.
         p: Two-sided probability of a difference at least as large if both were equally good, 0 to 1.
     """
 
@@ -27,29 +26,25 @@ class McNemar:
     p: float
 
 
-def mcnemar(right_a: npt.ArrayLike, right_b: npt.ArrayLike) -> McNemar:
+def mcnemar(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> McNemar:
     """Test whether two classifiers have the same accuracy (McNemar 1947), by the exact binomial distribution.
 
     Args:
-        right_a: Whether the first classifier is right, per image (N,).
-        right_b: The same for the second classifier, in the same order of images.
+        correct_a: Whether the first classifier is correct, per image (N,).
+        correct_b: The same for the second classifier, in the same order of images.
 
     Raises:
         UserError: If the two do not have the same number of images.
     """
-    a, b = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
+    from scipy.stats import binomtest
+
+    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if a.ndim != 1 or a.shape != b.shape:
         raise UserError(f"McNemar's test compares the same images: got shapes {a.shape} and {b.shape}, not (N,) twice.")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return McNemar(only_a, only_b, _binomial_two_sided(min(only_a, only_b), only_a + only_b))
-
-
-def _binomial_two_sided(fewer: int, trials: int) -> float:
-    """Compute the two-sided p-value of ``fewer`` (at most half) successes in ``trials`` fair tosses."""
-    # P(X = m) exactly, then P(X = m - 1), ... relative to it: no logarithms, so 1e-300 is as exact as 0.1.
-    steps = np.arange(fewer, dtype=np.float64)
-    tail = 1 + float(np.cumprod((fewer - steps) / (trials - fewer + 1 + steps)).sum())
-    return min(1.0, 2 * tail * (math.comb(trials, fewer) / (1 << trials)))
+    if only_a == only_b:
+        return McNemar(only_a, only_b, 1.0)
+    return McNemar(only_a, only_b, float(binomtest(only_a, only_a + only_b).pvalue))
 
 
 def holm(p_values: Iterable[float]) -> list[float]:

@@ -1,13 +1,13 @@
-"""How far a figure of one test set, or of a few seeds, can be trusted: intervals and deviations, in NumPy alone."""
+"""How far a figure of one test set, or of a few seeds, can be trusted: intervals and deviations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.calibration import bin_index
@@ -19,27 +19,26 @@ CLEAR = 3.0  # deviations from which the sign of a bin's gap counts as known
 HALVINGS = 25  # of the bracket of an upper bound; leaves less than 1e-6 of it
 
 
-def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[float, float]:
     """Compute the score interval of a proportion (Wilson 1927), such as an accuracy.
 
     Args:
-        hits: Images that were classified right, 0 to ``count``.
+        correct: Images that were classified correctly, 0 to ``count``.
         count: Images in all, at least 1.
         level: Probability that an interval made in this way covers the true proportion, above 0 and below 1.
 
     Returns:
-        Lower and upper bound, 0 to 1; exactly 0 without a hit and exactly 1 without a miss.
+        Lower and upper bound, 0 to 1; exactly 0 where none is correct and exactly 1 where all are.
 
     Raises:
         UserError: If the counts or the level are out of range.
     """
-    if count < 1 or not 0 <= hits <= count:
-        raise UserError(f"{hits} hits of {count} images: there must be at least one image, and 0 to {count} hits.")
-    z = NormalDist().inv_cdf((1 + check_level(level)) / 2)
-    share, scale = hits / count, 1 + z * z / count
-    centre = (share + z * z / (2 * count)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return (0.0 if hits == 0 else centre - half, 1.0 if hits == count else centre + half)
+    from scipy.stats import binomtest
+
+    if count < 1 or not 0 <= correct <= count:
+        raise UserError(f"{correct} of {count} images: there must be at least one, and 0 to {count} of them.")
+    found = binomtest(correct, count).proportion_ci(check_level(level), method="wilson")
+    return float(found.low), float(found.high)
 
 
 def bootstrap_intervals(
@@ -73,8 +72,7 @@ def bootstrap_intervals(
     # What an image adds to the figures does not change between resamples: its loss and its cell of the confusion
     # matrix. A resample only counts how often each image is drawn.
     predicted = softmax(values).argmax(axis=1)
-    highest = values.max(axis=1, keepdims=True)
-    loss = np.log(np.exp(values - highest).sum(axis=1)) + highest[:, 0] - values[np.arange(images), truth]
+    loss = special.logsumexp(values, axis=1) - values[np.arange(images), truth]
     cell = truth * classes + predicted
 
     rng = np.random.default_rng(seed)
@@ -100,7 +98,7 @@ def calibration_interval(
 ) -> tuple[float, float]:
     """Compute an interval of the true binned calibration error by inverting tests of the measured one.
 
-    What is covered is the sum over these bins of |E[confidence - hit; image in the bin]|, the value that
+    What is covered is the sum over these bins of |E[confidence - correct; image in the bin]|, the value that
     ``metrics.calibration_error`` approaches with ever more images. With few images the measured error lies above it:
     chance alone opens a gap in every bin, and absolute gaps do not cancel (Broecker and Smith 2007; Kumar 2019; Roelofs
     2022). A bin's gap is taken as normal about its true value, and each bound holds for every division of the error
@@ -135,13 +133,13 @@ def calibration_interval(
         raise UserError(f"{draws} draws: an interval needs at least 1, and 4000 at 0.95.")
     images, confidence = len(truth), values.max(axis=1)
     index = bin_index(confidence, bins)
-    counts, sums, squares, hits = (
+    counts, sums, squares, correct = (
         np.bincount(index, weights=weights, minlength=bins)
         for weights in (np.ones(images), confidence, confidence**2, values.argmax(axis=1) == truth)
     )
-    gap = (sums - hits) / images
-    # Two hits and two misses more than were seen (Agresti and Coull 1998): a bin without a miss can still err.
-    accuracy = (hits + 2) / (counts + 4)
+    gap = (sums - correct) / images
+    # Two correct and two wrong images more than were seen (Agresti and Coull 1998): a bin without errors can still err.
+    accuracy = (correct + 2) / (counts + 4)
     second = squares - 2 * accuracy * sums + accuracy * counts
     deviation = np.sqrt(second / images - ((sums - accuracy * counts) / images) ** 2) / math.sqrt(images)
 

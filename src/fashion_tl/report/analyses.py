@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fashion_tl.plain_text import clean
 from fashion_tl.report.elements import heads, items, paragraph, part, sign, table
+from fashion_tl.report.exports import Compared
 from fashion_tl.report.figures import Entry
-from fashion_tl.report.html import Html, clean, tag
+from fashion_tl.report.html import Html, tag
 from fashion_tl.report.pictures import data_uri
-from fashion_tl.report.reading import ANALYSIS
-from fashion_tl.report.tables import Compared
+from fashion_tl.report.run_files import ANALYSIS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

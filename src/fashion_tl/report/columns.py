@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fashion_tl.plain_text import clean
+from fashion_tl.records.predictions import PREDICTIONS
 from fashion_tl.report.figures import Entry
-from fashion_tl.report.html import clean
-from fashion_tl.report.reading import METRICS, PREDICTIONS, RECORD, Run
+from fashion_tl.report.run_files import METRICS, RECORD, Run
 
 Value = str | float | None
 NOT_RECORDED = "not recorded"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from fashion_tl.errors import UserError
 from fashion_tl.report.charts import charts
-from fashion_tl.report.collect import collect
+from fashion_tl.report.exports import Compared, csv_text, markdown_text
 from fashion_tl.report.figures import entries_of, pairs_of, spreads_of
 from fashion_tl.report.page import page
 from fashion_tl.report.plots import style
-from fashion_tl.report.tables import Compared, csv_text, markdown_text
+from fashion_tl.report.sections import collect
 
 PAGE = "index.html"
 

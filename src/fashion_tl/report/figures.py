@@ -20,8 +20,9 @@ from fashion_tl.metrics.uncertainty import (
     mean_and_deviation,
     wilson_interval,
 )
-from fashion_tl.report.collect import Section
-from fashion_tl.report.reading import Predictions, Run
+from fashion_tl.records.predictions import Predictions
+from fashion_tl.report.run_files import Run
+from fashion_tl.report.sections import Section
 
 SCALARS = ("accuracy", "loss", "macro_precision", "macro_recall", "macro_f1", "calibration_error")
 TOLERANCE = 1e-6  # relative; a record's figures come from the same logits

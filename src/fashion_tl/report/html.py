@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,14 +63,3 @@ def script_data(element_id: str, value: Any) -> Html:  # noqa: ANN401 - any JSON
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Html(f'<script type="application/json" id="{html.escape(element_id)}">{text}</script>')
-
-
-def clean(text: object) -> str:
-    """Return text that XML, a font and a terminal can hold: control characters and lone surrogates are replaced.
-
-    Example:
-        >>> clean("a" + chr(0) + "b" + chr(10) + "c")
-        'a\ufffdb c'
-    """
-    kept = (c if unicodedata.category(c) not in ("Cc", "Cs") else " " if c in "\t\n" else "\ufffd" for c in str(text))
-    return "".join(kept)

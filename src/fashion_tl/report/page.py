@@ -11,10 +11,10 @@ from fashion_tl import __version__
 from fashion_tl.report import pairs, per_run, views
 from fashion_tl.report.analyses import analyses
 from fashion_tl.report.elements import items, paragraph, part, row, sign, table
-from fashion_tl.report.find import LeftOut
+from fashion_tl.report.exports import Compared
 from fashion_tl.report.html import Child, Html, join, script_data, tag
 from fashion_tl.report.plots import Plot
-from fashion_tl.report.tables import Compared
+from fashion_tl.report.selection import LeftOut
 
 METHODS = (
     "Every figure is computed from the stored test predictions, metrics and records; nothing is typed in. The "

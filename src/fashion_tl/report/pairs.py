@@ -9,12 +9,12 @@ import numpy as np
 
 from fashion_tl.report.columns import NOT_RECORDED
 from fashion_tl.report.elements import heads, missing, named, paragraph, part, row, run_heads, sign, table
+from fashion_tl.report.exports import Compared
 from fashion_tl.report.figures import Entry, Pair
 from fashion_tl.report.html import Child, Html, script_data, tag
 from fashion_tl.report.per_run import MATRIX_CLASSES
 from fashion_tl.report.pictures import gallery, test_images
-from fashion_tl.report.reading import CONFIG
-from fashion_tl.report.tables import Compared
+from fashion_tl.report.run_files import CONFIG
 from fashion_tl.report.views import p_text
 
 IDENTITY = ("name", "log_dir", "checkpoint_dir", "study")  # what a run is called, not what it does

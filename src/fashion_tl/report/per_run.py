@@ -6,13 +6,13 @@ import numpy as np
 
 from fashion_tl.report.columns import interval_text
 from fashion_tl.report.elements import file_links, heads, items, named, number, paragraph, part, row, table
+from fashion_tl.report.exports import Compared
 from fashion_tl.report.figures import Entry
 from fashion_tl.report.html import Child, Html, tag
 from fashion_tl.report.multiples import RELIABILITY_COLUMNS
 from fashion_tl.report.pictures import data_uri, filter_grid, png_of
 from fashion_tl.report.plots import Plot, crops
-from fashion_tl.report.reading import FILTERS
-from fashion_tl.report.tables import Compared
+from fashion_tl.report.run_files import FILTERS
 
 MATRIX_CLASSES = 24  # up to so many classes a confusion matrix is a table of numbers
 UNREADABLE = "No test predictions can be read."

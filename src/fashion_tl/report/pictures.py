@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import Floats
-from fashion_tl.records.record import BROKEN_ARRAYS
+from fashion_tl.records.predictions import read_arrays
 from fashion_tl.report.figures import Entry, Pair
-from fashion_tl.report.reading import load_arrays
 
 Pixels = npt.NDArray[np.uint8]
 SHOWN = 8  # images for each direction of a pair
@@ -82,9 +82,9 @@ def test_images(folders: list[Path], test_set: str | None, labels: npt.NDArray[n
     if path is None:
         return Thumbnails(None, f"{folders[0] / 'test_sets' / test_set}.npz is missing; {again}")
     try:
-        images, truth = load_arrays(path, "images", "label")
-    except BROKEN_ARRAYS as error:
-        return Thumbnails(None, f"{path} is damaged ({error}); delete it; {again}")
+        images, truth = read_arrays(path, "images", "label")
+    except UserError as error:
+        return Thumbnails(None, f"{path} cannot be read: {error}; delete it; {again}")
     fits = images.dtype == np.uint8 and (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3))
     if not fits or not images.size or not np.array_equal(truth, labels):
         return Thumbnails(None, f"{path} does not hold the images of these predictions; delete it; {again}")

@@ -14,9 +14,9 @@ from fashion_tl.report.elements import (
     row,
     table,
 )
+from fashion_tl.report.exports import Compared, spread_text
 from fashion_tl.report.html import Child, Html, tag
 from fashion_tl.report.plots import Plot
-from fashion_tl.report.tables import Compared, spread_text
 
 LONG = 40  # letters from which a text has a wider column
 

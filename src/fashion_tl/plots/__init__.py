@@ -1,0 +1,1 @@
+"""Drawing with matplotlib and without a display; neither torch nor Lightning."""

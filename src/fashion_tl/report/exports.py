@@ -1,0 +1,129 @@
+"""The comparison as CSV, in full precision, and as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fashion_tl.report.columns import COLUMNS, interval_text
+from fashion_tl.report.figures import SCALARS, Entry, Pair, Spread
+from fashion_tl.report.sections import Section
+from fashion_tl.report.selection import LeftOut
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A section with its numbers."""
+
+    section: Section
+    entries: list[Entry]
+    pairs: list[Pair]
+    spreads: list[Spread]
+
+    @property
+    def title(self) -> str:
+        """What the section is about."""
+        return self.section.title
+
+    @property
+    def what(self) -> str:
+        """The test set, the classes and the version, in words."""
+        images = {len(entry.figures.right) for entry in self.entries if entry.figures is not None}
+        test_set = self.section.test_set or "not recorded"
+        count = f"{images.pop():,} test images" if images else "test images not recorded"
+        version = self.section.library or "of a version that is not recorded"
+        return f"{count}, {len(self.section.class_names)} classes, test set {test_set}, made by fashion_tl {version}"
+
+
+def csv_text(sections: Sequence[Compared]) -> str:
+    """Write one row a run: identity, every column of the main table, intervals, spread over seeds, and what is amiss.
+
+    Numbers have full precision; an empty cell is a value that is missing, and ``notes`` says why.
+    """
+    header = ["test_set", "fashion_tl", "run", "version", "seed", "study_system"]
+    for column in COLUMNS:
+        header += [column.key, *((f"{column.key}_low", f"{column.key}_high") if column.interval else ())]
+    header += ["seeds", *(f"{name}_{part}" for name in (*SCALARS, "fit_seconds") for part in ("mean", "deviation"))]
+    rows: list[list[object]] = [[*header, "notes"]]
+    for compared in sections:
+        spreads = {spread.entry: spread for spread in compared.spreads}
+        for entry in compared.entries:
+            run = entry.run
+            row: list[object] = [compared.section.test_set, compared.section.library, run.name, run.version]
+            row += [run.get("seed"), run.text("study", "system")]
+            for column in COLUMNS:
+                row.append(column.value(entry))
+                if column.interval:
+                    row += entry.figures.intervals[column.key] if entry.figures else (None, None)
+            spread = spreads.get(entry)
+            row.append(len(spread.seeds) if spread else 1)
+            for name in (*SCALARS, "fit_seconds"):
+                row += spread.values.get(name, (None, None)) if spread else (None, None)
+            rows.append([*row, "; ".join([*run.alarms, *run.notes, *run.gaps.values()])])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def markdown_text(sections: Sequence[Compared], left_out: Sequence[LeftOut]) -> str:
+    """Write the main table, the spread over seeds, the tests between runs, and what was left out."""
+    parts = ["# Comparison of runs"]
+    for compared in sections:
+        parts += [f"## {_cell(compared.title)}", f"{_cell(compared.what)}."]
+        header = ["Run", *(c.heading + (" (95 % interval)" if c.interval else "") for c in COLUMNS)]
+        rows = []
+        for entry in compared.entries:
+            row = [entry.label]
+            for column in COLUMNS:
+                interval = f" ({interval_text(entry, column.key)})" if column.interval and entry.figures else ""
+                row.append(column.text(entry) + interval)
+            rows.append(row)
+        parts.append(_table(header, rows))
+        if compared.spreads:
+            rows = [
+                [s.entry.label, str(len(s.seeds)), *(spread_text(s, name) for name in ("accuracy", "macro_f1", "loss"))]
+                for s in compared.spreads
+            ]
+            parts.append("Mean and standard deviation over seeds:")
+            parts.append(_table(["Run", "Seeds", "Accuracy", "Macro F1", "Loss"], rows))
+        if compared.pairs:
+            rows = [
+                [p.a.label, p.b.label, str(p.test.only_a), str(p.test.only_b), f"{p.test.p:.3g}", f"{p.p:.3g}"]
+                for p in compared.pairs
+            ]
+            parts.append("McNemar's exact test of every two runs, adjusted for their number (Holm):")
+            parts.append(_table(["A", "B", "only A right", "only B right", "p", "p adjusted"], rows))
+        notes = [
+            f"- {_cell(e.label)}: {_cell(text)}"
+            for e in compared.entries
+            for text in (*e.run.alarms, *e.run.notes, *e.run.gaps.values())
+        ]
+        if notes:
+            parts += ["What is missing or amiss:", "\n".join(notes)]
+    if left_out:
+        parts += ["## Left out", "\n".join(f"- {_cell(item.run)}: {_cell(item.why)}" for item in left_out)]
+    return "\n\n".join(parts) + "\n"
+
+
+def spread_text(spread: Spread, name: str, digits: int = 4) -> str:
+    """Return mean and deviation as text, such as "0.9371 ± 0.0012"."""
+    if name not in spread.values:
+        return "not recorded"
+    mean, deviation = spread.values[name]
+    return f"{mean:.{digits}f}" + (f" \u00b1 {deviation:.{digits}f}" if deviation is not None else "")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Escape what Markdown or HTML would take for markup."""
+    escaped = html.escape(text, quote=False)
+    for character in "\\`*_[]|":
+        escaped = escaped.replace(character, f"\\{character}")
+    return escaped
