@@ -297,6 +297,11 @@ class BatchLoader:
         """Choose the epoch (from 0) whose order comes next."""
         self.epoch = epoch
 
+    @property
+    def positions(self) -> Tensor:
+        """The positions that this process sees in the epoch, in order; a run's record asks for them."""
+        return torch.cat(self._batches()) if len(self) else torch.empty(0, dtype=torch.int64)
+
     def _batches(self) -> list[Tensor]:
         count = len(self.split)
         if not self.shuffle:
