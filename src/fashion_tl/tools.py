@@ -116,7 +116,7 @@ def predict(
 
 
 def logits_of(module: ImageClassifier, images: Tensor) -> Tensor:
-    """Classify images as a run stores them.
+    """Classify images as a run holds them.
 
     Args:
         module: A classifier; it is used in eval mode.
