@@ -235,12 +235,6 @@ class Split(Dataset[Batch]):
             self.fingerprint = fingerprint(self.images.images, self.images.labels)
         return {"images": self.fingerprint, "indices": fingerprint(self.indices)}
 
-    @property
-    def class_counts(self) -> list[int]:
-        """Samples of each class, by label, up to the last class that has any."""
-        counts: list[int] = torch.bincount(self.labels).tolist()
-        return counts
-
 
 def fingerprint(*tensors: Tensor) -> str:
     """Hash tensors to 16 hexadecimal digits of SHA-256."""
