@@ -40,7 +40,7 @@ class Survey:
 
 
 def survey(module: ImageClassifier, target: Target, batches: Iterable[Tensor]) -> Survey:
-    """Run stored images through a network once."""
+    """Run images, as held, through a network once."""
     peaks, features, logits = [], [], []
     kept: list[Tensor] = []
     with torch.inference_mode(), tapped(target) as tap:
@@ -54,7 +54,7 @@ def survey(module: ImageClassifier, target: Target, batches: Iterable[Tensor]) -
 
 
 def activation_maps(module: ImageClassifier, target: Target, images: Tensor) -> Tensor:
-    """Compute the target's map (B, C, side, side) of images as stored."""
+    """Compute the target's map (B, C, side, side) of images as held."""
     kept: list[Tensor] = []
     with torch.inference_mode(), tapped(target) as tap:
         tap.register_forward_hook(lambda _, __, output: kept.append(output))

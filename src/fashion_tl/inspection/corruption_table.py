@@ -78,7 +78,7 @@ STRENGTHS = 5
 
 
 def corrupt(images: Tensor, name: str, level: int, seed: int, index: Tensor) -> Tensor:
-    """Corrupt images as they are stored.
+    """Corrupt images as they are held.
 
     The same seed and index give the same image, whatever the batch; a stronger level does the same thing more.
 

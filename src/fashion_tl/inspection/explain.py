@@ -133,7 +133,7 @@ def run(
 
 
 def _own_images(subjects: list[Subject], paths: list[Path], invert: bool, skip: bool) -> tuple[list[str], list[Tensor]]:
-    """Decode one's own images as each run stores its images; returns their names, and the images for each run."""
+    """Decode one's own images as each run holds its images; returns their names, and the images for each run."""
     if not paths:
         return [], []
     import torch

@@ -110,7 +110,7 @@ class Subject:
         positions: Sequence[int] | None = None,
         classes: Sequence[int] | None = None,
     ) -> list[Explained]:
-        """Explain images as stored (B, C, H, W)."""
+        """Explain images as held (B, C, H, W)."""
         module = self.opened.module
         with torch.no_grad():
             prepared = module.preprocess(images.to(module.device))

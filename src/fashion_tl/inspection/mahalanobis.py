@@ -31,7 +31,7 @@ def read_features(
 
     Args:
         module: The classifier.
-        images: Images (N, C, H, W), uint8, as stored.
+        images: Images (N, C, H, W), uint8, as held.
         batch_size: Images in a batch.
         what: What they are, for the progress bar.
 

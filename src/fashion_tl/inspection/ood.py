@@ -27,7 +27,7 @@ class Fitting:
     """Images that the Gaussians are fitted to.
 
     Attributes:
-        train: Training images (N, C, H, W), uint8, as stored, without augmentation.
+        train: Training images (N, C, H, W), uint8, as held, without augmentation.
         labels: Their classes (N,).
         validation: Validation images (M, C, H, W).
     """
@@ -50,7 +50,7 @@ def detect(
     Args:
         module: The classifier.
         fitting: Images that the Gaussians are fitted to; none of them is from outside.
-        inside: Test images (N, C, H, W), uint8, as stored.
+        inside: Test images (N, C, H, W), uint8, as held.
         outside: Other images by name of their set, likewise.
         batch_size: Images in a batch.
         calibration: The checkpoint's calibration; its temperature gives two more scores.

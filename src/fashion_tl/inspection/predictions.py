@@ -119,7 +119,7 @@ def to_best_device(module: ImageClassifier) -> None:
 
 
 def classify(module: ImageClassifier, images: Tensor) -> Tensor:
-    """Compute logits (B, K) of images (B, C, H, W) as stored, uint8 or float in 0 to 1, where the classifier lies."""
+    """Compute logits (B, K) of images (B, C, H, W) as held, uint8 or float in 0 to 1, where the classifier lies."""
     import torch
 
     module.eval()
@@ -129,7 +129,7 @@ def classify(module: ImageClassifier, images: Tensor) -> Tensor:
 
 
 def compute_logits(module: ImageClassifier, batches: Iterable[Tensor], what: str, total: int) -> np.ndarray:
-    """Classify images as a run stores them, with a progress bar.
+    """Classify images as a run holds them, with a progress bar.
 
     Args:
         module: A classifier; it is used in eval mode, where it lies.

@@ -48,7 +48,7 @@ def run(
         runs: Names of runs, folders of versions, or best.ckpt files.
         baseline: Run that corruption errors are relative to.
         images: Test images to measure on, at least 1; all of them if there are no more.
-        ood: Folders of images of other kinds, beside MNIST's, SyntheticGarments and noise.
+        ood: Folders of images of other kinds, beside MNIST's, garments and noise.
         seed: Seed of the corruptions and of the choice of images, 0 or more.
         log_dir: Folder of all records.
         checkpoint_dir: Folder of all checkpoints.

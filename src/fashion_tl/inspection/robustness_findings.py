@@ -39,7 +39,7 @@ def robustness_findings(
     images, seed = len(subset.labels), settings["seed"]
     error = f"At an accuracy of 0.9 the standard error is {(0.09 / images) ** 0.5:.3f}. " if images < 10_000 else ""
     note = (
-        f"On {images:,} of {settings['test_images']:,} test images, drawn by seed {seed}, corrupted as stored. "
+        f"On {images:,} of {settings['test_images']:,} test images, drawn by seed {seed}, corrupted as they are held. "
         f"{error}{' '.join(f'{line[0].upper()}{line[1:]}.' for line in skipped)}"
     )
     findings = Findings("Robustness", note.strip())

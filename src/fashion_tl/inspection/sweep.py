@@ -37,7 +37,7 @@ class Subset:
     """Test images that a sweep is measured on.
 
     Attributes:
-        images: Images (N, C, H, W), uint8, as stored.
+        images: Images (N, C, H, W), uint8, as held.
         labels: True classes (N,).
         index: Index (N,) of each image in the test set.
     """
