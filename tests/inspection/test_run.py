@@ -18,10 +18,9 @@ def test_data_are_found_again_by_the_configuration_or_where_the_root_is_given(fi
         (workdir / "here" / "pets" / name).mkdir(parents=True)
         for i in range(12):
             Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(workdir / "here" / "pets" / name / f"{i}.png")
-    flags = ("--data.source", "ImageFolder", "--data.source.root", "here", "--data.source.folder", "pets")
-    assert (
-        fit(*flags, "--data.source.resize", "stretch", "--data.image_size", "16", classifier="ScratchClassifier") == 0
-    )
+    flags = ["--data.source", "ImageFolder", "--data.source.root", "here", "--data.source.folder", "pets"]
+    flags += ["--data.source.resize", "stretch", "--data.image_size", "16"]
+    assert fit(*flags, classifier="ScratchClassifier") == 0
     folders = (workdir / "lightning_logs", workdir / "checkpoints")
     opened = open_run("run", *folders)
     assert opened.data.describe()["resize"] == "stretch"

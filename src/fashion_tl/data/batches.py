@@ -235,12 +235,6 @@ class Split(Dataset[Batch]):
             self.fingerprint = fingerprint(self.images.images, self.images.labels)
         return {"images": self.fingerprint, "indices": fingerprint(self.indices)}
 
-    @property
-    def class_counts(self) -> list[int]:
-        """Samples of each class, by label, up to the last class that has any."""
-        counts: list[int] = torch.bincount(self.labels).tolist()
-        return counts
-
 
 def fingerprint(*tensors: Tensor) -> str:
     """Hash tensors to 16 hexadecimal digits of SHA-256."""
@@ -296,6 +290,11 @@ class BatchLoader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (from 0) whose order comes next."""
         self.epoch = epoch
+
+    @property
+    def positions(self) -> Tensor:
+        """The positions that this process sees in the epoch, in order; a run's record asks for them."""
+        return torch.cat(self._batches()) if len(self) else torch.empty(0, dtype=torch.int64)
 
     def _batches(self) -> list[Tensor]:
         count = len(self.split)

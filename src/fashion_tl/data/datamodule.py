@@ -154,8 +154,9 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Training images of each class, by label."""
-        return self.splits["train"].class_counts
+        """Training images of each class, by label, up to the last class that has any."""
+        counts: list[int] = torch.bincount(self.splits["train"].labels).tolist()
+        return counts
 
     def count_batches(self, processes: int = 1) -> int:
         """Return the training batches of an epoch in each of several processes."""

@@ -21,10 +21,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]], ABC):
 
     Attributes:
         labels: int64 (N,), the class of each image.
-        channels: Number of channels C of every image.
     """
-
-    channels: int
 
     def __init__(self, count: int, labels: Tensor) -> None:
         if labels.dtype != torch.int64 or labels.shape != (count,):
@@ -68,7 +65,7 @@ class InMemoryImages(ImageSet):
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
         super().__init__(len(images), labels)
-        self.images, self.channels = images, images.shape[1]
+        self.images = images
 
     def __getitems__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return a batch, see `ImageSet.__getitems__`."""
@@ -89,8 +86,6 @@ class FolderImages(ImageSet):
     Raises:
         ValueError: If the labels are not int64 (N,).
     """
-
-    channels = 3
 
     def __init__(
         self, paths: Sequence[Path], labels: Tensor, size: int, resize: str = "crop", crop: float = 1.0

@@ -25,7 +25,7 @@ from fashion_tl.records.record import COMPLETED, RunPaths, newest_completed, pat
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
 
-FASHION_MNIST = {"class_path": "fashion_tl.FashionMNIST"}  # where the configuration names no source
+FASHION_MNIST: dict[str, Any] = {"class_path": "fashion_tl.FashionMNIST"}  # where the configuration names no source
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class ImageClassifier(LightningModule):
 
     Args:
         class_names: Names of the K classes, in the order of their labels.
-        input_spec: Fields of ``InputSpec``: how the images are held, at which size the network sees them.
+        input_spec: Fields of ``InputSpec``: how the images are stored, at which size the network sees them.
         train: What trains: "all", "head", the name of the lowest stage, the number of top stages, or a mapping from
             a phase's first epoch to one of these, such as {0: head, 5: layer4}.
         batch_norm: What BatchNorm does in the trained stages: train, affine (statistics stay) or eval (all stays).
