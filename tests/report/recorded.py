@@ -114,7 +114,7 @@ def further_figures(logits: Any, labels: Any, names: list[str]) -> dict[str, Any
         "decided": decided,
         "cost": decisions.cost_weighted_error(decided, labels, costs),
         "confident mistakes": errors.most_confident_mistakes(probabilities, labels),
-        "doubtful correct": errors.least_confident_hits(probabilities, labels),
+        "doubtful correct": errors.least_confident_correct(probabilities, labels),
         "confused": errors.confused_pairs(matrix),
         "labels": errors.label_errors(probabilities, labels),
         "groups": errors.accuracy_by_group(matrix, names, {"first": names[:2], "others": names[2:]}),

@@ -50,7 +50,7 @@ def test_the_exact_files_of_a_report(make: Any, tmp_path: Path, capsys: pytest.C
     assert all(f'href="{name}"' in page for name in plots)
     assert page.count('<svg class="plot"') == 8 + 2  # curves, bars and costs, and a reliability diagram of each run
     assert "currentColor" in page
-    assert all(f">{label}</text>" in page for label in ("validation", "training", "Pareto front (filled)"))  # legends
+    assert all(f">{label}</text>" in page for label in ("validation", "training", "Pareto front"))  # legends
     # The same records give the same bytes.
     before = {name: (out / name).read_bytes() for name in files(out)}
     compare([], make.logs, out)

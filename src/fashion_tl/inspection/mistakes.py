@@ -16,7 +16,7 @@ from fashion_tl.metrics.errors import (
     accuracy_by_group,
     confused_pairs,
     label_errors,
-    least_confident_hits,
+    least_confident_correct,
     most_confident_mistakes,
 )
 from fashion_tl.metrics.metrics import Floats, Ints, confusion_matrix, per_class
@@ -156,7 +156,7 @@ def _costs(findings: Findings, case: Case, predicted: Ints, costs: Floats) -> di
 
 def _confident(findings: Findings, case: Case, probabilities: Floats, predicted: Ints) -> list[int]:
     wrong = most_confident_mistakes(probabilities, case.test.labels, SHOWN)
-    right = least_confident_hits(probabilities, case.test.labels, SHOWN)
+    right = least_confident_correct(probabilities, case.test.labels, SHOWN)
     for name, found, alt in (
         ("mistakes", wrong, "The most confident mistakes: true class, predicted class, confidence"),
         ("hits", right, "The least confident right answers: class, the runner-up, confidence"),

@@ -21,6 +21,7 @@ from fashion_tl.report.figures import Entry, front_of
 from fashion_tl.report.svg import Plot, finish, inline, mark, svg_of
 
 WIDTH, HEIGHT, LEGEND_ROW = 5.6, 3.1, 0.2  # inches
+LEGEND_LETTERS, LEGEND_SIGN = 75, 8  # letters that a row of the legend holds, and that a line with its marker takes
 LOG_FROM = 20.0  # a ratio of largest to smallest from which an axis is logarithmic
 DIAGRAMS_ACROSS, DIAGRAM_INCHES = 4, 2.4
 COSTS = {
@@ -75,12 +76,11 @@ def _axes(entries: Sequence[Entry], more: Sequence[Line2D] = (), height: float =
     """Make a figure of one pair of axes above a legend of runs and of ``more``."""
     handles = [Line2D([], [], color=colour(e.number), marker=marker(e.number), label=short(e.label)) for e in entries]
     labels = [str(handle.get_label()) for handle in (*handles, *more)]
-    columns = 3 if max(map(len, labels), default=0) <= 20 else 2
+    columns = min(5, LEGEND_LETTERS // (max(map(len, labels)) + LEGEND_SIGN))
     figure = Figure(figsize=(WIDTH, height + LEGEND_ROW * -(-len(labels) // columns)), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=True)
-    if labels:
-        figure.legend([*handles, *more], labels, loc="outside lower left", ncols=columns)
+    figure.legend([*handles, *more], labels, loc="outside lower left", ncols=columns)
     return figure, axes
 
 
@@ -162,7 +162,7 @@ def _cost(entries: list[Entry], slug: str, name: str) -> Plot | None:
     if not known:
         return None
     dotted: Any = {"color": INK, "lw": 1, "ls": ":"}
-    figure, axes = _axes(known, [Line2D([], [], label="Pareto front (filled)", **dotted)])
+    figure, axes = _axes(known, [Line2D([], [], label="Pareto front", **dotted)])
     line = sorted(front, key=lambda place: costs[place])
     axes.plot([costs[i] for i in line], [values[i] for i in line], drawstyle="steps-post", **dotted)
     for place, (entry, cost, value) in enumerate(zip(known, costs, values, strict=True)):
@@ -179,8 +179,8 @@ def _cost(entries: list[Entry], slug: str, name: str) -> Plot | None:
     axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.set(xlabel=what + (", logarithmic" if axes.get_xscale() == "log" else ""), ylabel="test accuracy")
     best = ", ".join(known[place].label for place in line)
-    caption = f"Test accuracy against {what}"
-    alt = f"{caption}. On the Pareto front, by rising cost: {best}."
+    caption = f"Test accuracy against {what}; filled markers are on the Pareto front"
+    alt = f"{caption}, by rising cost: {best}."
     return finish(figure, f"{slug}_accuracy_against_{name}", caption, alt)
 
 
@@ -195,7 +195,8 @@ def _grid(entries: Sequence[Entry]) -> tuple[Figure, Iterator[tuple[Axes, Entry]
     """Lay out axes of the same size, one for each run, with its name above."""
     across = min(DIAGRAMS_ACROSS, len(entries))
     down = -(-len(entries) // across)
-    figure = Figure(figsize=(across * DIAGRAM_INCHES, down * DIAGRAM_INCHES + 0.3), layout="constrained")
+    figure = Figure(figsize=(across * DIAGRAM_INCHES, down * DIAGRAM_INCHES + 0.3))
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     grid = figure.subplots(down, across, squeeze=False).flatten()
     for axes in grid[len(entries) :]:
         axes.set_axis_off()

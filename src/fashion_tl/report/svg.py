@@ -26,7 +26,6 @@ class Plot:
         alt: What a reader who does not see it needs.
         svg: The file, on white.
         png: The same as pixels.
-        inline: The plot for the page: transparent, in the colours and the font of the page.
     """
 
     name: str
@@ -34,7 +33,11 @@ class Plot:
     alt: str
     svg: str
     png: bytes
-    inline: Markup
+
+    @property
+    def inline(self) -> Markup:
+        """The plot for the page: transparent, in the colours and the font of the page."""
+        return inline(self.svg, self.name, self.alt)
 
 
 def mark(artist: Any, number: int) -> None:  # noqa: ANN401 - any of matplotlib's artists
@@ -43,7 +46,7 @@ def mark(artist: Any, number: int) -> None:  # noqa: ANN401 - any of matplotlib'
 
 
 def finish(figure: Figure, name: str, caption: str, alt: str, dpi: float = 110) -> Plot:
-    """Turn a figure into its files and its form on the page.
+    """Turn a figure into its files.
 
     Args:
         figure: The figure.
@@ -54,7 +57,7 @@ def finish(figure: Figure, name: str, caption: str, alt: str, dpi: float = 110) 
     """
     svg = svg_of(figure, caption)
     figure.set_layout_engine("none")  # it is laid out; once more takes as long as drawing it
-    return Plot(name, caption, alt, svg, png(figure, dpi), inline(svg, name, alt))
+    return Plot(name, caption, alt, svg, png(figure, dpi))
 
 
 def svg_of(figure: Figure, title: str) -> str:
