@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -15,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from fashion_tl.cli import main
-from fashion_tl.data.images import decode_image
+from fashion_tl.cli import FUNCTIONS, main
+from fashion_tl.commands import parser_of
+from fashion_tl.data.files import decode_image
 from fashion_tl.records.record import RunPaths, paths_of, read_record, write_record
 
 Output = pytest.CaptureFixture[str]
@@ -29,7 +31,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     logs, checkpoints = folder / "logs", folder / "checkpoints"
     small = [
         *("--name", "tiny", "--log_dir", str(logs), "--checkpoint_dir", str(checkpoints)),
-        *("--data.source", "garments", "--data.drawn", "120", "--data.batch_size", "32", "--data.image_size", "32"),
+        *(
+            "--data.source",
+            "SyntheticGarments",
+            "--data.source.num_train",
+            "120",
+            "--data.batch_size",
+            "32",
+            "--data.image_size",
+            "32",
+        ),
         *("--model", "TransferClassifier", "--model.backbone", "test_resnet", "--model.pretrained", "false"),
         *("--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"),
     ]
@@ -57,7 +68,7 @@ def colour(tmp_path: Path) -> Path:
     from fashion_tl.training.transfer import TransferClassifier
 
     torch.manual_seed(0)
-    spec = {"channels": 3, "held_size": 24, "image_size": 32, "resize": "crop", "crop": 0.875}
+    spec = {"channels": 3, "storage_size": 24, "image_size": 32, "resize": "crop", "crop": 0.875}
     module = TransferClassifier(["a", "b, c"], backbone="test_resnet", pretrained=False, input_spec=spec)
     return save_checkpoint(module, tmp_path / "colour.ckpt")
 
@@ -350,13 +361,27 @@ def test_damaged_record_is_named_and_skipped(logs: Path, capsys: Output) -> None
 # The parser
 
 
-@pytest.mark.parametrize("args", [["predict"], ["predict", "a.ckpt"], ["runs", "--newst"], ["export", "a.ckpt"]])
-def test_wrong_arguments(args: list[str], capsys: Output) -> None:
-    assert main(args) == 2
-    assert "usage: fashion-tl" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["predict"], "the following arguments are required: CHECKPOINT, IMAGE"),
+        (["predict", "a.ckpt"], "the following arguments are required: IMAGE"),
+        (["runs", "--newst"], "unrecognized arguments: --newst; did you mean --newest?"),
+        (["export", "a.ckpt"], "the following arguments are required: FOLDER"),
+        (["cache", "lst"], "unknown action 'lst'; did you mean 'list'?"),
+        (["stages", "resnet18", "--image_size", "big"], "argument --image_size: invalid int value: 'big'"),
+    ],
+)
+def test_wrong_arguments(args: list[str], message: str, capsys: Output) -> None:
+    assert message in fails(capsys, *args)
 
 
-@pytest.mark.parametrize("verb", ["predict", "export", "stages", "runs"])
-def test_help(verb: str, capsys: Output) -> None:
+@pytest.mark.parametrize("verb", FUNCTIONS)
+def test_help_tells_every_argument(verb: str, capsys: Output) -> None:
     assert main([verb, "--help"]) == 0
-    assert f"usage: fashion-tl {verb}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"usage: fashion-tl {verb}" in out
+    module, _, name = FUNCTIONS[verb][0].partition(":")
+    function = getattr(importlib.import_module(f"fashion_tl.{module}"), name)
+    for action in parser_of(function, verb)._actions:
+        assert action.help, f"{action.dest} is not in the docstring"

@@ -23,7 +23,7 @@ from fashion_tl.cli import main as fashion_tl_main
 
 # What a run imports late, so that no import falls into the timed part.
 for late in (
-    *("fashion_tl.runs.verbs", "fashion_tl.tools", "timm", "torchvision.datasets", "torchvision.utils"),
+    *("fashion_tl.runs.verbs", "fashion_tl.commands", "timm", "torchvision.datasets", "torchvision.utils"),
     *("torch.utils.tensorboard", "matplotlib.figure", "matplotlib.backends.backend_agg"),
 ):
     importlib.import_module(late)

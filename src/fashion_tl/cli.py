@@ -3,50 +3,62 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fashion_tl import __version__
 from fashion_tl.errors import UserError, unknown_name
 
-HELP = """usage: fashion-tl VERB ...
-
-Transfer-learning experiments on images.
-
-  fit -c FILE       train, validate, test the best checkpoint, leave a record
-  validate, test    evaluate a checkpoint: -c FILE --ckpt_path CHECKPOINT
-  predict           classify image files with a checkpoint
-  export            write a trained backbone as a local-dir: backbone
-  stages            list the stages of a backbone
-  runs              list the recorded runs
-  compare           write one report over recorded runs: reports/index.html
-  explain           show where a classifier looks: heat maps, filters, features
-  diagnose          look into a run's errors and calibration, and calibrate its checkpoint
-  robustness        measure corrupted, shifted, turned and foreign images
-  cache             list or clear the cached activations
-
-`fashion-tl VERB --help` tells more; `fashion-tl --version` prints the version.
-"""
-
-
-def _train(args: list[str]) -> None:
-    from fashion_tl.runs.verbs import run
-
-    run(args)
-
-
-def _tool(args: list[str]) -> None:
-    from fashion_tl.tools import run
-
-    run(args)
-
-
-VERBS: dict[str, Callable[[list[str]], None]] = {
-    **dict.fromkeys(("fit", "validate", "test"), _train),
-    **dict.fromkeys(
-        ("predict", "export", "stages", "runs", "compare", "explain", "diagnose", "robustness", "cache"), _tool
-    ),
+# The verbs of Lightning's command line, which have a parser of their own: configurations and every field by flag.
+TRAINING = {
+    "fit": "-c FILE: train, validate, test the best checkpoint, leave a record",
+    "validate": "-c FILE --ckpt_path CHECKPOINT: evaluate on the validation images",
+    "test": "-c FILE --ckpt_path CHECKPOINT: evaluate on the test images",
 }
+# Each is a function, MODULE:NAME, whose signature and docstring are its command line.
+FUNCTIONS = {
+    "predict": ("inspection.predict:predict", "classify image files with a checkpoint"),
+    "export": ("training.export:export", "write a trained backbone as a local-dir: backbone"),
+    "stages": ("models.listing:stages", "list the stages of a backbone"),
+    "runs": ("records.listing:runs", "list the recorded runs"),
+    "compare": ("report.compare:compare", "write one report over recorded runs: reports/index.html"),
+    "explain": ("inspection.explain:explain", "show where a classifier looks: heat maps, filters, features"),
+    "diagnose": ("inspection.diagnose:diagnose", "measure a run's errors and calibration, calibrate its checkpoint"),
+    "robustness": ("inspection.robustness:robustness", "measure corruptions, shifts and out-of-distribution images"),
+    "cache": ("features.listing:cache", "list or clear the cached features of frozen stages"),
+}
+
+
+def help_text() -> str:
+    """Return what `fashion-tl --help` prints."""
+    told = {**TRAINING, **{verb: text for verb, (_, text) in FUNCTIONS.items()}}
+    return "\n".join(
+        (
+            "usage: fashion-tl VERB ...\n\nTransfer-learning experiments on images.\n",
+            *(f"  {verb:12} {text}" for verb, text in told.items()),
+            "\n`fashion-tl VERB --help` tells more; `fashion-tl --version` prints the version.\n",
+        )
+    )
+
+
+def run(verb: str, args: list[str]) -> None:
+    """Run a verb with its arguments.
+
+    Raises:
+        UserError: If the user's input is wrong.
+    """
+    if verb in TRAINING:
+        from fashion_tl.runs import verbs
+
+        verbs.run(verb, args)
+    elif verb in FUNCTIONS:
+        from fashion_tl.commands import call
+
+        module, _, name = FUNCTIONS[verb][0].partition(":")
+        call(getattr(importlib.import_module(f"fashion_tl.{module}"), name), f"fashion-tl {verb}", args)
+    else:
+        raise unknown_name("verb", verb, (*TRAINING, *FUNCTIONS), "`fashion-tl --help` explains them.")
 
 
 def console() -> None:
@@ -65,19 +77,16 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if args is None else args)
     if not given or given[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(help_text(), end="")
         return 0
     if given[0] == "--version":
         print(f"fashion-tl {__version__}")
         return 0
-    # As LightningCLI's users write it: fashion-tl --config FILE fit
-    verb = next((i for i, arg in enumerate(given) if arg in VERBS), 0)
-    if given[0].startswith("-"):
+    if given[0].startswith("-"):  # as LightningCLI's users write it: fashion-tl --config FILE fit
+        verb = next((i for i, arg in enumerate(given) if arg in TRAINING or arg in FUNCTIONS), 0)
         given.insert(0, given.pop(verb))
     try:
-        if given[0] not in VERBS:
-            raise unknown_name("verb", given[0], VERBS, "`fashion-tl --help` explains them.")
-        VERBS[given[0]](given)
+        run(given[0], given[1:])
     except UserError as error:
         print(f"fashion-tl: error: {error}", file=sys.stderr)
         return 2

@@ -8,18 +8,20 @@ import pytest
 import torch
 from scipy.stats import kstest, poisson
 
-from fashion_tl.data.garments import draw_garments
-from fashion_tl.data.transforms import shift_images, to_float
+from fashion_tl.data.augment import translate_images
+from fashion_tl.data.garments import SyntheticGarments
+from fashion_tl.data.transforms import to_float
 from fashion_tl.inspection import corruptions as c
-from fashion_tl.inspection.corruption_table import CORRUPTIONS, corrupt
-from fashion_tl.inspection.random_draws import Draws
+from fashion_tl.inspection.affine import warp
+from fashion_tl.inspection.corruptions import CORRUPTIONS, corrupt
+from fashion_tl.inspection.random_numbers import RandomNumbers
 
 COUNT = 48
 
 
 @pytest.fixture(scope="module")
 def images():
-    return draw_garments(COUNT, 0, 28)[0]
+    return SyntheticGarments().draw(COUNT, 0, 28)[0]
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -59,11 +61,12 @@ def test_colour_and_larger_images_are_corrupted_alike(images, name) -> None:
 
 
 def test_draws_are_uniform_normal_and_independent() -> None:
-    draws = Draws(3, 1, torch.arange(40))
+    draws = RandomNumbers(3, 1, torch.arange(40))
     numbers = draws.uniform(1000)
     assert kstest(numbers.flatten().numpy(), "uniform").pvalue > 0.001
     assert kstest(draws.normal(1000).flatten().double().numpy(), "norm").pvalue > 0.001
-    for other in (Draws(4, 1, draws.index), Draws(3, 2, draws.index), Draws(3, 1, draws.index + 40)):
+    index = draws.index
+    for other in (RandomNumbers(4, 1, index), RandomNumbers(3, 2, index), RandomNumbers(3, 1, index + 40)):
         correlation = torch.corrcoef(torch.stack([numbers.flatten(), other.uniform(1000).flatten()]))[0, 1]
         assert correlation.abs() < 0.025
     columns = torch.corrcoef(numbers)
@@ -72,32 +75,32 @@ def test_draws_are_uniform_normal_and_independent() -> None:
 
 def test_shot_noise_is_poisson() -> None:
     grey = torch.full((60, 1, 28, 28), 102 / 255)
-    counts = (c.shot_noise(grey, 12, Draws(0, 0, torch.arange(60))) * 12).round().flatten()
+    counts = (c.shot_noise(grey, 12, RandomNumbers(0, 0, torch.arange(60))) * 12).round().flatten()
     assert counts.mean() == pytest.approx(4.8, abs=0.05)
     for k in range(10):
         assert (counts == k).float().mean() == pytest.approx(poisson.pmf(k, 4.8), abs=0.006)
-    assert c.shot_noise(torch.zeros(2, 1, 28, 28), 60, Draws(0, 0, torch.arange(2))).max() == 0
+    assert c.shot_noise(torch.zeros(2, 1, 28, 28), 60, RandomNumbers(0, 0, torch.arange(2))).max() == 0
 
 
 def test_impulses_are_as_many_as_said() -> None:
     grey = torch.full((60, 1, 28, 28), 0.5)
-    noisy = c.impulse_noise(grey, 0.2, Draws(0, 0, torch.arange(60)))
+    noisy = c.impulse_noise(grey, 0.2, RandomNumbers(0, 0, torch.arange(60)))
     assert (noisy == 0).float().mean() == pytest.approx(0.1, abs=0.01)
     assert (noisy == 1).float().mean() == pytest.approx(0.1, abs=0.01)
 
 
 def test_warps_are_rotations_and_shifts(images) -> None:
     values, each = to_float(images), torch.ones(COUNT)
-    assert torch.allclose(c.warp(values, degrees=90 * each), values.rot90(1, (2, 3)), atol=1e-4)
-    moved = shift_images(values, torch.full((COUNT,), 3), torch.full((COUNT,), -5))
-    assert torch.allclose(c.warp(values, down=3 * each, right=-5 * each), moved, atol=1e-4)
-    assert torch.allclose(c.warp(values), values, atol=1e-5)
+    assert torch.allclose(warp(values, degrees=90 * each), values.rot90(1, (2, 3)), atol=1e-4)
+    moved = translate_images(values, torch.full((COUNT,), 3), torch.full((COUNT,), -5), 5)
+    assert torch.allclose(warp(values, down=3 * each, right=-5 * each), moved, atol=1e-4)
+    assert torch.allclose(warp(values), values, atol=1e-5)
 
 
 def test_blurs_keep_the_light_and_move_no_image() -> None:
     dot = torch.zeros(30, 1, 29, 29)
     dot[:, :, 14, 14] = 1
-    draws = Draws(0, 0, torch.arange(30))
+    draws = RandomNumbers(0, 0, torch.arange(30))
     places = torch.arange(29) - 14.0
     for blur, strength in ((c.gaussian_blur, 2.0), (c.motion_blur, 7.0)):
         blurred = blur(dot, strength, draws)
@@ -109,7 +112,7 @@ def test_blurs_keep_the_light_and_move_no_image() -> None:
 
 
 def test_occlusion_covers_its_share() -> None:
-    covered = c.occlusion(torch.zeros(20, 1, 28, 28), 0.3, Draws(0, 0, torch.arange(20)))
+    covered = c.occlusion(torch.zeros(20, 1, 28, 28), 0.3, RandomNumbers(0, 0, torch.arange(20)))
     assert ((covered == 0.5).float().mean((1, 2, 3)) - 0.3).abs().max() < 0.03
 
 
@@ -124,8 +127,8 @@ def test_strengths_of_small_images_grow_too(images, name, size) -> None:
 
 def test_the_largest_draw_is_below_one(monkeypatch) -> None:
     monkeypatch.setattr(
-        "fashion_tl.inspection.random_draws._scramble", lambda values: torch.full_like(values, 2**32 - 1)
+        "fashion_tl.inspection.random_numbers._scramble", lambda values: torch.full_like(values, 2**32 - 1)
     )
-    draws = Draws(0, 0, torch.arange(1))
+    draws = RandomNumbers(0, 0, torch.arange(1))
     assert 0 < float(draws.uniform(1)) < 1
     assert torch.isfinite(draws.normal(1)).all()

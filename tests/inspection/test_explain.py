@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -15,18 +14,19 @@ import pytest
 from PIL import Image
 
 from fashion_tl.cli import main
+from fashion_tl.commands import call
 from fashion_tl.errors import UserError
-from fashion_tl.inspection import explain_parts as parts
-from fashion_tl.inspection.explain import add_arguments, run
+from fashion_tl.inspection import visualisation
+from fashion_tl.inspection.explain import explain as command
 
 SMALL = (
     "--trainer.max_epochs",
     "1",
     "--trainer.enable_progress_bar",
     "false",
-    "--data.drawn",
+    "--data.source.num_train",
     "120",
-    "--data.drawn_test",
+    "--data.source.num_test",
     "30",
 )
 
@@ -37,10 +37,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("explained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(parts, "STEPS", 3)
+        patch.setattr(visualisation, "STEPS", 3)
         scratch = ("--model", "ScratchClassifier", "--model.network_args", "{widths: [4, 8, 8]}")
         frozen = ("--model", "TransferClassifier", "--model.backbone", "test_resnet", "--model.pretrained", "false")
-        garments, objects = ("--data.source", "garments"), ("--data.source", "objects", "--data.image_size", "32")
+        garments = ("--data.source", "SyntheticGarments")
+        objects = ("--data.source", "SyntheticObjects", "--data.image_size", "32")
         assert main(["fit", "--name", "scratch", *garments, *SMALL, *scratch]) == 0
         assert main(["fit", "--name", "frozen", *garments, *SMALL, "--data.image_size", "64", *frozen,
                      "--model.train", "head"]) == 0  # fmt: skip
@@ -49,9 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def explain(*args: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    run(**vars(parser.parse_args(args)))
+    call(command, "fashion-tl explain", args)
 
 
 def files(name: str) -> set[str]:
@@ -118,6 +117,8 @@ def test_predictions_shown_are_those_of_the_run(trained: Path) -> None:
         (("scratch", "--images", "nowhere"), "nowhere does not exist"),
         (("scratch", "--images", "text.png"), "text.png cannot be read"),
         (("scratch", "--projector", "0"), "--projector is 0"),
+        (("scratch", "--projector", "1", "2"), "takes one number"),
+        (("scratch", "--seed", "-1"), "--seed is -1"),
         (("scratch", "--batch_size", "0"), "--batch_size is 0"),
         (("scratch", "objects"), "have other classes"),
         (("none",), "unknown run 'none'"),
@@ -135,7 +136,20 @@ def test_a_mistake_is_one_message_and_writes_nothing(trained: Path, args: tuple[
 def test_other_test_images_are_refused(trained: Path) -> None:
     scratch = ("--model", "ScratchClassifier", "--model.network_args", "{widths: [4, 8, 8]}")
     assert (
-        main(["fit", "--name", "other", "--data.source", "garments", *SMALL, *scratch, "--data.drawn_test", "31"]) == 0
+        main(
+            [
+                "fit",
+                "--name",
+                "other",
+                "--data.source",
+                "SyntheticGarments",
+                *SMALL,
+                *scratch,
+                "--data.source.num_test",
+                "31",
+            ]
+        )
+        == 0
     )
     with pytest.raises(UserError, match="tested on different images"):
         explain("scratch", "other")
@@ -151,7 +165,7 @@ def test_colour_images_are_explained(trained: Path) -> None:
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import argparse, sys; from fashion_tl.inspection.explain import add_arguments; "
-        "add_arguments(argparse.ArgumentParser()); sys.exit('torch' in sys.modules)"
+        "import sys; from fashion_tl.cli import main; main(['explain', '--help']); "
+        "main(['diagnose', '--help']); main(['robustness', '--help']); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from fashion_tl.inspection.mahalanobis import fit_distances, pooled, read_features
+from fashion_tl.inspection.inference import infer
+from fashion_tl.inspection.mahalanobis import fit_distances, pooled, stage_readers
 from fashion_tl.metrics.detection import detection
 from fashion_tl.training.scratch import ScratchClassifier
 
@@ -16,13 +17,13 @@ NAMES = ["a", "b", "c"]
 
 @pytest.fixture(scope="module")
 def module():
-    spec = {"channels": 1, "held_size": 28, "image_size": 28}
+    spec = {"channels": 1, "storage_size": 28, "image_size": 28}
     return ScratchClassifier(NAMES, input_spec=spec).eval()
 
 
 def test_features_are_what_the_stages_give(module) -> None:
     images = torch.randint(0, 256, (7, 1, 28, 28), dtype=torch.uint8)
-    logits, features = read_features(module, images, 3, "images")
+    logits, features = infer(module, torch.split(images, 3), stage_readers(module.network))
     network, values = module.network, module.preprocess(images)
     with torch.no_grad():
         assert logits == pytest.approx(network(values).numpy(), abs=1e-5)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from fashion_tl.errors import UserError
-from fashion_tl.inspection import robustness as verb
-from fashion_tl.inspection.corruption_table import CORRUPTIONS
+from fashion_tl.inspection.corruptions import CORRUPTIONS
+from fashion_tl.inspection.robustness import robustness
 from fashion_tl.records.findings import Findings
 
 IMAGES = 40
@@ -27,12 +25,12 @@ def folder(tmp_path_factory) -> Path:
     from fashion_tl.cli import main
 
     folder: Path = tmp_path_factory.mktemp("robustness")
-    data = ["--data.source", "garments", "--data.batch_size", "32", "--data.root", str(folder)]
+    data = ["--data.source", "SyntheticGarments", "--data.batch_size", "32"]
     trainer = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
     places = ["--log_dir", str(folder / "logs"), "--checkpoint_dir", str(folder / "checkpoints")]
     model = ["--model", "ScratchClassifier"]
     for name, drawn in (("run", "400"), ("other", "300")):
-        assert main(["fit", "--name", name, *data, "--data.drawn", drawn, *trainer, *places, *model]) == 0
+        assert main(["fit", "--name", name, *data, "--data.source.num_train", drawn, *trainer, *places, *model]) == 0
     (folder / "stripes").mkdir()
     for i in range(6):
         stripes = np.zeros((40, 30, 3), np.uint8)
@@ -42,8 +40,13 @@ def folder(tmp_path_factory) -> Path:
 
 
 def measure(folder: Path, *runs: str, **options) -> list[Findings]:
-    settings: dict[str, Any] = {"images": IMAGES, "log_dir": folder / "logs", "checkpoint_dir": folder / "checkpoints"}
-    return verb.run(list(runs or ["run"]), **{**settings, **options})
+    settings: dict[str, Any] = {
+        "images": IMAGES,
+        "root": str(folder),
+        "log_dir": folder / "logs",
+        "checkpoint_dir": folder / "checkpoints",
+    }
+    return robustness(list(runs or ["run"]), **{**settings, **options})
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_figures_agree_with_scikit_learn(folder, found) -> None:
     assert set(sets) == {"uniform noise", "stripes"}
     for name, by_score in sets.items():
         for score, figures in by_score.items():
-            inside, outside = scores[f"inside/{score}"], scores[f"{name}/{score}"]
+            inside, outside = scores[f"in-distribution/{score}"], scores[f"{name}/{score}"]
             both = np.concatenate([inside, outside])
             truth = np.arange(len(both)) < len(inside)
             assert figures["auroc"] == pytest.approx(roc_auc_score(truth, both), abs=1e-9)
@@ -121,11 +124,3 @@ def test_wrong_input_is_one_error_and_changes_nothing(folder, found) -> None:
         measure(folder, "run", "runn")
     assert (analysis(folder) / "robustness.json").read_bytes() == before
     assert not (folder / "logs" / "other" / "version_0" / "analysis").exists()
-
-
-def test_the_arguments_are_those_of_the_function() -> None:
-    parser = argparse.ArgumentParser()
-    verb.add_arguments(parser)
-    given = vars(parser.parse_args(["a", "b", "--ood", "x", "--ood", "y"]))
-    assert given.keys() == inspect.signature(verb.run).parameters.keys()
-    assert given["ood"] == [Path("x"), Path("y")]

@@ -32,7 +32,7 @@ def test_the_exact_files_of_a_report(make: Any, tmp_path: Path, capsys: pytest.C
     make.run("bad", change={"status": "failed", "reason": "because"})
     make.pictures()
     out = tmp_path / "deep" / "reports"
-    compare([], make.logs, out)
+    compare(log_dir=make.logs, output=out)
     plots = [f"plots/fashion_mnist_{name}.{kind}" for name in PLOTS for kind in ("png", "svg")]
     assert files(out) == sorted(["comparison.csv", "comparison.md", "index.html", "manifest.json", *plots])
     printed = capsys.readouterr()
@@ -53,18 +53,18 @@ def test_the_exact_files_of_a_report(make: Any, tmp_path: Path, capsys: pytest.C
     assert all(f">{label}</text>" in page for label in ("validation", "training", "Pareto front"))  # legends
     # The same records give the same bytes.
     before = {name: (out / name).read_bytes() for name in files(out)}
-    compare([], make.logs, out)
+    compare(log_dir=make.logs, output=out)
     assert {name: (out / name).read_bytes() for name in files(out)} == before
 
 
 def test_an_old_report_is_replaced_and_other_files_stay(make: Any, tmp_path: Path) -> None:
     make.run("a")
-    compare([], make.logs, tmp_path / "out")
+    compare(log_dir=make.logs, output=tmp_path / "out")
     for name in ("mine.txt", "plots/mine.png", "plots/fashion_mnist_old.svg"):
         (tmp_path / "out" / name).write_text("mine", encoding="utf-8")
     make.change(make.logs / "a" / "version_0", data__source="folder")
     (make.logs / "a" / "version_0" / "filters.npz").unlink()
-    compare([], make.logs, tmp_path / "out")
+    compare(log_dir=make.logs, output=tmp_path / "out")
     plots = [f"plots/folder_{name}.{kind}" for name in PLOTS if name != "filters" for kind in ("png", "svg")]
     own = ["comparison.csv", "comparison.md", "index.html", "manifest.json", *plots]
     assert files(tmp_path / "out") == sorted([*own, "mine.txt", "plots/mine.png", "plots/fashion_mnist_old.svg"])
@@ -125,14 +125,14 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
 def test_disagreement_is_printed(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     make.change(make.run("a"), test__accuracy=0.5)
     monkeypatch.setattr(module, "charts", lambda *_: iter(()))
-    compare([], make.logs, tmp_path / "out")
+    compare(log_dir=make.logs, output=tmp_path / "out")
     assert "WARNING a: run.json disagrees with test_predictions.npz" in capsys.readouterr().err
 
 
 def test_text_that_cannot_be_encoded(make: Any, tmp_path: Path) -> None:
     make.run("a", classes=["\ud800", "\x00", "b", "😀"], change={"model.architecture": "\ud800x"})
     make.run("b", draw=1, classes=["\ud800", "\x00", "b", "😀"])
-    compare([], make.logs, tmp_path / "out")
+    compare(log_dir=make.logs, output=tmp_path / "out")
     assert "😀" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
@@ -140,7 +140,7 @@ def test_many_classes(make: Any, tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(60)]
     for draw, name in enumerate("ab"):
         make.run(name, draw=draw, images=600, classes=names)
-    compare([], make.logs, tmp_path / "out")
+    compare(log_dir=make.logs, output=tmp_path / "out")
     assert (tmp_path / "out" / "index.html").stat().st_size < 2_000_000
 
 
@@ -150,7 +150,7 @@ def test_twelve_runs_in_time(make: Any, tmp_path: Path) -> None:
         make.run(f"run{draw}", draw=draw, skill=1 + draw / 4, images=10_000, classes=names, epochs=20)
     make.pictures(images=10_000, shape=(28, 28), classes=10)
     began, worked = time.perf_counter(), time.process_time()
-    compare([], make.logs, tmp_path / "out")
+    compare(log_dir=make.logs, output=tmp_path / "out")
     seconds = min(time.perf_counter() - began, time.process_time() - worked)
     assert seconds < 10  # 4 seconds on one core of a server; another process may take the other half of the clock
     assert (tmp_path / "out" / "index.html").stat().st_size < 4_000_000
@@ -160,7 +160,7 @@ def test_neither_torch_nor_lightning_is_imported(make: Any, tmp_path: Path) -> N
     make.run("a")
     program = (
         "import sys; from pathlib import Path; from fashion_tl.report.compare import compare; "
-        f"compare([], Path({str(make.logs)!r}), Path({str(tmp_path / 'out')!r})); "
+        f"compare(log_dir=Path({str(make.logs)!r}), output=Path({str(tmp_path / 'out')!r})); "
         "print([m for m in ('torch', 'torchvision', 'lightning', 'sklearn', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)

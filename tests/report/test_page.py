@@ -71,7 +71,7 @@ def test_calibration_errors_beside_the_diagrams(
 ) -> None:
     from fashion_tl.report.compare import compare
 
-    compare([], make.logs, tmp_path / "out")
+    compare(log_dir=make.logs, output=tmp_path / "out")
     root = parse((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     part = root.one("section", aria_labelledby="fashion_mnist-calibration")
     errors = [float(s.get("title")) for s in part.all("span") if "title" in s.attributes]

@@ -1,128 +1,185 @@
-"""Whether a run's probabilities mean what they say, before and after scaling: tables and pictures."""
+"""Calibration of a checkpoint after training: fitted to validation logits, kept beside it, applied to new logits."""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from fashion_tl.inspection.diagnose_plots import reliability_diagrams, risk_coverage_picture
-from fashion_tl.inspection.predictions import Predictions
-from fashion_tl.inspection.scaling import TEMPERATURE, UNSCALED, VECTOR, Calibration
-from fashion_tl.metrics.calibration import (
-    adaptive_calibration_error,
-    brier_score,
-    classwise_calibration_error,
-    reliability,
-)
-from fashion_tl.metrics.metrics import Floats, Ints, calibration_error, cross_entropy, softmax
-from fashion_tl.metrics.selective import accuracy_at_coverage, area_under_risk_coverage, risk_coverage
-from fashion_tl.records.findings import Findings
+from fashion_tl.errors import UserError
+from fashion_tl.metrics.calibration import apply_scaling, fit_temperature, fit_vector_scaling
+from fashion_tl.metrics.metrics import Floats, Ints, softmax
+from fashion_tl.records.record import write_text
 
-COVERAGE = 0.9
-COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
+SIDECAR = "calibration.json"
+UNSCALED, TEMPERATURE, VECTOR = "unscaled", "temperature", "vector"
+FOLDS = 5
 
 
-def diagnose_calibration(findings: Findings, test: Predictions, calibration: Calibration) -> None:
-    """Add tables, pictures and figures about calibration and selective prediction.
+@dataclass(frozen=True)
+class Calibration:
+    """Temperature and vector scaling (Guo 2017) of one checkpoint.
+
+    Attributes:
+        checkpoint: Hash of the checkpoint that it was fitted to.
+        class_names: Names of the K classes.
+        method: "unscaled", "temperature" or "vector": what cross-validation chose, which is what to apply.
+        temperature: What logits are divided by.
+        scale: Factor of each class's logit (K,).
+        bias: Summand of each class's logit (K,).
+        images: Validation images that it was fitted to.
+        losses: Cross-validated negative log likelihood in nats of "unscaled", "temperature" and "vector" logits; empty
+            where there are too few images for it.
+    """
+
+    checkpoint: str
+    class_names: tuple[str, ...]
+    method: str
+    temperature: float
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+    images: int
+    losses: dict[str, float]
+
+    def apply(self, logits: npt.ArrayLike, method: str | None = None) -> Floats:
+        """Scale logits (N, K) by the chosen method, or by the one that is named."""
+        if (method or self.method) == UNSCALED:
+            return np.asarray(logits, dtype=np.float64)
+        if (method or self.method) == TEMPERATURE:
+            return apply_scaling(logits, 1 / self.temperature)
+        return apply_scaling(logits, self.scale, self.bias)
+
+    def probabilities(self, logits: npt.ArrayLike) -> Floats:
+        """Return calibrated probabilities (N, K), float64, of logits (N, K).
+
+        Raises:
+            UserError: If the logits are of another number of classes.
+        """
+        shape, classes = np.shape(logits), len(self.class_names)
+        if len(shape) != 2 or shape[1] != classes:
+            raise UserError(f"logits have shape {shape}, they are calibrated for (N, {classes}).")
+        return softmax(self.apply(logits))
+
+
+def fit_calibration(logits: npt.ArrayLike, labels: Ints, checkpoint: str, class_names: tuple[str, ...]) -> Calibration:
+    """Fit both scalings to validation logits and choose between them by cross-validation.
+
+    On the images that it was fitted to, vector scaling with its 2 K values would always win; stratified five-fold
+    cross-validation compares both on images that each has not seen. The temperature is taken where its loss is not
+    above that of the logits as they are, and where some class has fewer than five images; vector scaling where its
+    loss is lower than theirs by more than a standard error of the difference (the rule of Breiman 1984).
 
     Args:
-        findings: Where they are added.
-        test: Test predictions.
-        calibration: The scalings, fitted to validation images.
+        logits: Logits (N, K) of validation images, never of the test set.
+        labels: Their classes (N,).
+        checkpoint: Hash of the checkpoint.
+        class_names: Names of the K classes.
+
+    Raises:
+        UserError: If the logits are unusable.
     """
-    scaled = {
-        "as trained": test.logits,
-        "temperature": calibration.apply(test.logits, TEMPERATURE),
-        "vector": calibration.apply(test.logits, VECTOR),
-    }
-    figures = {name: calibration_figures(logits, test.labels) for name, logits in scaled.items()}
-    chosen = "as trained" if calibration.method == UNSCALED else calibration.method
-    columns = ["", "accuracy", "expected calibration error", "adaptive", "class-wise", "NLL", "Brier score"]
-    keys = ("accuracy", "ece", "ace", "cce", "nll", "brier")
-    names = {name: f"{name} scaling" if name != "as trained" else name for name in scaled}
-    rows = [
-        [names[name] + (", chosen" if name == chosen else ""), *(f[key] for key in keys)] for name, f in figures.items()
-    ]
-    findings.add_table("Calibration on the test images (15 bins)", columns, rows)
-    parts = ("brier", "reliability", "resolution", "uncertainty", "remainder")
-    findings.add_table(
-        "Brier score = reliability - resolution + uncertainty + remainder",
-        ["", "score", *parts[1:]],
-        [[names[name], *(figures[name][part] for part in parts)] for name in scaled],
+    losses = _cross_validated(np.asarray(logits, dtype=np.float64), labels)
+    scale, bias = fit_vector_scaling(logits, labels)
+    return Calibration(
+        checkpoint,
+        class_names,
+        _choose(losses),
+        fit_temperature(logits, labels),
+        tuple(scale.tolist()),
+        tuple(bias.tolist()),
+        len(labels),
+        {name: float(each.mean()) for name, each in losses.items()},
     )
-    _fit_table(findings, calibration)
-    selective = {name: _selective(softmax(logits), test.labels) for name, logits in scaled.items()}
-    findings.add_table(
-        "Selective prediction: accuracy on the most confident images, and the area under the risk-coverage curve",
-        ["", *(f"at {c:.0%} coverage" for c in COVERAGES), "area"],
-        [[names[name], *found["accuracy_at"].values(), found["aurc"]] for name, found in selective.items()],
-    )
-    _draw(findings, scaled, test.labels, chosen)
-    findings.figures["calibration"] = {
-        "chosen": chosen,
-        "temperature": calibration.temperature,
-        "validation_images": calibration.images,
-        "cross_validated_nll": calibration.losses,
-        "test": figures,
-        "selective": selective,
-    }
 
 
-def calibration_figures(logits: Floats, labels: Ints) -> dict[str, float]:
-    """Compute accuracy, calibration errors, loss and the parts of the Brier score of logits (N, K)."""
-    probabilities = softmax(logits)
-    brier = brier_score(probabilities, labels)
-    return {
-        "accuracy": float(np.mean(probabilities.argmax(axis=1) == labels)),
-        "ece": calibration_error(probabilities, labels),
-        "ace": adaptive_calibration_error(probabilities, labels),
-        "cce": classwise_calibration_error(probabilities, labels),
-        "nll": cross_entropy(logits, labels),
-        "brier": brier.score,
-        "reliability": brier.reliability,
-        "resolution": brier.resolution,
-        "uncertainty": brier.uncertainty,
-        "remainder": brier.remainder,
-    }
+def _cross_validated(logits: Floats, labels: Ints) -> dict[str, Floats]:
+    """Compute each image's loss (N,), scaled by what the other folds fit; empty if a class has too few images."""
+    from scipy.special import log_softmax
+
+    if np.bincount(labels, minlength=logits.shape[1]).min() < FOLDS:
+        return {}
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % FOLDS
+    scaled = {UNSCALED: logits, TEMPERATURE: np.empty_like(logits), VECTOR: np.empty_like(logits)}
+    for k in range(FOLDS):
+        seen, held = fold != k, fold == k
+        scaled[TEMPERATURE][held] = logits[held] / fit_temperature(logits[seen], labels[seen])
+        scaled[VECTOR][held] = apply_scaling(logits[held], *fit_vector_scaling(logits[seen], labels[seen]))
+    own = np.arange(len(labels)), labels
+    return {name: -log_softmax(values, axis=1)[own] for name, values in scaled.items()}
 
 
-def _fit_table(findings: Findings, calibration: Calibration) -> None:
-    losses = calibration.losses
-    values = {"temperature": f"T = {calibration.temperature:.4f}", "vector": "a scale and a bias for each class"}
-    rows = [
-        [name, values.get(name, "none"), losses.get(name), "yes" if name == calibration.method else ""]
-        for name in (UNSCALED, TEMPERATURE, VECTOR)
-    ]
-    caption = f"Scalings fitted to {calibration.images:,} validation images; the cross-validated NLL chooses"
+def _choose(losses: dict[str, Floats]) -> str:
     if not losses:
-        caption += " (some class has fewer than 5 validation images: no cross-validation, the temperature is taken)"
-    findings.add_table(caption, ["scaling", "value", "cross-validated NLL", "chosen"], rows)
+        return TEMPERATURE
+    plain = TEMPERATURE if losses[TEMPERATURE].mean() <= losses[UNSCALED].mean() else UNSCALED
+    gains = losses[plain] - losses[VECTOR]
+    return VECTOR if gains.mean() > gains.std() / np.sqrt(len(gains)) else plain
 
 
-def _selective(probabilities: Floats, labels: Ints) -> dict[str, Any]:
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    return {
-        "accuracy_at": {f"{c:.2f}": accuracy_at_coverage(confidence, right, c) for c in COVERAGES},
-        "aurc": area_under_risk_coverage(confidence, right),
-    }
+def digest(path: Path) -> str:
+    """Hash a file to 16 hexadecimal digits of SHA-256.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _draw(findings: Findings, scaled: dict[str, Floats], labels: Ints, chosen: str) -> None:
-    probabilities = {name: softmax(logits) for name, logits in scaled.items()}
-    chosen = TEMPERATURE if chosen == "as trained" else chosen
-    after = f"{chosen} scaling"
-    diagrams = []
-    for name, title in (("as trained", "as trained"), (chosen, after)):
-        error = calibration_error(probabilities[name], labels)
-        diagrams.append((f"{title}: ECE {error:.4f}", reliability(probabilities[name], labels)))
-    alt = f"Reliability diagrams on the test images, as trained and after {after}"
-    findings.add_picture("diagnose-reliability.png", reliability_diagrams(diagrams), alt)
-    curves = []
-    for name, title in (("as trained", "as trained"), (chosen, after)):
-        values = probabilities[name]
-        curves.append((title, risk_coverage(values.max(axis=1), values.argmax(axis=1) == labels)))
-    right = np.sort(probabilities["as trained"].argmax(axis=1) == labels)[::-1]
-    best = risk_coverage(np.arange(len(right), 0, -1, dtype=np.float64), right)
-    alt = "Risk-coverage curves: errors among the most confident images, against the share of images answered"
-    findings.add_picture("diagnose-risk-coverage.png", risk_coverage_picture(curves, best, COVERAGE), alt)
+def write_calibration(checkpoint: Path, calibration: Calibration) -> Path:
+    """Write a calibration beside its checkpoint, as ``calibration.json``."""
+    path = checkpoint.with_name(SIDECAR)
+    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def read_calibration(checkpoint: Path) -> Calibration | None:
+    """Read the calibration of a checkpoint; None if it has none.
+
+    Raises:
+        UserError: If the file is damaged, or was fitted to another checkpoint.
+    """
+    path = checkpoint.with_name(SIDECAR)
+    again = "Run `fashion-tl diagnose` on the run again, which fits a new one."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = Calibration(**{**content, **{name: tuple(content[name]) for name in ("class_names", "scale", "bias")}})
+        _check(found)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}). {again}") from error
+    if found.checkpoint != digest(checkpoint):
+        raise UserError(f"{path} was fitted to another checkpoint than {checkpoint}. {again}")
+    return found
+
+
+def _check(calibration: Calibration) -> None:
+    if calibration.method not in (UNSCALED, TEMPERATURE, VECTOR):
+        raise ValueError(f"its method is {calibration.method!r}")
+    if not len(calibration.class_names) == len(calibration.scale) == len(calibration.bias):
+        raise ValueError("its scale and bias do not have one value a class")
+    values = np.array([calibration.temperature, *calibration.scale, *calibration.bias], dtype=np.float64)
+    if not np.isfinite(values).all() or calibration.temperature <= 0:
+        raise ValueError("its values are not finite, or its temperature is not above 0")
+
+
+def load_calibration(checkpoint: Path) -> Callable[[npt.ArrayLike], Floats]:
+    """Return ``Calibration.probabilities`` of a checkpoint.
+
+    Raises:
+        UserError: If the checkpoint has no calibration, or another one's.
+    """
+    calibration = read_calibration(checkpoint)
+    if calibration is None:
+        raise UserError(f"{checkpoint} has no calibration: run `fashion-tl diagnose RUN` on its run first.")
+    return calibration.probabilities

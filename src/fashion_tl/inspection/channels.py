@@ -1,65 +1,82 @@
-"""What single channels and classes answer to: test images that excite them most, and images made to."""
+"""Filters of the first layer, and test images that excite single channels most."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from fashion_tl.errors import UserError, unknown_name
-from fashion_tl.inspection.layers import Target, tapped
-from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.callbacks.pictures import first_convolution
+from fashion_tl.errors import UserError
+from fashion_tl.inspection.explained_images import PEAKS, ExplainedRun
+from fashion_tl.inspection.layers import Target
+from fashion_tl.inspection.tiles import Tile, draw_tiles, outlined
+from fashion_tl.plots.filters import CAPTION, filter_grid
+from fashion_tl.records.findings import Findings
 
-Floats = npt.NDArray[np.float32]
-
-RATE, TOTAL_VARIATION = 0.05, 0.5
-MOST_TURN, MOST_ZOOM, MOST_SHIFT = 5.0, 0.1, 1 / 8  # degrees; shares
-# Square root of the colour covariance of ImageNet (Olah et al. 2017): colours vary together, mostly in brightness.
-_COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+EXEMPLARS, MOST_CHANNELS, MOST_FILTERS = 8, 12, 128
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What a network gives for a set of images.
+def filter_analysis(explained: ExplainedRun) -> Findings:
+    """Draw the filters of the first convolution."""
+    first = first_convolution(explained.run.module)
+    found = Findings("First-layer filters")
+    if first is None:
+        found.note = "This network has no convolution, so there are no filters to draw."
+        return found
+    count, _, height, width = first.weight.shape
+    shown = min(count, MOST_FILTERS)
+    found.note = f"The first convolution, {first.name}: {CAPTION}."
+    grid = filter_grid(first.weight, 16, MOST_FILTERS) / 255
+    title = f"{explained.run.label}: {shown} of {count} filters of {height} x {width}"
+    found.add_picture(
+        "explain_filters-first_layer.png",
+        draw_tiles([[Tile(grid)]], title=title, note=found.note, side=5),
+        f"{shown} filters of the first convolution",
+    )
+    return found
 
-    Attributes:
-        peaks: Highest activation of each of the target's channels (N, C).
-        features: What the head gets (N, F).
-        logits: What it makes of them (N, K).
+
+def channel_analysis(explained: ExplainedRun, wanted: Sequence[int]) -> Findings:
+    """Find the test images that excite each of some channels most.
+
+    Args:
+        explained: The run.
+        wanted: Channels of its target; those that tell classes apart if empty.
     """
-
-    peaks: Floats
-    features: Floats
-    logits: Floats
-
-
-def survey(module: ImageClassifier, target: Target, batches: Iterable[Tensor]) -> Survey:
-    """Run images, as held, through a network once."""
-    peaks, features, logits = [], [], []
-    kept: list[Tensor] = []
-    with torch.inference_mode(), tapped(target) as tap:
-        tap.register_forward_hook(lambda _, __, output: kept.append(output))
-        for images in batches:
-            given = module.network.backbone(module.preprocess(images.to(module.device)))
-            peaks.append(kept.pop().amax((2, 3)).float().cpu())
-            features.append(given.float().cpu())
-            logits.append(module.network.head(given).float().cpu())
-    return Survey(torch.cat(peaks).numpy(), torch.cat(features).numpy(), torch.cat(logits).numpy())
-
-
-def activation_maps(module: ImageClassifier, target: Target, images: Tensor) -> Tensor:
-    """Compute the target's map (B, C, side, side) of images as held."""
-    kept: list[Tensor] = []
-    with torch.inference_mode(), tapped(target) as tap:
-        tap.register_forward_hook(lambda _, __, output: kept.append(output))
-        module.network.backbone(module.preprocess(images.to(module.device)))
-    return kept[0].float().cpu()
+    run = explained.run
+    peaks = explained.activations[1][PEAKS]
+    classes = len(run.class_names)
+    channels = list(wanted) or telling_channels(peaks, run.labels, classes, MOST_CHANNELS)
+    rows, heads, table = [], [], []
+    for channel in channels:
+        best = strongest(peaks[:, channel], EXEMPLARS)
+        maps = explained.activation_maps(best)[:, channel]
+        low, high = min(float(maps.min()), 0), max(float(maps.max()), 1e-12)
+        shares = (maps - low) / max(high - low, 1e-12)
+        rows.append([Tile(outlined(image, share)) for image, share in zip(run.pictures(best), shares, strict=True)])
+        labels = run.labels[best]
+        common = int(np.bincount(labels, minlength=classes).argmax())
+        count = int((labels == common).sum())
+        heads.append(f"channel {channel}\n{run.class_names[common][:14]}\n{count} of {len(best)}")
+        own = peaks[:, channel]
+        table.append([str(channel), run.class_names[common], count, float(own[best[0]]), float(own.mean())])
+    note = (
+        f"The {EXEMPLARS} test images with the highest peak, of {len(run.labels):,}; bright is where the channel "
+        f"exceeds half of its highest activation. {explained.layer}"
+    )
+    if not wanted:
+        note += " Channels: for each class the one whose peak sets it apart from all others most."
+    found = Findings("Test images that excite a channel most", note, figures=explained.layer_figures())
+    found.add_picture(
+        "explain_channels-exemplars.png",
+        draw_tiles(rows, heads, f"{run.label}: test images that excite a channel most", note),
+        f"The {EXEMPLARS} test images that excite each of {len(channels)} channels most",
+    )
+    columns = ["channel", "commonest class", f"of {EXEMPLARS}", "highest peak", "mean peak"]
+    found.add_table("Channels and their strongest images", columns, table)
+    return found
 
 
 def strongest(values: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
@@ -90,7 +107,7 @@ def telling_channels(peaks: npt.ArrayLike, labels: npt.ArrayLike, classes: int, 
 
 
 def check_channels(channels: Iterable[int], target: Target) -> list[int]:
-    """Return channels, or raise a UserError if the target does not have them."""
+    """Return channels, each once, or raise a UserError if the target does not have them."""
     wanted = list(dict.fromkeys(channels))
     wrong = [str(c) for c in wanted if not 0 <= c < target.channels]
     if wrong:
@@ -99,132 +116,3 @@ def check_channels(channels: Iterable[int], target: Target) -> list[int]:
             "--stage chooses another stage."
         )
     return wanted
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a made image is to excite.
-
-    Attributes:
-        kind: "channel" of the target, or "class".
-        index: Which.
-        name: Words for it.
-    """
-
-    kind: str
-    index: int
-    name: str
-
-
-def parse_objectives(wanted: Iterable[str], class_names: Iterable[str], target: Target) -> list[Objective]:
-    """Read objectives as a user writes them: a channel's number, a class's name, or "class:NAME".
-
-    Raises:
-        UserError: If there is no such class or channel.
-    """
-    names, objectives = list(class_names), []
-    for text in wanted:
-        if text.isdigit():
-            check_channels([int(text)], target)
-            objectives.append(Objective("channel", int(text), f"channel {text}"))
-            continue
-        name = text.removeprefix("class:")
-        if name not in names:
-            raise unknown_name("class", name, names, "A number means a channel of the stage; 'class:NAME' a class.")
-        objectives.append(Objective("class", names.index(name), name))
-    return objectives
-
-
-@dataclass(frozen=True)
-class Made:
-    """Images made to excite, and how much they do.
-
-    Attributes:
-        images: Images (B, C, S, S), 0 to 1.
-        before: Each objective at the start: a class's logit or a channel's mean activation (B,).
-        after: The same at the end (B,).
-    """
-
-    images: Tensor
-    before: list[float]
-    after: list[float]
-
-
-def visualise(
-    module: ImageClassifier,
-    target: Target,
-    objectives: list[Objective],
-    steps: int = 256,
-    seed: int = 0,
-    advance: Callable[[int], None] | None = None,
-) -> Made:
-    """Make an image for each objective by gradient ascent (Olah et al. 2017, "Feature Visualization").
-
-    The image is held as its Fourier spectrum with decorrelated colours, turned, zoomed and shifted at random before
-    every step, and its total variation costs.
-
-    Args:
-        module: A classifier in eval mode; it stays as it is.
-        target: The layer that channels are of.
-        objectives: What to excite.
-        steps: Steps of Adam.
-        seed: Seed of the first image and of the random shifts.
-        advance: Called with 1 after each step.
-    """
-    spec, generator = module.input_spec, torch.Generator().manual_seed(seed)
-    size, count = spec.image_size, len(objectives)
-    shape = (count, spec.channels, size, size // 2 + 1, 2)
-    spectrum = (0.01 * torch.randn(shape, generator=generator)).to(module.device).requires_grad_()
-    optimizer = torch.optim.Adam([spectrum], lr=RATE)
-    kept: list[Tensor] = []
-    first: list[float] = []
-    with tapped(target) as tap, torch.enable_grad():
-        tap.register_forward_hook(lambda _, __, output: kept.append(output))
-
-        def scores(images: Tensor) -> Tensor:
-            kept.clear()
-            logits = module.network(module.preprocess(images))
-            found = [
-                kept[0][i, o.index].mean() if o.kind == "channel" else logits[i, o.index]
-                for i, o in enumerate(objectives)
-            ]
-            return torch.stack(found)
-
-        for step in range(steps):
-            images = _image_of(spectrum, size)
-            if step == 0:
-                first = scores(images.detach()).tolist()
-            variation = (images.diff(dim=2).abs().mean((1, 2, 3)) + images.diff(dim=3).abs().mean((1, 2, 3))).sum()
-            loss = TOTAL_VARIATION * variation - scores(_moved(images, generator)).sum()
-            (spectrum.grad,) = torch.autograd.grad(loss, [spectrum])
-            optimizer.step()
-            if advance is not None:
-                advance(1)
-        images = _image_of(spectrum.detach(), size)
-        after = scores(images).tolist()
-    return Made(images.cpu(), first, after)
-
-
-def _image_of(spectrum: Tensor, size: int) -> Tensor:
-    """Turn spectra (B, C, S, S // 2 + 1, 2) into images (B, C, S, S) in 0 to 1."""
-    down, across = torch.fft.fftfreq(size), torch.fft.rfftfreq(size)
-    frequency = (down[:, None] ** 2 + across[None] ** 2).sqrt().clamp(min=1 / size).to(spectrum.device)
-    weighted = torch.view_as_complex(spectrum) * (size / frequency)
-    images = torch.fft.irfft2(weighted, s=(size, size)) / 4
-    if spectrum.shape[1] == 3:
-        colours = images.new_tensor(_COLOURS)
-        images = torch.einsum("oi,bihw->bohw", colours / colours.norm(dim=0).max(), images)
-    made: Tensor = images.sigmoid()
-    return made
-
-
-def _moved(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn, zoom and shift a batch at random, all images alike; what comes in is the image's mirror."""
-    draw = (torch.rand(4, generator=generator) * 2 - 1).tolist()
-    angle, zoom = math.radians(draw[0] * MOST_TURN), 1 + draw[1] * MOST_ZOOM
-    cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
-    shift = [value * MOST_SHIFT * 2 for value in draw[2:]]
-    matrix = images.new_tensor([[cos, -sin, shift[0]], [sin, cos, shift[1]]]).expand(len(images), 2, 3)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    moved: Tensor = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return moved

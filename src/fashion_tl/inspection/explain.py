@@ -1,65 +1,31 @@
-"""The verb ``explain``: its arguments, and the order in which the parts are made and written."""
+"""``fashion-tl explain RUN [RUN ...]``: where a classifier looks."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, check_at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fashion_tl.inspection.explained_run import Advance, Subject
+    from fashion_tl.inspection.explained_images import ExplainedRun
+    from fashion_tl.inspection.run import OpenedRun
     from fashion_tl.records.findings import Findings
 
-NAME = "explain"
-HELP = "show where a classifier looks: class activation maps, filters, channels, features"
-METHODS = ("grad_cam", "integrated_gradients", "occlusion")
 MOST_IMAGES, PROJECTED = 48, 2000
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``explain`` to its parser."""
-    add = parser.add_argument
-    parser.description = (
-        "Show where a classifier looks. Without a choice below: maps of two test images of each class, of the worst "
-        "mistakes and of randomised networks, the first layer's filters, and, of several runs, maps side by side. "
-        "Pictures and figures go to the folder 'analysis' of each run and to TensorBoard."
-    )
-    add("runs", nargs="+", metavar="RUN", help="name of a run, folder of a version, or its best.ckpt")
-    add("--method", choices=METHODS, default="grad_cam", help="how evidence is found (default: grad_cam)")
-    add("--stage", help="stage whose map is taken; the last one with a map of 4 x 4 or more if not given")
-    choice = parser.add_argument_group("choices, alone or together")
-    add = choice.add_argument
-    add("--images", type=Path, nargs="+", metavar="PATH", help="explain image files, or folders of them, instead")
-    add("--channels", type=int, nargs="*", metavar="N", help="test images that excite channels most; without N, "
-        "channels that tell classes apart")  # fmt: skip
-    add("--features", nargs="*", metavar="WHAT", help="make images that excite classes (by name) or channels (by "
-        "number); without WHAT, every class")  # fmt: skip
-    add("--projector", type=int, nargs="?", const=PROJECTED, metavar="N",
-        help=f"features of N test images ({PROJECTED:,}) for TensorBoard's projector")  # fmt: skip
-    add("--all", action="store_true", dest="everything", help="all of these, and what is made without a choice")
-    add = parser.add_argument
-    add("--invert", action="store_true", help="invert --images first: for dark objects on white, as photographed")
-    add("--skip_unreadable", action="store_true", help="leave out --images that cannot be read")
-    add("--seed", type=int, default=0, help="seed of made images and of the projector's sample (default: 0)")
-    add("--batch_size", type=int, default=256, help="images in a batch when all test images are run (default: 256)")
-    add("--log_dir", type=Path, default=Path("lightning_logs"), help="folder of all records")
-    add("--checkpoint_dir", type=Path, default=Path("checkpoints"), help="folder of all checkpoints")
-    add("--root", help="folder with the data, where it lies elsewhere than for the run")
-
-
-def run(
+def explain(
     runs: list[str],
-    method: str = "grad_cam",
+    method: Literal["grad_cam", "integrated_gradients", "occlusion"] = "grad_cam",
     stage: str | None = None,
     images: list[Path] | None = None,
     channels: list[int] | None = None,
     features: list[str] | None = None,
-    projector: int | None = None,
-    everything: bool = False,
+    projector: list[int] | None = None,
+    all: bool = False,
     invert: bool = False,
     skip_unreadable: bool = False,
     seed: int = 0,
@@ -68,72 +34,79 @@ def run(
     checkpoint_dir: Path = Path("checkpoints"),
     root: str | None = None,
 ) -> None:
-    """Explain runs; see ``add_arguments``. Nothing is written before everything is found.
+    """Show where a classifier looks: saliency, filters, channels, features.
+
+    Without --images, --channels, --features or --projector: saliency of two test images of each class, of the most
+    confident mistakes and of randomised networks, the first layer's filters, and, of several runs, saliency side by
+    side. Pictures and figures go to the folder "analysis" of each run and to TensorBoard; nothing is written before
+    everything is found.
+
+    Args:
+        runs: Names of runs, folders of versions, or best.ckpt files.
+        method: How saliency is computed.
+        stage: Stage whose output is explained; the last one of 4 x 4 or more if not given.
+        images: Explain image files, or folders of them, instead.
+        channels: Test images that excite these channels most; without a number, channels that tell classes apart.
+        features: Make images that excite classes (by name) or channels (by number); without one, every class.
+        projector: Features of so many test images (2,000 without a number) for TensorBoard's projector.
+        all: All of these, and what is made without a choice.
+        invert: Invert --images first: for dark objects on white, as photographed.
+        skip_unreadable: Leave out --images that cannot be read.
+        seed: Seed of made images and of the projector's sample, at least 0.
+        batch_size: Images in a batch when all test images are run.
+        log_dir: Folder of all records.
+        checkpoint_dir: Folder of all checkpoints.
+        root: Folder with the data, where it lies elsewhere than for the runs.
 
     Raises:
         UserError: If a run, stage, channel, class or image is not there, or runs are not alike.
     """
-    for name, value in (("batch_size", batch_size), ("projector", PROJECTED if projector is None else projector)):
-        if value < 1:
-            raise UserError(f"--{name} is {value}, it must be at least 1.")
-    if seed < 0:
-        raise UserError(f"--seed is {seed}, it must be at least 0.")
-    from fashion_tl.inspection import explain_parts as parts
-    from fashion_tl.inspection import side_by_side as compare
-    from fashion_tl.inspection.channels import check_channels, parse_objectives
-    from fashion_tl.inspection.explained_run import check_alike, subject_of
-    from fashion_tl.inspection.opened import open_run
-    from fashion_tl.records.findings import progress_bar
+    counts = [("projector", count, 1) for count in projector or ()]
+    check_at_least(("batch_size", batch_size, 1), ("seed", seed, 0), *counts)
+    if len(counts) > 1:
+        raise UserError(f"--projector takes one number, not {len(counts)}.")
+    from fashion_tl.inspection import saliency_analysis as saliency
+    from fashion_tl.inspection.channels import channel_analysis, check_channels, filter_analysis
+    from fashion_tl.inspection.explained_images import check_same_test, prepare
+    from fashion_tl.inspection.run import open_run
+    from fashion_tl.inspection.visualisation import feature_analysis, parse_objectives
 
-    if everything:
-        channels, features = channels or [], features or []
-        projector = PROJECTED if projector is None else projector
-    plain = everything or (images is None and channels is None and features is None and projector is None)
-    subjects = [subject_of(open_run(run, log_dir, checkpoint_dir, root), stage, batch_size) for run in runs]
-    check_alike(subjects)
-    wanted = [check_channels(channels or [], s.target) for s in subjects]
-    objectives = [parse_objectives(features or [], s.class_names, s.target) for s in subjects]
-    names, given = _own_images(subjects, images or [], invert, skip_unreadable)
+    if all:
+        channels, features, projector = channels or [], features or [], projector or []
+    without_choice = all or (images is None and channels is None and features is None and projector is None)
+    opened = [open_run(run, log_dir, checkpoint_dir, root) for run in runs]
+    check_same_test(opened)
+    explained = [prepare(run, stage, method, batch_size) for run in opened]
+    numbers = [check_channels(channels or [], run.target) for run in explained]
+    objectives = [parse_objectives(features or [], run.run.class_names, run.target) for run in explained]
+    names, given = _decoded(opened, images or [], invert, skip_unreadable)
 
-    found: list[tuple[Subject, str, Findings]] = []
-    suffix = "" if method == "grad_cam" else f"_{method}"
-    with progress_bar() as bar:
-
-        def task(what: str, total: int) -> Advance:
-            number = bar.add_task(what, total=total)
-            return lambda done: bar.advance(number, done)
-
-        for subject, numbers, goals in zip(subjects, wanted, objectives, strict=True):
-            label = subject.label
-            if plain:
-                advance = task(f"{label}: maps", parts.count_maps(subject))
-                found.append((subject, f"explain{suffix}", parts.maps_of(subject, method, advance)))
-                found.append((subject, "explain_filters", parts.filters_of(subject)))
-            if channels is not None:
-                advance = task(f"{label}: channels", len(subject.labels))
-                found.append((subject, "explain_channels", parts.channels_of(subject, numbers, advance)))
-            if features is not None:
-                advance = task(f"{label}: features", parts.STEPS)
-                found.append((subject, "explain_features", parts.features_of(subject, goals, seed, advance)))
-            if projector is not None:
-                subject.survey(task(f"{label}: projector", len(subject.labels)))
-        if names:
-            advance = task("images of one's own", len(names) * len(subjects))
-            found.append((subjects[0], "explain_images", compare.images_of(subjects, given, names, method, advance)))
-        if plain and len(subjects) > 1:
-            advance = task("side by side", compare.count_compared(subjects))
-            found.append((subjects[0], f"explain{suffix}_compared", compare.compared(subjects, method, advance)))
-    for subject, name, findings in found:
-        path = findings.write(subject.opened.paths.logs, name)
-        findings.log(subject.opened.paths.logs, name)
+    found: list[tuple[OpenedRun, str, Findings]] = []
+    for one, wanted, goals in zip(explained, numbers, objectives, strict=True):
+        if without_choice:
+            found.append((one.run, saliency.stem(method), saliency.saliency_analysis(one)))
+            found.append((one.run, "explain_filters", filter_analysis(one)))
+        if channels is not None:
+            found.append((one.run, "explain_channels", channel_analysis(one, wanted)))
+        if features is not None:
+            found.append((one.run, "explain_features", feature_analysis(one, goals, seed)))
+        if projector is not None:
+            _ = one.activations  # before anything is written
+    if names:
+        found.append((opened[0], "explain_images", saliency.given_images_analysis(explained, given, names)))
+    if without_choice and len(explained) > 1:
+        found.append((opened[0], f"{saliency.stem(method)}_compared", saliency.comparison_analysis(explained)))
+    for run, name, findings in found:
+        path = findings.write(run.paths.logs, name)
+        findings.log(run.paths.logs, name)
         for file in (path.name, *findings.pictures):
             print(path.parent / file)
-    for subject in subjects if projector is not None else ():
-        print(_project(subject, projector or PROJECTED, seed))
+    for one in explained if projector is not None else ():
+        print(_project(one, (projector or [PROJECTED])[0], seed))
 
 
-def _own_images(subjects: list[Subject], paths: list[Path], invert: bool, skip: bool) -> tuple[list[str], list[Tensor]]:
-    """Decode one's own images as each run holds its images; returns their names, and the images for each run."""
+def _decoded(runs: list[OpenedRun], paths: list[Path], invert: bool, skip: bool) -> tuple[list[str], list[Tensor]]:
+    """Decode image files as each run holds its images; returns their names, and the images for each run."""
     if not paths:
         return [], []
     import torch
@@ -146,30 +119,30 @@ def _own_images(subjects: list[Subject], paths: list[Path], invert: bool, skip: 
         files = files[:MOST_IMAGES]
     names: list[str] = []
     given: list[Tensor] = []
-    for subject in subjects:
-        batches = list(decoded(files, subject.opened.module.input_spec, len(files), skip))
+    for run in runs:
+        batches = list(decoded(files, run.module.input_spec, len(files), skip))
         if not batches:
             raise UserError("none of the files given with --images can be read.")
-        names = [path.name for path in batches[0][0]]
-        images = batches[0][1]
-        full = 255 if images.dtype == torch.uint8 else 1
-        given.append(full - images if invert else images)
+        ((readable, images),) = batches
+        names = [path.name for path in readable]
+        given.append((255 if images.dtype == torch.uint8 else 1) - images if invert else images)
     return names, given
 
 
-def _project(subject: Subject, count: int, seed: int) -> str:
+def _project(explained: ExplainedRun, count: int, seed: int) -> str:
     """Write the features of a sample of the test images for the projector; returns what to tell the user."""
     from fashion_tl.inspection.projector import MOST_COLOURS, sample, write_projector
+    from fashion_tl.models.staged import HEAD
 
-    index = sample(subject.labels, count, seed)
-    survey, names = subject.survey(), subject.class_names
-    probabilities = subject.probabilities[index]
+    run = explained.run
+    index, names = sample(run.labels, count, seed), run.class_names
+    probabilities = explained.probabilities[index]
     folder = write_projector(
-        subject.opened.paths.logs,
-        survey.features[index],
-        subject.images(index),
+        run.paths.logs,
+        explained.activations[1][HEAD][index],
+        run.images(index),
         index,
-        [names[k] for k in subject.labels[index]],
+        [names[k] for k in run.labels[index]],
         [names[k] for k in probabilities.argmax(axis=1)],
         probabilities.max(axis=1).tolist(),
     )

@@ -1,11 +1,10 @@
-"""Which layer of a stage a map is taken from, and how its output becomes channels over a plane."""
+"""The layer of each stage whose output is a map over the image, and how it becomes channels over a plane."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -53,35 +52,9 @@ class Target:
         patches = output[:, self.prefix :].transpose(1, 2)
         return patches.reshape(len(output), self.channels, self.side, self.side)
 
-    def unfold(self, folded: Tensor, output: Tensor) -> Tensor:
-        """Undo ``fold``; class and register tokens come from the layer's output."""
-        if self.layout == "NCHW":
-            return folded
-        if self.layout == "NHWC":
-            return folded.permute(0, 2, 3, 1)
-        return torch.cat([output[:, : self.prefix], folded.flatten(2).transpose(1, 2)], 1)
-
     def within(self, network: StagedNetwork) -> Target:
         """Return the same layer of a copy of the network."""
         return replace(self, module=network.backbone.get_submodule(self.name))
-
-
-@contextmanager
-def tapped(target: Target) -> Iterator[nn.Identity]:
-    """Lead the target's output through a layer that sees it as (B, C, side, side), whatever its layout.
-
-    What the layer gives goes on as a copy, so that nothing that comes later changes it in place.
-    """
-    tap = nn.Identity()
-
-    def reroute(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ANN401 - as a hook gets them
-        return target.unfold(tap(target.fold(output)), output).clone()
-
-    handle = target.module.register_forward_hook(reroute)
-    try:
-        yield tap
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,23 @@
-"""``fashion-tl robustness RUN [RUN ...]``: corruptions, shifts and rotations, images of other kinds."""
+"""``fashion-tl robustness RUN [RUN ...]``: corruptions, shifts and rotations, out-of-distribution images."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, check_at_least
 
 if TYPE_CHECKING:
+    from fashion_tl.inspection.run import OpenedRun
     from fashion_tl.records.findings import Findings
 
-NAME = "robustness"
-HELP = "measure runs on corrupted, moved and foreign images"
-IMAGES = 1000
+TRAIN_IMAGES, VAL_IMAGES = 10_000, 2000
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``run``."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="names of runs, folders of versions, or best.ckpt files")
-    parser.add_argument("--baseline", metavar="RUN", help="run that corruption errors are relative to")
-    parser.add_argument("--images", type=int, default=IMAGES, help="test images, stratified and drawn by seed")
-    parser.add_argument(
-        "--ood", type=Path, action="append", metavar="FOLDER", help="more images of other kinds; repeatable"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the corruptions and of the choice of images")
-    parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="folder of all records")
-    parser.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), help="folder of all checkpoints")
-    parser.add_argument("--root", help="folder with the data, where it lies elsewhere than for the runs")
-    parser.add_argument("--batch_size", type=int, default=250, help="images in a batch")
-
-
-def run(
+def robustness(
     runs: list[str],
     baseline: str | None = None,
-    images: int = IMAGES,
+    images: int = 1000,
     ood: list[Path] | None = None,
     seed: int = 0,
     log_dir: Path = Path("lightning_logs"),
@@ -42,42 +25,114 @@ def run(
     root: str | None = None,
     batch_size: int = 250,
 ) -> list[Findings]:
-    """Measure runs and write ``analysis/robustness.json``, its pictures and ``robustness.npz`` of scores for each.
+    """Measure runs on corrupted, shifted and rotated images, and how well they detect out-of-distribution images.
+
+    Writes ``analysis/robustness.json``, its pictures and ``robustness.npz`` of scores for each run.
 
     Args:
         runs: Names of runs, folders of versions, or best.ckpt files.
         baseline: Run that corruption errors are relative to.
-        images: Test images to measure on, at least 1; all of them if there are no more.
-        ood: Folders of images of other kinds, beside MNIST's, garments and noise.
-        seed: Seed of the corruptions and of the choice of images, 0 or more.
+        images: Test images to measure on, stratified, drawn by seed, at least 1; all if there are no more.
+        ood: Folders of out-of-distribution images, beside MNIST's, garments and noise.
+        seed: Seed of the corruptions and of the choice of images, at least 0.
         log_dir: Folder of all records.
         checkpoint_dir: Folder of all checkpoints.
-        root: Folder with the data.
+        root: Folder with the data, where it lies elsewhere than for the runs.
         batch_size: Images in a batch.
 
     Returns:
-        What was found of each run.
+        The analysis of each run.
 
     Raises:
         UserError: If a run or file is missing or damaged, or the baseline was tested on other images; nothing is
             written then.
     """
-    problems = [
-        f"--{name} is {value}, it must be at least {least}"
-        for name, value, least in (("images", images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0))
-        if value < least
-    ]
-    if problems:
-        raise UserError("; ".join(problems) + ".")
-    from fashion_tl.inspection.measure import Measuring, Options
+    check_at_least(("images", images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0))
+    from fashion_tl import __version__
+    from fashion_tl.data.sources import data_root
+    from fashion_tl.inspection.calibration import digest, read_calibration
+    from fashion_tl.inspection.corruption_error import Subset, corruption_figures, mean_corruption_error, subset_of
+    from fashion_tl.inspection.ood import detect, ood_sets
+    from fashion_tl.inspection.robustness_analysis import robustness_analysis, scalars, summary
+    from fashion_tl.inspection.run import open_run
 
-    measuring = Measuring(Options(images, seed, batch_size, log_dir, checkpoint_dir, root, list(ood or [])))
-    found = measuring.all(runs, baseline)
-    findings: list[Any] = []
-    for result in found:
-        logs = result.opened.paths.logs
-        path = result.findings.write(logs, NAME, result.scores)
-        result.findings.log(logs, NAME, result.scalars())
-        findings.append(result.findings)
-        print("\n".join(result.lines()) + f"\n  {path}")
-    return findings
+    names = dict.fromkeys([*runs, *([] if baseline is None else [baseline])])
+    opened = {name: open_run(name, log_dir, checkpoint_dir, root) for name in names}
+    base = None if baseline is None else opened[baseline]
+    for run in opened.values():
+        if base is not None and _test_images(run) != _test_images(base):
+            raise UserError(
+                f"--baseline {baseline} was tested on other images than {run.paths.logs}, or stores them at another "
+                "size: their errors cannot be compared. Choose a baseline of the same data."
+            )
+
+    def settings(run: OpenedRun, subset: Subset) -> dict[str, Any]:
+        return {
+            "seed": seed,
+            "images": len(subset.labels),
+            "test_images": len(run.labels),
+            "checkpoint": digest(run.paths.best),
+            "fashion_tl": __version__,
+        }
+
+    measured: dict[Path, dict[str, Any]] = {}
+
+    def corrupted(run: OpenedRun, subset: Subset) -> dict[str, Any]:
+        if run.paths.logs not in measured:
+            calibration = read_calibration(run.paths.best)
+            measured[run.paths.logs] = corruption_figures(run.module, subset, seed, batch_size, calibration)
+        return measured[run.paths.logs]
+
+    reference = None
+    if base is not None:
+        subset = subset_of(base.data.splits["test"], images, seed)
+        reference = _recorded(base, settings(base, subset)) or corrupted(base, subset)
+    results = []
+    for run in (opened[name] for name in dict.fromkeys(runs)):
+        data, calibration = run.data, read_calibration(run.paths.best)
+        folder = getattr(data.source, "root", data_root(root))
+        sets, left_out = ood_sets(run.module.input_spec, folder, data.source_name, list(ood or []), images, seed)
+        test = subset_of(data.splits["test"], images, seed)
+        figures = corrupted(run, test)
+        errors = mean_corruption_error(figures["cells"], figures["clean"], reference)
+        train = subset_of(data.splits["train"], TRAIN_IMAGES, seed)
+        validation = subset_of(data.splits["val"], VAL_IMAGES, seed)
+        temperature = None if calibration is None else calibration.temperature
+        detected, scores = detect(run.module, train, validation, test, sets, batch_size, temperature)
+        if calibration is None:
+            left_out.append(
+                f"{run.paths.name} has no calibration (`fashion-tl diagnose` makes one): no calibrated figures"
+            )
+        whole = {
+            "settings": settings(run, test),
+            **figures,
+            "corruption_error": {**errors, "baseline": None if base is None else base.label},
+            "out_of_distribution": detected,
+            "left_out": left_out,
+        }
+        results.append((run, robustness_analysis(whole, scores, test), scores))
+    for run, findings, scores in results:
+        path = findings.write(run.paths.logs, "robustness", scores)
+        findings.log(run.paths.logs, "robustness", scalars(findings.figures))
+        print("\n".join(summary(run.label, findings.figures)) + f"\n  {path}")
+    return [findings for _, findings, _ in results]
+
+
+def _test_images(run: OpenedRun) -> list[Any]:
+    """List what decides which images are corrupted: the test set, and how its images are stored."""
+    described = run.data.describe()
+    return [described[name] for name in ("test_set", "channels", "storage_size", "resize", "crop")]
+
+
+def _recorded(run: OpenedRun, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a run's recorded figures, if they were measured in the same way."""
+    import json
+
+    from fashion_tl.records.findings import FOLDER
+
+    try:
+        path = run.paths.logs / FOLDER / "robustness.json"
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        return figures if figures["settings"] == settings and {"cells", "clean"} <= figures.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

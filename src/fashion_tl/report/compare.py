@@ -21,8 +21,8 @@ PAGE, MANIFEST = "index.html", "manifest.json"
 LAST = (PAGE, MANIFEST)
 
 
-def compare(runs: list[str], log_dir: Path, output: Path) -> None:
-    """Compare recorded runs: one page, a table as CSV and as Markdown, every plot as PNG and SVG, a list of them.
+def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = Path("reports")) -> None:
+    """Compare recorded runs: one page, a table as CSV and as Markdown, every plot as PNG and SVG.
 
     Args:
         runs: Names of runs (their newest completed version), globs over names, or folders of versions; all if empty.
@@ -32,7 +32,7 @@ def compare(runs: list[str], log_dir: Path, output: Path) -> None:
     Raises:
         UserError: If a run is unknown, none can be compared, or the report cannot be written.
     """
-    sections, left_out = collect(runs, log_dir)
+    sections, left_out = collect(list(runs), log_dir)
     compared = [compare_section(section) for section in sections]
     with style():
         plots = {plot.name: plot for c in compared for plot in charts(c.entries, c.section.slug)}

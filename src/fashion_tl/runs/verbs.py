@@ -13,9 +13,8 @@ from fashion_tl.runs.search import repeat, search
 from fashion_tl.seeds import seeded
 
 
-def run(args: list[str]) -> None:
-    """Run ``fit``, ``validate`` or ``test`` with command-line arguments, the verb first."""
-    verb, flags = args[0], args[1:]
+def run(verb: str, flags: list[str]) -> None:
+    """Run ``fit``, ``validate`` or ``test`` with command-line arguments."""
     if verb == "fit":
         _fit(flags)
     else:

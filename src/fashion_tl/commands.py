@@ -1,0 +1,111 @@
+"""A function as a command: its signature and its docstring are the command line.
+
+jsonargparse's ``auto_cli`` takes lists as ``[a,b]`` and flags as ``--flag true``; these verbs take files as a shell
+gives them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import re
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse_from_object
+
+from fashion_tl.errors import UserError, unknown_name
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one message."""
+
+    def error(self, message: str) -> NoReturn:
+        for given in re.findall(r"(?<!\S)--?\w+", message.partition("unrecognized arguments:")[2]):
+            near = difflib.get_close_matches(given, self._option_string_actions, n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{message.rstrip('.')}. `{self.prog} --help` explains its arguments.")
+
+
+def call(command: Callable[..., Any], prog: str, args: Sequence[str]) -> None:
+    """Call a function with command-line arguments.
+
+    Parameters without a default are positional, ``*names`` takes any number of values; all others are options. A list
+    takes several values, a ``bool`` is a flag, a ``Literal`` has choices.
+
+    Args:
+        command: The function. The summary of its docstring (Google style) describes it, and ``Args`` the arguments.
+        prog: The name of the command in its help.
+        args: Command-line arguments.
+
+    Raises:
+        UserError: If arguments are missing, unknown or not allowed.
+        SystemExit: After ``--help``.
+    """
+    given = vars(parser_of(command, prog).parse_args(args))
+    values: list[Any] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            values += given.pop(name)
+        elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            values.append(given.pop(name))
+    command(*values, **given)
+
+
+def parser_of(command: Callable[..., Any], prog: str) -> argparse.ArgumentParser:
+    """Build the parser of a command; see ``call``."""
+    doc = parse_from_object(command)
+    told = {p.arg_name.lstrip("*"): " ".join((p.description or "").split()) for p in doc.params}
+    about = " ".join(filter(None, (doc.short_description, doc.long_description)))
+    parser = _Parser(prog=prog, description=about.replace("``", "`"), allow_abbrev=False)
+    hints = get_type_hints(_annotated(command), command.__globals__)
+    for name, parameter in inspect.signature(command).parameters.items():
+        _add(parser, parameter, hints[name], told.get(name, "").replace("``", "`").replace("%", "%%"))
+    return parser
+
+
+def _annotated(command: Callable[..., Any]) -> Any:  # noqa: ANN401 - what get_type_hints takes
+    """Return what has a function's annotations but not that of its return, which may name what is not imported."""
+    parameters = {name: hint for name, hint in command.__annotations__.items() if name != "return"}
+    return types.SimpleNamespace(__annotations__=parameters)
+
+
+def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: Any, told: str) -> None:  # noqa: ANN401
+    name, default = parameter.name, parameter.default
+    kind = _without_none(hint)
+    if kind is bool:
+        parser.add_argument(f"--{name}", action="store_true", help=told)
+        return
+    several = get_origin(kind) is list
+    kind = get_args(kind)[0] if several else kind
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    settings: dict[str, Any] = {"help": told, "type": _choice(name, choices) if choices else kind}
+    metavar = "{" + ",".join(choices) + "}" if choices else name.upper()
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        parser.add_argument(name, nargs="*", metavar=metavar.removesuffix("S"), **settings)
+    elif default is parameter.empty:
+        one = metavar.removesuffix("S") if several else metavar
+        parser.add_argument(name, nargs="+" if several else None, metavar=one, **settings)
+    else:
+        if several:
+            settings |= {"nargs": "*", "action": "extend"}
+        if default is not None:
+            settings["help"] += f" (default: {default})"
+        parser.add_argument(f"--{name}", default=default, metavar=metavar, **settings)
+
+
+def _without_none(hint: Any) -> Any:  # noqa: ANN401 - a type
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (one for one in get_args(hint) if one is not type(None))
+    return hint
+
+
+def _choice(name: str, choices: Sequence[str]) -> Callable[[str], str]:
+    def choose(text: str) -> str:
+        if text not in choices:
+            raise unknown_name(name, text, choices)
+        return text
+
+    return choose

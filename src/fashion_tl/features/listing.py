@@ -1,0 +1,28 @@
+"""``fashion-tl cache``: what is kept of frozen stages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fashion_tl.features.store import cache_dir, clear, entries
+
+
+def cache(action: Literal["list", "clear"]) -> None:
+    """List or clear the cached features of frozen stages.
+
+    Args:
+        action: What to do: list the entries with their sizes, or remove them all.
+    """
+    folder = cache_dir()
+    if action == "clear":
+        count, size = clear(folder)
+        print(f"removed {count} files, {size / 2**20:,.1f} MiB, from {folder}")
+        return
+    found = entries(folder)
+    for entry in found:
+        about = entry.description
+        what = (
+            f"{about.get('architecture')} at {about.get('boundary')}, {about.get('part')}, {about.get('image_size')} px"
+        )
+        print(f"{entry.key[:12]}  {entry.bytes / 2**20:10,.1f} MiB  {'damaged' if entry.damaged else what}")
+    print(f"{len(found)} files, {sum(entry.bytes for entry in found) / 2**20:,.1f} MiB in {folder}")

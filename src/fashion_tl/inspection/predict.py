@@ -1,0 +1,65 @@
+"""``fashion-tl predict``: classes and probabilities of image files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from pathlib import Path
+
+from fashion_tl.errors import UserError
+
+
+def predict(
+    checkpoint: Path,
+    images: list[Path],
+    output: Path | None = None,
+    batch_size: int = 64,
+    invert: bool = False,
+    skip_unreadable: bool = False,
+    calibrated: bool = False,
+) -> None:
+    """Classify image files with a checkpoint: a row of CSV each, path, class, and the probability of every class.
+
+    Args:
+        checkpoint: The best.ckpt of a run.
+        images: Image files, or folders that are searched for images.
+        output: CSV file to write; standard output if not given.
+        batch_size: Images in a batch, at least 1.
+        invert: Invert first: for dark objects on white, as photographed.
+        skip_unreadable: Leave out files that cannot be read.
+        calibrated: Apply what `fashion-tl diagnose` fitted.
+
+    Raises:
+        UserError: If a file cannot be read or written, or the checkpoint has no calibration.
+    """
+    from fashion_tl.data.files import decoded, image_files
+    from fashion_tl.data.transforms import to_float
+    from fashion_tl.inspection.calibration import load_calibration
+    from fashion_tl.inspection.inference import classify
+    from fashion_tl.metrics.metrics import softmax
+    from fashion_tl.records.record import write_text
+    from fashion_tl.training.loading import load_classifier
+
+    if batch_size < 1:
+        raise UserError(f"--batch_size is {batch_size}, it must be at least 1.")
+    files = image_files(images)
+    probabilities_of = load_calibration(checkpoint) if calibrated else softmax
+    module = load_classifier(checkpoint)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "class", *module.class_names])
+    count = 0
+    for names, batch in decoded(files, module.input_spec, batch_size, skip_unreadable):
+        probabilities = probabilities_of(classify(module, 1 - to_float(batch) if invert else batch).cpu().numpy())
+        for name, best, row in zip(names, probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True):
+            table.writerow([str(name), module.class_names[best], *(f"{p:.6f}" for p in row)])
+            count += 1
+    if output is None:
+        sys.stdout.write(text.getvalue())
+        return
+    try:
+        write_text(output, text.getvalue())
+    except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
+    print(f"{count} images: {output}")

@@ -1,0 +1,128 @@
+"""Saliency maps: where in an image the evidence for a class lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fashion_tl.inspection.inference import progress
+from fashion_tl.inspection.layers import Target
+from fashion_tl.models.staged import StagedNetwork
+from fashion_tl.training.classifier import ImageClassifier
+
+METHODS = {
+    "grad_cam": "Grad-CAM (Selvaraju et al. 2017)",
+    "integrated_gradients": "integrated gradients (Sundararajan et al. 2017)",
+    "occlusion": "occlusion (Zeiler and Fergus 2014)",
+}
+BATCH = 16
+STEPS = 32  # of the integral from black to the image
+PATCHES = 6  # an occluding square is this part of the image's side
+
+Saliency = Callable[[StagedNetwork, Target, Tensor, Tensor], Tensor]
+
+
+def saliency_method(name: str, module: ImageClassifier) -> Saliency:
+    """Return a function of network, target, preprocessed images (B, C, H, W) and classes (B,).
+
+    It gives maps (B, h, w), 0 where nothing speaks for the class and 1 at an image's strongest place; a map on which
+    nothing does is 0 everywhere.
+
+    Args:
+        name: One of ``METHODS``.
+        module: The classifier, whose preprocessing says what a black image is.
+    """
+    methods: dict[str, Saliency] = {
+        "grad_cam": grad_cam,
+        "integrated_gradients": partial(_integrated_gradients, _black(module)),
+        "occlusion": _occlusion,
+    }
+
+    def maps(network: StagedNetwork, target: Target, images: Tensor, classes: Tensor) -> Tensor:
+        found = []
+        with progress("saliency maps", len(images)) as advance:
+            for some, their in zip(torch.split(images, BATCH), torch.split(classes, BATCH), strict=True):
+                found.append(scaled(methods[name](network, target, some, their)))
+                advance(len(some))
+        return torch.cat(found)
+
+    return maps
+
+
+def grad_cam(network: nn.Module, target: Target, images: Tensor, classes: Tensor) -> Tensor:
+    """Compute Grad-CAM (Selvaraju et al. 2017, equations 1 and 2) of the logits of some classes.
+
+    Args:
+        network: Maps preprocessed images to logits; its parameters may be frozen.
+        target: The layer whose channels are weighted.
+        images: Preprocessed images (B, C, H, W).
+        classes: A class for each image (B,).
+
+    Returns:
+        Maps (B, side, side), 0 or above, on the scale of the logits.
+    """
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()  # what comes later may change it in place
+
+    handle = target.module.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            # A gradient must flow although all parameters may be frozen: so the images take one.
+            logits = network(images.detach().requires_grad_())
+            (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), kept)
+    finally:
+        handle.remove()
+    weights = target.fold(gradient).mean((2, 3), keepdim=True)
+    return (weights * target.fold(kept[0].detach())).sum(1).clamp(min=0)
+
+
+def _integrated_gradients(
+    black: Tensor, network: StagedNetwork, target: Target, images: Tensor, classes: Tensor
+) -> Tensor:
+    from captum.attr import IntegratedGradients
+
+    images = images.detach().requires_grad_()
+    baseline = black.to(images.device).expand_as(images)
+    with torch.enable_grad():
+        found: Tensor = IntegratedGradients(network).attribute(
+            images, baseline, target=classes, n_steps=STEPS, internal_batch_size=4 * BATCH
+        )
+    return found.detach().sum(1).clamp(min=0)
+
+
+def _occlusion(network: StagedNetwork, target: Target, images: Tensor, classes: Tensor) -> Tensor:
+    from captum.attr import Occlusion
+
+    side = max(2, images.shape[-1] // PATCHES)
+    step = max(1, side // 2)
+    with torch.no_grad():
+        found: Tensor = Occlusion(lambda given: network(given).softmax(1)).attribute(
+            images,
+            (images.shape[1], side, side),
+            strides=(images.shape[1], step, step),
+            baselines=images.mean((2, 3), keepdim=True).expand_as(images),
+            target=classes,
+            perturbations_per_eval=4,
+        )
+    return found.sum(1).clamp(min=0)
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Divide maps (B, h, w) by their own maxima; a map of zeros stays one."""
+    largest = maps.amax((1, 2), keepdim=True)
+    return torch.where(largest > 0, maps / largest.clamp(min=torch.finfo(maps.dtype).tiny), 0)
+
+
+def _black(module: ImageClassifier) -> Tensor:
+    spec = module.input_spec
+    with torch.no_grad():
+        black: Tensor = module.preprocess(
+            torch.zeros(1, spec.channels, spec.image_size, spec.image_size, device=module.preprocess.mean.device)
+        )
+    return black

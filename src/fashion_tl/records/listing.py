@@ -1,0 +1,68 @@
+"""``fashion-tl runs``: a table of the recorded runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from fashion_tl.errors import UserError, unknown_name
+
+
+def runs(*names: str, log_dir: Path = Path("lightning_logs"), newest: bool = False) -> None:
+    """List the recorded runs.
+
+    Args:
+        names: Names of runs; all if none is given.
+        log_dir: Folder of all records.
+        newest: Only the newest completed version of each name.
+
+    Raises:
+        UserError: If there is no such run.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from fashion_tl.records.record import COMPLETED, all_records
+
+    table = Table(
+        "run", "version", "status", "test accuracy", "macro F1", "trained / all parameters", "epochs", "seconds"
+    )
+    rows: dict[str, list[list[str]]] = {}
+    known: dict[str, None] = {}
+    for folder, record in all_records(log_dir):
+        name, number = folder.parent.name, folder.name.removeprefix("version_")
+        known[name] = None
+        if names and name not in names:
+            continue
+        if isinstance(record, UserError):
+            print(record, file=sys.stderr)
+            continue
+        if newest and record["status"] != COMPLETED:
+            continue
+        row = [name, number, *_columns(record)]
+        rows[name] = [row] if newest else [*rows.get(name, []), row]
+    missing = [name for name in names if name not in rows]
+    for name in missing:
+        if known and name not in known:
+            raise unknown_name("run", name, known, f"These are in {log_dir}.")
+    if missing or not rows:
+        kind = "completed" if newest else "recorded"
+        raise UserError(f"no {kind} run {'of the name ' + ', '.join(missing) if missing else 'at all'} in {log_dir}.")
+    for name in names or rows:
+        for row in rows[name]:
+            table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _columns(record: dict[str, Any]) -> list[str]:
+    test, model, time = record.get("test") or {}, record.get("model") or {}, record.get("time") or {}
+    trained = [phase["trained_parameters"] for phase in model.get("phases", [])]
+    return [
+        str(record["status"]),
+        f"{test['accuracy']:.4f}" if "accuracy" in test else "not recorded",
+        f"{test['macro_f1']:.4f}" if "macro_f1" in test else "not recorded",
+        f"{max(trained):,} / {model['parameters']:,}" if trained and "parameters" in model else "not recorded",
+        str(len(time["epoch_seconds"])) if "epoch_seconds" in time else "not recorded",
+        f"{time['fit_seconds']:.0f}" if "fit_seconds" in time else "not recorded",
+    ]

@@ -1,0 +1,121 @@
+"""Calibrations: the choice between two scalings, the file beside the checkpoint, and its application."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from fashion_tl.errors import UserError
+from fashion_tl.inspection.calibration import (
+    SIDECAR,
+    digest,
+    fit_calibration,
+    load_calibration,
+    read_calibration,
+    write_calibration,
+)
+from fashion_tl.metrics.metrics import Floats, Ints
+
+NAMES = ("a", "b", "c")
+
+
+def predictions(scale: object = 1.0, bias: object = 0.0, images: int = 3000, seed: int = 0) -> tuple[Floats, Ints]:
+    """Logits whose calibrated form is ``(logits - bias) / scale``."""
+    generator = np.random.default_rng(seed)
+    true = generator.normal(size=(images, 3)) * 2
+    labels = (true + generator.gumbel(size=true.shape)).argmax(1)
+    return true * np.asarray(scale) + np.asarray(bias), labels
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_a_temperature_is_chosen_where_nothing_else_is_wrong() -> None:
+    found = fit_calibration(*predictions(2.5), "x", NAMES)
+    assert found.method == "temperature"
+    assert found.temperature == pytest.approx(2.5, rel=0.1)
+    assert found.losses["temperature"] < found.losses["unscaled"]
+
+
+def test_vector_scaling_is_chosen_where_classes_differ() -> None:
+    found = fit_calibration(*predictions([1.0, 2.0, 0.5], [1.0, -2.0, 0.0]), "x", NAMES)
+    assert found.method == "vector"
+    assert found.losses["vector"] < found.losses["temperature"]
+    assert np.array(found.scale) == pytest.approx([1.0, 0.5, 2.0], rel=0.15)
+
+
+def test_losses_are_measured_on_images_that_were_not_seen() -> None:
+    # Labels by chance: on its own images vector scaling would seem to help, on others it cannot.
+    generator = np.random.default_rng(1)
+    logits, labels = generator.normal(size=(60, 3)), np.arange(60) % 3
+    assert fit_calibration(logits, labels, "x", NAMES).losses["vector"] > np.log(3)
+
+
+def test_few_images_take_the_temperature() -> None:
+    few = predictions(2.0, images=12)
+    found = fit_calibration(*few, "x", NAMES)
+    assert (found.method, found.losses) == ("temperature", {})
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_the_file_applies_what_was_fitted(checkpoint, method) -> None:
+    given = predictions(2.0) if method == "temperature" else predictions([1.0, 3.0, 0.5], [1.0, -3.0, 0.0])
+    found = fit_calibration(*given, digest(checkpoint), NAMES)
+    assert found.method == method
+    assert write_calibration(checkpoint, found) == checkpoint.with_name(SIDECAR)
+    assert read_calibration(checkpoint) == found
+    logits = predictions(seed=3)[0]
+    direct = logits / found.temperature if method == "temperature" else logits * found.scale + found.bias
+    assert load_calibration(checkpoint)(logits) == pytest.approx(softmax(direct, axis=1), abs=1e-12)
+    assert list(checkpoint.parent.glob(".*")) == []
+
+
+def test_another_checkpoint_is_refused(checkpoint) -> None:
+    write_calibration(checkpoint, fit_calibration(*predictions(), digest(checkpoint), NAMES))
+    checkpoint.write_bytes(b"other weights")
+    with pytest.raises(UserError, match="another checkpoint"):
+        load_calibration(checkpoint)
+
+
+def test_a_missing_calibration_names_the_command(checkpoint) -> None:
+    assert read_calibration(checkpoint) is None
+    with pytest.raises(UserError, match="fashion-tl diagnose"):
+        load_calibration(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "change", [{"method": "magic"}, {"scale": [1.0]}, {"temperature": 0.0}, {"temperature": "hot"}, {"more": 1}, None]
+)
+def test_a_damaged_file_is_one_clear_error(checkpoint, change) -> None:
+    path = write_calibration(checkpoint, fit_calibration(*predictions(), digest(checkpoint), NAMES))
+    content = json.loads(path.read_text())
+    path.write_text("{" if change is None else json.dumps({**content, **change}))
+    with pytest.raises(UserError, match="damaged"):
+        load_calibration(checkpoint)
+
+
+def test_logits_of_other_classes_are_refused(checkpoint) -> None:
+    write_calibration(checkpoint, fit_calibration(*predictions(), digest(checkpoint), NAMES))
+    for wrong in (np.zeros((4, 2)), np.zeros(3)):
+        with pytest.raises(UserError, match=r"calibrated for \(N, 3\)"):
+            load_calibration(checkpoint)(wrong)
+
+
+def test_logits_that_no_scaling_helps_stay_as_they_are(checkpoint) -> None:
+    # Separable but for one image: whoever does not see it puts all its trust in the others.
+    labels = np.arange(60) % 3
+    logits = 4.0 * np.eye(3)[labels]
+    logits[0] = [0.0, 4.0, 0.0]
+    found = fit_calibration(logits, labels, digest(checkpoint), NAMES)
+    assert found.losses["unscaled"] < found.losses["temperature"]
+    assert found.method == "unscaled"
+    write_calibration(checkpoint, found)
+    probabilities = load_calibration(checkpoint)(logits)
+    np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-12)
