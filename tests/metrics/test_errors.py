@@ -19,7 +19,7 @@ from fashion_tl.metrics.errors import (
     accuracy_by_group,
     confused_pairs,
     label_errors,
-    least_confident_hits,
+    least_confident_correct,
     most_confident_mistakes,
 )
 from fashion_tl.metrics.metrics import Floats, Ints, confusion_matrix, softmax
@@ -50,15 +50,15 @@ def test_mistakes_and_hits_against_a_loop(probabilities: Floats, labels: Ints, c
     mistakes = sorted(wrong, key=lambda i: (-probabilities[i].max(), i))[:count]
     hits = sorted(right, key=lambda i: (probabilities[i].max(), i))[:count]
     assert most_confident_mistakes(probabilities, labels, count).tolist() == mistakes
-    assert least_confident_hits(probabilities, labels, count).tolist() == hits
+    assert least_confident_correct(probabilities, labels, count).tolist() == hits
 
 
 def test_no_mistakes_and_no_hits() -> None:
     certain = np.eye(3)
     assert most_confident_mistakes(certain, [0, 1, 2]).tolist() == []
-    assert least_confident_hits(certain, [1, 2, 0]).tolist() == []
+    assert least_confident_correct(certain, [1, 2, 0]).tolist() == []
     assert most_confident_mistakes(certain, [1, 2, 2]).tolist() == [0, 1]
-    for find in (most_confident_mistakes, least_confident_hits):
+    for find in (most_confident_mistakes, least_confident_correct):
         with pytest.raises(UserError, match="0 or more"):
             find(certain, [0, 1, 2], -1)
 

@@ -92,14 +92,14 @@ def test_write_text_makes_folders_and_replaces(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
 
 
-@pytest.mark.parametrize("step", ["write_text", "replace"])
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "run.json"
     write_text(path, "old")
-    original = Path.write_text
+    original = Path.write_bytes
 
     def fail(self: Path, *args: Any, **kwargs: Any) -> None:
-        original(self, "ha", encoding="utf-8") if step == "write_text" else None
+        original(self, b"ha") if step == "write_bytes" else None
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, step, fail)

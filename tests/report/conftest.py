@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 from fashion_tl.metrics.metrics import summarise
-from fashion_tl.report.exports import Compared
-from fashion_tl.report.figures import entries_of, pairs_of, spreads_of
+from fashion_tl.report.figures import Comparison, compare_section
 from fashion_tl.report.page import page
 from fashion_tl.report.sections import collect
 from fashion_tl.report.selection import LeftOut
@@ -83,7 +82,8 @@ class _Reader(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        self.open[-1].children.append(data)
+        if data.strip():  # what lies between elements lays out the page's source
+            self.open[-1].children.append(data)
 
 
 @pytest.fixture(scope="session")
@@ -244,7 +244,7 @@ def make(tmp_path: Path) -> Maker:
 class Report:
     """A comparison without plots: its sections, what was left out, and its page."""
 
-    sections: list[Compared]
+    sections: list[Comparison]
     left_out: list[LeftOut]
     root: Node
     text: str
@@ -268,10 +268,7 @@ def report(make: Maker, parse: Callable[[str], Node]) -> Callable[..., Report]:
 
     def build(*wanted: str) -> Report:
         sections, left_out = collect(list(wanted), make.logs)
-        compared = []
-        for section in sections:
-            entries = entries_of(section)
-            compared.append(Compared(section, entries, pairs_of(entries), spreads_of(section, entries)))
+        compared = [compare_section(section) for section in sections]
         text = page(compared, {}, left_out, make.logs)
         return Report(compared, left_out, parse(text), text)
 

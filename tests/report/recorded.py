@@ -18,8 +18,8 @@ import numpy as np
 
 from fashion_tl.metrics import calibration, decisions, detection, errors, selective, uncertainty
 from fashion_tl.metrics.metrics import softmax, summarise
-from fashion_tl.report.exports import Compared, csv_text
-from fashion_tl.report.figures import entries_of, front_of, pairs_of, spreads_of
+from fashion_tl.report.exports import csv_text
+from fashion_tl.report.figures import compare_section, front_of
 from fashion_tl.report.sections import collect
 
 from .conftest import Maker
@@ -56,11 +56,10 @@ def every_figure(folder: Path) -> dict[str, Any]:
     """Compute all figures of the records below a folder as plain values."""
     sections, left_out = collect([], folder)
     found: dict[str, Any] = {"left out": [[item.run, item.why] for item in left_out]}
-    compared = []
-    for section in sections:
-        entries = entries_of(section)
-        pairs, spreads = pairs_of(entries), spreads_of(section, entries)
-        compared.append(Compared(section, entries, pairs, spreads))
+    compared = [compare_section(section) for section in sections]
+    for comparison in compared:
+        section, entries = comparison.section, comparison.entries
+        pairs, spreads = comparison.pairs, comparison.spreads
         for entry in entries:
             if entry.run.predictions is not None and entry.figures is not None:
                 found[f"{section.slug}, {entry.label}, test"] = test_figures(entry.figures)
@@ -85,8 +84,8 @@ def test_figures(figures: Any) -> dict[str, Any]:
         "classes": figures.classes,
         "matrix": figures.matrix,
         "predicted": figures.predicted,
-        "correct": figures.right,
-        "true class probability": figures.on_truth,
+        "correct": figures.correct,
+        "true class probability": figures.true_class_probability,
         "bins": figures.bins,
     }
 
@@ -115,7 +114,7 @@ def further_figures(logits: Any, labels: Any, names: list[str]) -> dict[str, Any
         "decided": decided,
         "cost": decisions.cost_weighted_error(decided, labels, costs),
         "confident mistakes": errors.most_confident_mistakes(probabilities, labels),
-        "doubtful correct": errors.least_confident_hits(probabilities, labels),
+        "doubtful correct": errors.least_confident_correct(probabilities, labels),
         "confused": errors.confused_pairs(matrix),
         "labels": errors.label_errors(probabilities, labels),
         "groups": errors.accuracy_by_group(matrix, names, {"first": names[:2], "others": names[2:]}),

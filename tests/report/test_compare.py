@@ -34,7 +34,7 @@ def test_the_exact_files_of_a_report(make: Any, tmp_path: Path, capsys: pytest.C
     out = tmp_path / "deep" / "reports"
     compare(log_dir=make.logs, output=out)
     plots = [f"plots/fashion_mnist_{name}.{kind}" for name in PLOTS for kind in ("png", "svg")]
-    assert files(out) == sorted(["comparison.csv", "comparison.md", "index.html", *plots])
+    assert files(out) == sorted(["comparison.csv", "comparison.md", "index.html", "manifest.json", *plots])
     printed = capsys.readouterr()
     assert printed.out == f"2 runs compared: {out / 'index.html'}\n"
     assert printed.err == "left out bad/version_0: failed: because\n"
@@ -48,8 +48,9 @@ def test_the_exact_files_of_a_report(make: Any, tmp_path: Path, capsys: pytest.C
             assert "<title>" in text
     page = (out / "index.html").read_text(encoding="utf-8")
     assert all(f'href="{name}"' in page for name in plots)
-    assert page.count('<svg class="plot"') == 9 + 2  # every plot but two, and a cut of one for each run
+    assert page.count('<svg class="plot"') == 8 + 2  # curves, bars and costs, and a reliability diagram of each run
     assert "currentColor" in page
+    assert all(f">{label}</text>" in page for label in ("validation", "training", "Pareto front"))  # legends
     # The same records give the same bytes.
     before = {name: (out / name).read_bytes() for name in files(out)}
     compare(log_dir=make.logs, output=out)
@@ -65,20 +66,20 @@ def test_an_old_report_is_replaced_and_other_files_stay(make: Any, tmp_path: Pat
     (make.logs / "a" / "version_0" / "filters.npz").unlink()
     compare(log_dir=make.logs, output=tmp_path / "out")
     plots = [f"plots/folder_{name}.{kind}" for name in PLOTS if name != "filters" for kind in ("png", "svg")]
-    own = ["comparison.csv", "comparison.md", "index.html", *plots]
+    own = ["comparison.csv", "comparison.md", "index.html", "manifest.json", *plots]
     assert files(tmp_path / "out") == sorted([*own, "mine.txt", "plots/mine.png", "plots/fashion_mnist_old.svg"])
 
 
-def test_stale_files_are_named_by_our_own_page_only(tmp_path: Path) -> None:
+def test_stale_files_are_plots_of_the_manifest_only(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x", encoding="utf-8")
     out = tmp_path / "out"
     (out / "plots").mkdir(parents=True)
     names = '["../secret", "plots/../../secret", "plots/a.png", 7]'
-    (out / "index.html").write_text(f'<script type="application/json" id="files">{names}</script>', encoding="utf-8")
+    (out / "manifest.json").write_text(f'{{"files": {names}}}', encoding="utf-8")
     (out / "plots" / "a.png").write_text("old", encoding="utf-8")
     write_report(out, {"index.html": "new"})
     assert (tmp_path / "secret").is_file()
-    assert files(out) == ["index.html"]
+    assert files(out) == ["index.html", "manifest.json"]
 
 
 @pytest.mark.parametrize("step", ["write_bytes", "replace"])
@@ -98,7 +99,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="No space left"):
         write_report(out, {"plots/a.png": b"new", "index.html": "new"})
     monkeypatch.undo()
-    assert files(out) == ["index.html", "plots/a.png"]
+    assert files(out) == ["index.html", "manifest.json", "plots/a.png"]
     assert (out / "index.html").read_text(encoding="utf-8") == "old"
     assert (out / "plots" / "a.png").read_bytes() == b"old"
 
@@ -160,7 +161,7 @@ def test_neither_torch_nor_lightning_is_imported(make: Any, tmp_path: Path) -> N
     program = (
         "import sys; from pathlib import Path; from fashion_tl.report.compare import compare; "
         f"compare(log_dir=Path({str(make.logs)!r}), output=Path({str(tmp_path / 'out')!r})); "
-        "print([m for m in ('torch', 'torchvision', 'lightning', 'scipy', 'matplotlib.pyplot') if m in sys.modules])"
+        "print([m for m in ('torch', 'torchvision', 'lightning', 'sklearn', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

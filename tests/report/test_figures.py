@@ -122,5 +122,5 @@ def test_very_few_images(make: Any, report: Callable[..., Any], images: int) -> 
     make.run("b", images=images, draw=1, skill=0)
     entries = report().sections[0].entries
     for entry in entries:
-        assert len(entry.figures.right) == images
+        assert len(entry.figures.correct) == images
         assert 0 <= entry.figures.intervals["accuracy"][0] <= entry.figures.values["accuracy"]

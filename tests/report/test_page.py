@@ -26,7 +26,7 @@ def folders(make: Any) -> dict[str, Path]:
     return made
 
 
-def right_of(make: Any, folder: Path) -> Any:
+def correct_of(make: Any, folder: Path) -> Any:
     labels, logits = make.logits(folder)
     return logits.argmax(axis=1) == labels
 
@@ -55,27 +55,32 @@ def test_confusion_matrices(folders: dict[str, Path], make: Any, report: Callabl
         assert embedded["matrices"][embedded["runs"].index(name)] == expected
 
 
-def test_the_confusion_tables(folders: dict[str, Path], make: Any, parse: Any, tmp_path: Path) -> None:
-    # Tables of numbers go with the plot, which this one draws.
-    import sklearn.metrics as sklearn
+def test_the_confusion_tables(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
+    from sklearn.metrics import confusion_matrix
 
+    built = report()
+    for name, folder in folders.items():
+        labels, logits = make.logits(folder)
+        expected = confusion_matrix(labels, logits.argmax(axis=1), labels=range(4)).tolist()
+        (table,) = [t for t in built.root.all("table", class_="matrix") if t.one("caption").text == name]
+        assert [[int(c.text) for c in row] for row in data_rows(table).values()] == expected
+
+
+def test_calibration_errors_beside_the_diagrams(
+    folders: dict[str, Path], make: Any, parse: Any, tmp_path: Path
+) -> None:
     from fashion_tl.report.compare import compare
 
     compare(log_dir=make.logs, output=tmp_path / "out")
     root = parse((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
-    for name, folder in folders.items():
-        labels, logits = make.logits(folder)
-        expected = sklearn.confusion_matrix(labels, logits.argmax(axis=1), labels=range(4)).tolist()
-        (table,) = [t for t in root.all("table", class_="matrix") if t.one("caption").text == name]
-        assert [[int(c.text) for c in row] for row in data_rows(table).values()] == expected
-    errors = [
-        float(s.get("title"))
-        for s in root.one("section", aria_labelledby="fashion_mnist-calibration").all("span")
-        if "title" in s.attributes
-    ]
+    part = root.one("section", aria_labelledby="fashion_mnist-calibration")
+    errors = [float(s.get("title")) for s in part.all("span") if "title" in s.attributes]
     table = next(t for t in root.all("table", class_="main"))
     shown = [float(c.get("data-sort")) for c in table.all("td", data_key="calibration_error")]
     assert errors == shown
+    ids = [n.get("id") for n in _all(root) if "id" in n.attributes]
+    assert len(ids) == len(set(ids))
+    assert [s.get("aria-label") for s in part.all("svg", role="img")] == [f"Reliability diagram of {n}" for n in "abc"]
 
 
 def test_classification_reports(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
@@ -107,7 +112,7 @@ def test_significance(folders: dict[str, Path], make: Any, report: Callable[...,
         for column, cell in zip(columns, cells, strict=True):
             if not cell.text:
                 continue
-            a, b = right_of(make, folders[column]), right_of(make, folders[row])
+            a, b = correct_of(make, folders[column]), correct_of(make, folders[row])
             counts = int((a & ~b).sum()), int((b & ~a).sum())
             assert cell.one("small").text == f"{counts[0]} : {counts[1]}"
             p_values.append(scipy.binomtest(counts[0], sum(counts)).pvalue)
@@ -121,7 +126,7 @@ def test_significance(folders: dict[str, Path], make: Any, report: Callable[...,
 def test_seeds(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
     rows = data_rows(report().table("Mean ± standard deviation"))
     assert list(rows) == ["b"]
-    values = [float(right_of(make, make.logs / "b" / f"version_{v}").mean()) for v in range(3)]
+    values = [float(correct_of(make, make.logs / "b" / f"version_{v}").mean()) for v in range(3)]
     accuracy = rows["b"][1]
     assert rows["b"][0].text == "7, 6, 5"
     assert float(accuracy.get("data-mean")) == pytest.approx(np.mean(values), abs=EXACT)
@@ -149,7 +154,7 @@ def test_images_that_one_gets_right(folders: dict[str, Path], make: Any, report:
     assert len(data["shown"]) == 6
     for key, places in data["shown"].items():
         a, b = (data["runs"][int(i)] for i in key.split("-"))
-        only = right_of(make, folders[a]) & ~right_of(make, folders[b])
+        only = correct_of(make, folders[a]) & ~correct_of(make, folders[b])
         assert len(places) == min(8, only.sum())
         for place in places:
             image = data["pool"][place]
@@ -161,8 +166,8 @@ def test_images_that_one_gets_right(folders: dict[str, Path], make: Any, report:
                 assert said == make.logits(folders[run])[1][image["index"]].argmax()
     for direction, key in zip(built.root.all("div", class_="direction"), ("0-1", "1-0"), strict=True):
         a, b = (data["runs"][int(i)] for i in key.split("-"))
-        only = int((right_of(make, folders[a]) & ~right_of(make, folders[b])).sum())
-        assert direction.one("h5").text == f"Only {a} is right: {only}"
+        only = int((correct_of(make, folders[a]) & ~correct_of(make, folders[b])).sum())
+        assert direction.one("h5").text == f"Only {a} is correct: {only}"
         images = [
             f"Test image {data['pool'][p]['index']}, {data['classes'][data['pool'][p]['label']]}"
             for p in data["shown"][key]
@@ -198,7 +203,7 @@ def test_equal_configurations(make: Any, report: Callable[..., Any]) -> None:
         ({"a": (1, 3.0), "b": (1, 3.0), "c": (2, 0.0)}, "a, b are equally accurate: 0."),
         (
             {"a": (1, 0.5), "b": (2, 6.0)},
-            "b is the most accurate: 1.0000 (0.9398 to 1.0000), after 42 s of training. It is right on",
+            "b is the most accurate: 1.0000 (0.9398 to 1.0000), after 42 s of training. It alone is correct on",
         ),
     ],
 )
@@ -314,6 +319,16 @@ def test_left_out_runs_are_named(folders: dict[str, Path], make: Any, report: Ca
     assert sorted(rows) == ["bad/version_0", "torn/version_0"]
     assert rows["bad/version_0"][0].text == f"failed: {NASTY}"
     assert "2 left out" in built.root.one("main").text
+    assert list(rows["bad/version_0"][0].all("details")) == []
+
+
+def test_a_long_reason_is_folded(make: Any, report: Callable[..., Any]) -> None:
+    reason = " ".join(f"word{i}" for i in range(200))
+    make.run("a")
+    make.run("bad", change={"status": "failed", "reason": reason})
+    folded = report().root.one("table", class_="words").one("details")
+    assert len(folded.one("summary").text) < 200
+    assert folded.text.replace("\u2026", "") == f"failed: {reason}"
 
 
 def test_sections_never_mix(make: Any, report: Callable[..., Any]) -> None:
@@ -349,7 +364,7 @@ def test_html_in_names_stays_text(make: Any, report: Callable[..., Any], parse: 
     make.pictures()
     built = report()
     tags = Counter(n.tag for n in _all(built.root))
-    assert tags["script"] == 3
+    assert tags["script"] == 2
     assert all(i.get("src").startswith("data:image/png") for i in built.root.all("img"))
     assert not [a for n in _all(built.root) for a in n.attributes if a.startswith("on")]
     assert built.table("Test figures").text.count(NASTY) >= 4

@@ -17,7 +17,7 @@ from fashion_tl.metrics.errors import (
     accuracy_by_group,
     confused_pairs,
     label_errors,
-    least_confident_hits,
+    least_confident_correct,
     most_confident_mistakes,
 )
 from fashion_tl.metrics.metrics import Floats, Ints, confusion_matrix, per_class, softmax
@@ -162,7 +162,7 @@ def _costs(case: _Case, calibrated: Floats, costs: Floats) -> dict[str, float]:
 
 def _confident(case: _Case) -> list[int]:
     wrong = most_confident_mistakes(case.probabilities, case.labels, SHOWN)
-    right = least_confident_hits(case.probabilities, case.labels, SHOWN)
+    right = least_confident_correct(case.probabilities, case.labels, SHOWN)
     second = np.argsort(-case.probabilities, axis=1, kind="stable")[:, 1]
     for name, found, sign, other, alt in (
         ("confident-mistakes", wrong, "→", case.predicted, "The most confident mistakes: true class, predicted class"),

@@ -172,8 +172,8 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 def fit_vector_scaling(logits: npt.ArrayLike, labels: npt.ArrayLike, ridge: float = 1e-4) -> tuple[Floats, Floats]:
     """Find a scale and a bias for each class that minimise the cross-entropy of the scaled logits (Guo 2017).
 
-    The objective is the mean cross-entropy + ridge / 2 * (|scale - 1|^2 + |bias|^2), which is strictly convex: the
-    ridge holds what the images leave open, such as a bias common to all classes.
+    Newton's method with step halving on the mean cross-entropy + ridge / 2 * (|scale - 1|^2 + |bias|^2), which is
+    strictly convex: the ridge holds what the images leave open, such as a bias common to all classes.
 
     Args:
         logits: Logits (N, K) of validation images, never of the test set.
@@ -186,36 +186,34 @@ def fit_vector_scaling(logits: npt.ArrayLike, labels: npt.ArrayLike, ridge: floa
     Raises:
         UserError: If shapes disagree, a logit is not finite, or the ridge is not positive.
     """
-    from scipy.optimize import minimize
-
     values, truth = check_scores(logits, labels)
     if not ridge > 0:
         raise UserError(f"the ridge is {ridge}, it must be above 0, such as 1e-4.")
     images, classes = values.shape
     each, onehot = np.arange(classes), np.eye(classes)[truth]
     inputs = np.stack([values, np.ones_like(values)], axis=1)
-    unchanged = np.repeat([1.0, 0.0], classes)
+    unchanged = np.repeat([[1.0], [0.0]], classes, axis=1)
 
-    def scaled(point: Floats) -> Floats:
-        return values * point[:classes] + point[classes:]
+    def objective(point: Floats) -> float:
+        return cross_entropy(values * point[0] + point[1], truth) + ridge / 2 * float(((point - unchanged) ** 2).sum())
 
-    def objective(point: Floats) -> tuple[float, Floats]:
-        pull = point - unchanged
-        gradient = np.einsum("nk,nik->ik", softmax(scaled(point)) - onehot, inputs).ravel() / images
-        return cross_entropy(scaled(point), truth) + ridge / 2 * float(pull @ pull), gradient + ridge * pull
-
-    def hessian(point: Floats) -> Floats:
-        p = softmax(scaled(point))
+    point = unchanged
+    for _ in range(200):
+        p = softmax(values * point[0] + point[1])
+        gradient = np.einsum("nk,nik->ik", p - onehot, inputs) / images + ridge * (point - unchanged)
         weighted = (p[:, None] * inputs).reshape(images, 2 * classes)
-        curvature: Floats = ridge * np.eye(2 * classes) - weighted.T @ weighted / images
+        hessian = ridge * np.eye(2 * classes) - weighted.T @ weighted / images
         own = np.einsum("nk,nik,njk->kij", p, inputs, inputs) / images
-        curvature.reshape(2, classes, 2, classes)[:, each, :, each] += own
-        return curvature
-
-    point: Floats = minimize(objective, unchanged, jac=True, hess=hessian, method="trust-exact").x
-    for _ in range(3):  # Newton steps: near the minimum the objective's rounding hides what its slope still shows
-        point = point - np.linalg.solve(hessian(point), objective(point)[1])
-    return point[:classes], point[classes:]
+        hessian.reshape(2, classes, 2, classes)[:, each, :, each] += own
+        step = np.linalg.solve(hessian, gradient.ravel()).reshape(2, classes)
+        gain, size = float((gradient * step).sum()), 1.0
+        if gain < 1e-12:
+            point = point - step
+            break
+        while objective(point - size * step) > objective(point) - 1e-4 * size * gain and size > 1e-10:
+            size /= 2
+        point = point - size * step
+    return point[0], point[1]
 
 
 def apply_scaling(logits: npt.ArrayLike, scale: npt.ArrayLike, bias: npt.ArrayLike = 0.0) -> Floats:

@@ -44,11 +44,11 @@ def most_confident_mistakes(probabilities: npt.ArrayLike, labels: npt.ArrayLike,
     return wrong[np.argsort(-values.max(axis=1)[wrong], kind="stable")][: _check_count(count)]
 
 
-def least_confident_hits(probabilities: npt.ArrayLike, labels: npt.ArrayLike, count: int = 20) -> Ints:
-    """Find the images that are classified right with the lowest confidence, as ``most_confident_mistakes`` does."""
+def least_confident_correct(probabilities: npt.ArrayLike, labels: npt.ArrayLike, count: int = 20) -> Ints:
+    """Find the images that are classified correctly with the lowest confidence, as ``most_confident_mistakes`` does."""
     values, truth = check_probabilities(probabilities, labels)
-    right = np.flatnonzero(values.argmax(axis=1) == truth)
-    return right[np.argsort(values.max(axis=1)[right], kind="stable")][: _check_count(count)]
+    correct = np.flatnonzero(values.argmax(axis=1) == truth)
+    return correct[np.argsort(values.max(axis=1)[correct], kind="stable")][: _check_count(count)]
 
 
 def _check_count(count: int) -> int:
@@ -157,9 +157,9 @@ class GroupAccuracy:
 
     Attributes:
         images: Images whose true class is in the group.
-        accuracy: Share of them with the right class; None without images.
-        group_accuracy: Share of them that are put into the right group at least; None without images.
-        within: Share with the right class among those put into the right group; None if there are none.
+        accuracy: Share of them with the correct class; None without images.
+        group_accuracy: Share of them that are put into the correct group at least; None without images.
+        within: Share with the correct class among those put into the correct group; None if there are none.
     """
 
     images: int
@@ -171,7 +171,7 @@ class GroupAccuracy:
 def accuracy_by_group(
     matrix: npt.ArrayLike, class_names: Sequence[str], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, GroupAccuracy]:
-    """Split accuracy into finding the right group and finding the right class within it.
+    """Split accuracy into finding the correct group and finding the correct class within it.
 
     Args:
         matrix: Confusion matrix (K, K), true classes in rows.
@@ -179,7 +179,7 @@ def accuracy_by_group(
         groups: Classes of each group by name, every class in one of them: such as FASHION_MNIST_GROUPS.
 
     Returns:
-        Figures of each group, then of all images under "all", where an image is in the right group if its predicted
+        Figures of each group, then of all images under "all", where an image is in the correct group if its predicted
         class is in the group of its true class.
 
     Raises:
@@ -205,10 +205,10 @@ def accuracy_by_group(
 
 
 def _group(counts: Ints) -> GroupAccuracy:
-    images, right, inside = counts.tolist()
+    images, correct, inside = counts.tolist()
     return GroupAccuracy(
         images,
-        accuracy=right / images if images else None,
+        accuracy=correct / images if images else None,
         group_accuracy=inside / images if images else None,
-        within=right / inside if inside else None,
+        within=correct / inside if inside else None,
     )

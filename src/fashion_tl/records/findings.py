@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fashion_tl.records.record import write_text
+from fashion_tl.records.record import write_bytes, write_text
 
 FOLDER = "analysis"
 
@@ -62,7 +61,6 @@ class Findings:
         """
         folder = logs / FOLDER
         text = json.dumps(self.document(), indent=2, allow_nan=False) + "\n"
-        folder.mkdir(parents=True, exist_ok=True)
         for file, (picture, _) in self.pictures.items():
             write_bytes(folder / file, picture)
         if arrays is not None:
@@ -99,16 +97,6 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any tree of values
     if isinstance(value, np.generic):
         return plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it when it is whole."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -109,11 +109,16 @@ def taken(paths: RunPaths, new: bool) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file under another name and rename it when it is whole."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under another name and rename it when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

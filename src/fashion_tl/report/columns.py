@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from fashion_tl.plain_text import clean
 from fashion_tl.records.predictions import PREDICTIONS
@@ -78,52 +79,42 @@ def mebibytes(value: Value) -> str:
     return f"{value / 2**20:,.0f} MiB" if isinstance(value, int | float) else str(value)
 
 
+def phases(run: Run) -> list[dict[str, Any]]:
+    """Return the phases of a run; none if they are not recorded, or not whole."""
+    recorded = run.get("model", "phases")
+    found = [p for p in recorded if isinstance(p, dict)] if isinstance(recorded, list) else []
+    whole = [p for p in found if isinstance(p.get("start"), int) and isinstance(p.get("trains"), str)]
+    return whole if whole == recorded else []
+
+
 def strategy(run: Run) -> str | None:
     """Say in words what trained when, epochs counted from 1."""
-    phases = run.get("model", "phases")
-    if not isinstance(phases, list):
-        return None
-    known = [
-        (phase["start"], phase["trains"])
-        for phase in phases
-        if isinstance(phase, dict) and isinstance(phase.get("start"), int) and isinstance(phase.get("trains"), str)
-    ]
-    if not known or len(known) < len(phases):
-        return None
-    words = ["head only" if trains == "head" else clean(trains) for _, trains in known]
-    starts = ["first " if start == 0 else f"from epoch {start + 1} " for start, _ in known]
-    return words[0] if len(words) == 1 else ", ".join(map("".join, zip(starts, words, strict=True)))
+    known = phases(run)
+    words = ["head only" if phase["trains"] == "head" else clean(phase["trains"]) for phase in known]
+    starts = ["first " if phase["start"] == 0 else f"from epoch {phase['start'] + 1} " for phase in known]
+    if len(words) <= 1:
+        return words[0] if words else None
+    return ", ".join(map("".join, zip(starts, words, strict=True)))
 
 
 def trained(run: Run) -> int | None:
     """Return the parameters that train in the phase in which most do."""
-    phases = run.get("model", "phases")
-    counts = [p.get("trained_parameters") for p in phases if isinstance(p, dict)] if isinstance(phases, list) else []
-    numbers = [n for n in counts if isinstance(n, int)]
+    counts = [phase.get("trained_parameters") for phase in phases(run)]
+    numbers = [count for count in counts if isinstance(count, int)]
     return max(numbers) if numbers and len(numbers) == len(counts) else None
 
 
 def rates(run: Run) -> str | None:
     """Say the learning rates: of the head, of the backbone, of later phases."""
-    rate, backbone = run.number("model", "lr"), run.number("model", "backbone_lr")
+    rate, backbone, config = run.number("model", "lr"), run.number("model", "backbone_lr"), run.config or {}
     if rate is None:
         return None
-    phases = run.get("model", "phases")
-    starts = [p.get("start") for p in phases if isinstance(p, dict)] if isinstance(phases, list) else [0]
     parts = []
-    for start in starts:
-        own = {
-            key: (run.config or {}).get(f"model.init_args.train.{start}.{key}")
-            for key in ("lr", "backbone_lr", "train")
-        }
-        head, below = (
-            own["lr"] or f"{rate:g}",
-            own["backbone_lr"] or (f"{backbone:g}" if backbone is not None else None),
-        )
-        frozen = any(
-            isinstance(p, dict) and p.get("start") == start and p.get("trains") == "head" for p in phases or []
-        )
-        parts.append(head if frozen or below in (None, head) else f"{head}, backbone {below}")
+    for phase in phases(run) or [{"start": 0, "trains": ""}]:
+        own = f"model.init_args.train.{phase['start']}"
+        head = config.get(f"{own}.lr") or f"{rate:g}"
+        below = config.get(f"{own}.backbone_lr") or (f"{backbone:g}" if backbone is not None else head)
+        parts.append(head if phase["trains"] == "head" or below == head else f"{head}, backbone {below}")
     return "; then ".join(dict.fromkeys(parts))
 
 

@@ -10,18 +10,19 @@ import sys
 from pathlib import Path
 
 from fashion_tl.errors import UserError
+from fashion_tl.plots.style import style
 from fashion_tl.report.charts import charts
-from fashion_tl.report.exports import Compared, csv_text, markdown_text
-from fashion_tl.report.figures import entries_of, pairs_of, spreads_of
+from fashion_tl.report.exports import csv_text, markdown_text
+from fashion_tl.report.figures import compare_section
 from fashion_tl.report.page import page
-from fashion_tl.report.plots import style
 from fashion_tl.report.sections import collect
 
-PAGE = "index.html"
+PAGE, MANIFEST = "index.html", "manifest.json"
+LAST = (PAGE, MANIFEST)
 
 
 def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = Path("reports")) -> None:
-    """Compare recorded runs: one page, a table as CSV and as Markdown, and every plot as PNG and SVG.
+    """Compare recorded runs: one page, a table as CSV and as Markdown, every plot as PNG and SVG.
 
     Args:
         runs: Names of runs (their newest completed version), globs over names, or folders of versions; all if empty.
@@ -32,19 +33,17 @@ def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = P
         UserError: If a run is unknown, none can be compared, or the report cannot be written.
     """
     sections, left_out = collect(list(runs), log_dir)
-    compared = []
-    for section in sections:
-        entries = entries_of(section)
-        compared.append(Compared(section, entries, pairs_of(entries), spreads_of(section, entries)))
+    compared = [compare_section(section) for section in sections]
     with style():
         plots = {plot.name: plot for c in compared for plot in charts(c.entries, c.section.slug)}
+        whole_page = page(compared, plots, left_out, log_dir)
     contents: dict[str, str | bytes] = {}
     for plot in plots.values():
         contents[f"plots/{plot.name}.svg"] = plot.svg
         contents[f"plots/{plot.name}.png"] = plot.png
     contents["comparison.csv"] = csv_text(compared)
     contents["comparison.md"] = markdown_text(compared, left_out)
-    contents[PAGE] = page(compared, plots, left_out, log_dir)
+    contents[PAGE] = whole_page
     write_report(output, contents)
 
     for item in left_out:
@@ -57,9 +56,10 @@ def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = P
 
 
 def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
-    """Write the files of a report beside the old ones, rename them when all are whole, the page last.
+    """Write the files of a report beside the old ones, rename them when all are whole, page and manifest last.
 
-    Plots of an earlier report that this one does not have are removed; files that no report wrote stay.
+    The manifest lists the files. Plots of an earlier report that this one does not have are removed; files that no
+    report wrote stay.
 
     Args:
         output: Folder of the report.
@@ -68,6 +68,7 @@ def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
     Raises:
         UserError: If the folder cannot be written.
     """
+    contents = {**contents, MANIFEST: json.dumps({"files": sorted(contents)}, indent=1) + "\n"}
     made = not output.exists()
     blocked = [name for name in contents if (output / name).is_dir()]
     if blocked:
@@ -79,8 +80,8 @@ def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
             path = draft / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
-        stale = _files_of(output / PAGE) - contents.keys()
-        for name in sorted(contents, key=lambda name: (name == PAGE, name)):
+        stale = _plots_of(output / MANIFEST) - contents.keys()
+        for name in sorted(contents, key=lambda name: (name in LAST, name)):
             (output / name).parent.mkdir(exist_ok=True)
             (draft / name).replace(output / name)
         for name in stale:
@@ -95,13 +96,10 @@ def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
             output.rmdir()
 
 
-def _files_of(path: Path) -> set[str]:
-    """List the plots of an earlier report, which its page names."""
+def _plots_of(path: Path) -> set[str]:
+    """List the plots of an earlier report by its manifest."""
     try:
-        found = re.search(
-            r'<script type="application/json" id="files">(.*?)</script>', path.read_text(encoding="utf-8")
-        )
-        names = json.loads(found[1]) if found else []
-    except (OSError, ValueError):
+        names = json.loads(path.read_text(encoding="utf-8"))["files"]
+        return {name for name in names if re.fullmatch(r"plots/[a-z0-9_-]+\.(png|svg)", str(name))}
+    except (OSError, ValueError, TypeError, KeyError):
         return set()
-    return {name for name in names if isinstance(name, str) and re.fullmatch(r"plots/[a-z0-9_-]+\.(png|svg)", name)}

@@ -6,39 +6,13 @@ import csv
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fashion_tl.report.columns import COLUMNS, interval_text
-from fashion_tl.report.figures import SCALARS, Entry, Pair, Spread
-from fashion_tl.report.sections import Section
+from fashion_tl.report.figures import SCALARS, Comparison, Spread
 from fashion_tl.report.selection import LeftOut
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A section with its numbers."""
-
-    section: Section
-    entries: list[Entry]
-    pairs: list[Pair]
-    spreads: list[Spread]
-
-    @property
-    def title(self) -> str:
-        """What the section is about."""
-        return self.section.title
-
-    @property
-    def what(self) -> str:
-        """The test set, the classes and the version, in words."""
-        images = {len(entry.figures.right) for entry in self.entries if entry.figures is not None}
-        test_set = self.section.test_set or "not recorded"
-        count = f"{images.pop():,} test images" if images else "test images not recorded"
-        version = self.section.library or "of a version that is not recorded"
-        return f"{count}, {len(self.section.class_names)} classes, test set {test_set}, made by fashion_tl {version}"
-
-
-def csv_text(sections: Sequence[Compared]) -> str:
+def csv_text(sections: Sequence[Comparison]) -> str:
     """Write one row a run: identity, every column of the main table, intervals, spread over seeds, and what is amiss.
 
     Numbers have full precision; an empty cell is a value that is missing, and ``notes`` says why.
@@ -68,11 +42,11 @@ def csv_text(sections: Sequence[Compared]) -> str:
     return text.getvalue()
 
 
-def markdown_text(sections: Sequence[Compared], left_out: Sequence[LeftOut]) -> str:
+def markdown_text(sections: Sequence[Comparison], left_out: Sequence[LeftOut]) -> str:
     """Write the main table, the spread over seeds, the tests between runs, and what was left out."""
     parts = ["# Comparison of runs"]
     for compared in sections:
-        parts += [f"## {_cell(compared.title)}", f"{_cell(compared.what)}."]
+        parts += [f"## {_cell(compared.section.title)}", f"{_cell(compared.about)}."]
         header = ["Run", *(c.heading + (" (95 % interval)" if c.interval else "") for c in COLUMNS)]
         rows = []
         for entry in compared.entries:
@@ -95,7 +69,7 @@ def markdown_text(sections: Sequence[Compared], left_out: Sequence[LeftOut]) -> 
                 for p in compared.pairs
             ]
             parts.append("McNemar's exact test of every two runs, adjusted for their number (Holm):")
-            parts.append(_table(["A", "B", "only A right", "only B right", "p", "p adjusted"], rows))
+            parts.append(_table(["A", "B", "only A correct", "only B correct", "p", "p adjusted"], rows))
         notes = [
             f"- {_cell(e.label)}: {_cell(text)}"
             for e in compared.entries

@@ -39,8 +39,8 @@ class Figures:
         classes: Precision, recall and F1 of each class (K,).
         matrix: Confusion matrix (K, K), rows true.
         predicted: Predicted classes (N,).
-        right: Whether they are right (N,).
-        on_truth: Probability of the true class (N,).
+        correct: Whether they are correct (N,).
+        true_class_probability: Probability of the true class (N,).
         bins: Reliability diagram.
     """
 
@@ -49,8 +49,8 @@ class Figures:
     classes: dict[str, Floats]
     matrix: Ints
     predicted: Ints
-    right: npt.NDArray[np.bool_]
-    on_truth: Floats
+    correct: npt.NDArray[np.bool_]
+    true_class_probability: Floats
     bins: Reliability
 
 
@@ -93,6 +93,36 @@ class Spread:
     values: dict[str, tuple[float, float | None]]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A section with its numbers."""
+
+    section: Section
+    entries: list[Entry]
+    pairs: list[Pair]
+    spreads: list[Spread]
+
+    @property
+    def scored(self) -> list[Entry]:
+        """The runs whose predictions can be read."""
+        return [entry for entry in self.entries if entry.figures is not None]
+
+    @property
+    def about(self) -> str:
+        """The test set, the classes and the version, in words."""
+        images = {len(entry.figures.correct) for entry in self.entries if entry.figures is not None}
+        test_set = self.section.test_set or "not recorded"
+        count = f"{images.pop():,} test images" if images else "test images not recorded"
+        version = self.section.library or "of a version that is not recorded"
+        return f"{count}, {len(self.section.class_names)} classes, test set {test_set}, made by fashion_tl {version}"
+
+
+def compare_section(section: Section) -> Comparison:
+    """Compute all numbers of a section."""
+    entries = entries_of(section)
+    return Comparison(section, entries, pairs_of(entries), spreads_of(section, entries))
+
+
 def entries_of(section: Section) -> list[Entry]:
     """Compute the figures of a section's runs, the most accurate first."""
     made = [Entry(run, 0, figures_of(run.predictions) if run.predictions else None) for run in section.runs]
@@ -110,20 +140,20 @@ def figures_of(predictions: Predictions) -> Figures:
     values = point_figures(predictions)
     probabilities = softmax(predictions.logits)
     predicted = probabilities.argmax(axis=1).astype(np.int64)
-    right = predicted == labels
+    correct = predicted == labels
     matrix = np.array(values["confusion_matrix"], dtype=np.int64)
     return Figures(
         values={name: values[name] for name in SCALARS},
         intervals={
-            "accuracy": wilson_interval(int(right.sum()), len(labels)),
+            "accuracy": wilson_interval(int(correct.sum()), len(labels)),
             **bootstrap_intervals(predictions.logits, labels),
             "calibration_error": calibration_interval(probabilities, labels),
         },
         classes=per_class(matrix),
         matrix=matrix,
         predicted=predicted,
-        right=right,
-        on_truth=probabilities[np.arange(len(labels)), labels],
+        correct=correct,
+        true_class_probability=probabilities[np.arange(len(labels)), labels],
         bins=reliability(probabilities, labels),
     )
 
@@ -139,7 +169,7 @@ def disagreements(run: Run, figures: Figures) -> list[str]:
     if not isinstance(run.get("test"), dict):
         return ["run.json holds no test figures; those shown are computed from test_predictions.npz"]
     found = []
-    for name, value in {"images": len(figures.right), **figures.values}.items():
+    for name, value in {"images": len(figures.correct), **figures.values}.items():
         recorded = run.number("test", name)
         if recorded is not None and not math.isclose(recorded, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
             found.append(f"{name.replace('_', ' ')} {recorded:.6g}, the predictions give {value:.6g}")
@@ -152,7 +182,7 @@ def disagreements(run: Run, figures: Figures) -> list[str]:
 def pairs_of(entries: list[Entry]) -> list[Pair]:
     """Test every two runs of a section against each other (McNemar, adjusted by Holm)."""
     tests = [
-        (a, b, mcnemar(a.figures.right, b.figures.right))
+        (a, b, mcnemar(a.figures.correct, b.figures.correct))
         for a, b in combinations(entries, 2)
         if a.figures is not None and b.figures is not None
     ]

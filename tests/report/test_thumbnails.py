@@ -1,4 +1,4 @@
-"""Pixels: filters, data URIs, and the budget for test images."""
+"""Pixels: data URIs, and the budget for test images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fashion_tl.report import pictures
-from fashion_tl.report.pictures import Thumbnails, data_uri, exclusive, filter_grid, gallery, png_of
+from fashion_tl.report import thumbnails
+from fashion_tl.report.thumbnails import Thumbnails, data_uri, exclusive, gallery, png_of
 
 
 def test_a_data_uri_holds_the_pixels() -> None:
@@ -20,23 +20,6 @@ def test_a_data_uri_holds_the_pixels() -> None:
     uri = data_uri(png_of(pixels))
     with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))) as image:
         assert np.array_equal(np.asarray(image), pixels)
-
-
-def test_filters_are_scaled_one_by_one() -> None:
-    weight = np.stack([np.linspace(-5, 5, 12).reshape(3, 2, 2), np.full((3, 2, 2), 7.0)])
-    grid = filter_grid(weight)
-    assert grid.shape == (24, 24 + 3 + 24, 4)
-    assert grid[0, 0, :3].tolist() == [0, 93, 185]  # 0, 4 and 8 of 11 steps, of 255
-    assert grid[12, 12, :3].tolist() == [70, 162, 255]
-    assert (grid[:, 24:27, 3] == 0).all()
-    assert (grid[:, 27:, :3] == 0).all()
-
-
-@pytest.mark.parametrize(("inputs", "grey"), [(1, True), (2, True), (3, False), (5, True)])
-def test_channels_of_filters(inputs: int, grey: bool) -> None:
-    grid = filter_grid(np.random.default_rng(0).standard_normal((100, inputs, 5, 5)))
-    assert grid.shape[:2] == (8 * (20 + 3) - 3, 8 * (20 + 3) - 3)
-    assert (grid[..., 0] == grid[..., 1]).all() == grey
 
 
 @pytest.fixture
@@ -58,7 +41,7 @@ def truth_of(entry: Any) -> list[float]:
 def test_exclusive_images_differ_most(compared: Any) -> None:
     a, b = compared.entries[:2]
     places = exclusive(a, b)
-    only = np.flatnonzero(a.figures.right & ~b.figures.right)
+    only = np.flatnonzero(a.figures.correct & ~b.figures.correct)
     gaps = {int(p): truth_of(a)[p] - truth_of(b)[p] for p in only}
     assert len(gaps) > 8
     assert places.tolist() == sorted(gaps, key=lambda p: -gaps[p])[:8]
@@ -68,7 +51,7 @@ def test_the_budget_serves_neighbouring_ranks_first(compared: Any, monkeypatch: 
     images = np.zeros((200, 4, 4), dtype=np.uint8)
     positions, shown, made = gallery(compared.pairs, Thumbnails(images))
     assert set(made) == set(positions)
-    monkeypatch.setattr(pictures, "BUDGET", 10 * 16)
+    monkeypatch.setattr(thumbnails, "BUDGET", 10 * 16)
     fewer_positions, same, fewer = gallery(compared.pairs, Thumbnails(images))
     assert (fewer_positions, same) == (positions, shown)
     assert list(fewer) == positions[:10]

@@ -88,8 +88,8 @@
       }));
     }
 
-    function shots(box, right, wrong, both) {
-      box.querySelector("ul").replaceChildren(...(data.shown[`${right}-${wrong}`] ?? []).map((place) => {
+    function shots(box, better, worse, both) {
+      box.querySelector("ul").replaceChildren(...(data.shown[`${better}-${worse}`] ?? []).map((place) => {
         const image = data.pool[place];
         const caption = element("figcaption", null, element("strong", data.classes[image.label]));
         for (const run of both) {
@@ -113,10 +113,10 @@
       const [a, b] = selects.map((select) => Number(select.value));
       const [first, second, p] = data.tests[`${a}-${b}`] ?? (([x, y, z]) => [y, x, z])(data.tests[`${b}-${a}`] ?? [0, 0, "= 1.000"]);
       section.querySelector(".verdict").textContent = a === b ? "Choose two different runs." :
-        `${data.runs[a]} alone is right on ${thousands(first)} images, ${data.runs[b]} alone on ${thousands(second)}: ` +
+        `${data.runs[a]} alone is correct on ${thousands(first)} images, ${data.runs[b]} alone on ${thousands(second)}: ` +
         `McNemar\u2019s test gives p ${p}, adjusted for all pairs.`;
-      directions[0].querySelector("h5").textContent = `Only ${data.runs[a]} is right: ${thousands(first)}`;
-      directions[1].querySelector("h5").textContent = `Only ${data.runs[b]} is right: ${thousands(second)}`;
+      directions[0].querySelector("h5").textContent = `Only ${data.runs[a]} is correct: ${thousands(first)}`;
+      directions[1].querySelector("h5").textContent = `Only ${data.runs[b]} is correct: ${thousands(second)}`;
       difference(a, b);
       shots(directions[0], a, b, [a, b]);
       shots(directions[1], b, a, [a, b]);

@@ -1,4 +1,4 @@
-"""Pixels for the page: filters, test images, pictures that analyses left, all as PNG data URIs."""
+"""Thumbnails of the test images: which are shown, and their pixels as data URIs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from fashion_tl.errors import UserError
-from fashion_tl.metrics.metrics import Floats
 from fashion_tl.records.predictions import read_arrays
 from fashion_tl.report.figures import Entry, Pair
 
 Pixels = npt.NDArray[np.uint8]
 SHOWN = 8  # images for each direction of a pair
 BUDGET = 6_000_000  # bytes of pixels that the page takes; pairs of distant ranks go without pictures beyond it
-FILTERS_SHOWN, FILTER_PIXELS, GAP = 64, 24, 3
 
 
 def data_uri(png: bytes) -> str:
@@ -32,31 +30,6 @@ def png_of(pixels: Pixels) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
     return file.getvalue()
-
-
-def filter_grid(weight: Floats) -> Pixels:
-    """Lay filters (O, I, h, w) out in rows, each scaled to its own range; returns pixels (H, W, 4), clear between them.
-
-    Filters of one or three input channels are shown in grey or colour, of others as the mean over their channels. At
-    most 64 are shown.
-    """
-    kept = weight[:FILTERS_SHOWN]
-    if kept.shape[1] != 3:
-        kept = kept.mean(axis=1, keepdims=True).repeat(3, axis=1)
-    low, high = kept.min(axis=(1, 2, 3), keepdims=True), kept.max(axis=(1, 2, 3), keepdims=True)
-    scaled = (kept - low) / np.maximum(high - low, 1e-12)
-    count, _, height, width = scaled.shape
-    pixels = np.rint(255 * scaled).astype(np.uint8).transpose(0, 2, 3, 1)
-    scale = max(1, FILTER_PIXELS // max(height, width))
-    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-    columns = int(np.ceil(np.sqrt(count)))
-    down, across = scale * height + GAP, scale * width + GAP
-    grid = np.zeros((-(-count // columns) * down - GAP, columns * across - GAP, 4), dtype=np.uint8)
-    for place in range(count):
-        top, left = place // columns * down, place % columns * across
-        grid[top : top + down - GAP, left : left + across - GAP, :3] = pixels[place]
-        grid[top : top + down - GAP, left : left + across - GAP, 3] = 255
-    return grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +64,12 @@ def test_images(folders: list[Path], test_set: str | None, labels: npt.NDArray[n
     return Thumbnails(images)
 
 
-def exclusive(right: Entry, wrong: Entry) -> npt.NDArray[np.int64]:
-    """Choose images that one run gets right and another wrong: those whose true class they rate most differently."""
-    if right.figures is None or wrong.figures is None:
+def exclusive(better: Entry, worse: Entry) -> npt.NDArray[np.int64]:
+    """Choose images that one run alone classifies correctly: those whose true class the two rate most differently."""
+    if better.figures is None or worse.figures is None:
         return np.zeros(0, dtype=np.int64)
-    places = np.flatnonzero(right.figures.right & ~wrong.figures.right)
-    gap = right.figures.on_truth[places] - wrong.figures.on_truth[places]
+    places = np.flatnonzero(better.figures.correct & ~worse.figures.correct)
+    gap = better.figures.true_class_probability[places] - worse.figures.true_class_probability[places]
     return places[np.argsort(-gap, kind="stable")[:SHOWN]]
 
 
@@ -104,7 +77,7 @@ def gallery(pairs: list[Pair], source: Thumbnails) -> tuple[list[int], dict[str,
     """Choose the images for every pair of runs, neighbouring ranks first.
 
     Returns:
-        The positions of all images, the places in that list for each direction ("0-1": run 0 right, run 1 wrong), and
+        The positions of all images, the places in that list for each direction ("0-1": run 0 alone is correct), and
         a data URI by position, as far as ``BUDGET`` goes.
     """
     chosen: dict[int, int] = {}
@@ -112,9 +85,9 @@ def gallery(pairs: list[Pair], source: Thumbnails) -> tuple[list[int], dict[str,
     pictures: dict[int, str] = {}
     spent = 0
     for pair in sorted(pairs, key=lambda p: (abs(p.b.number - p.a.number), p.a.number)):
-        for right, wrong in ((pair.a, pair.b), (pair.b, pair.a)):
-            positions = exclusive(right, wrong).tolist()
-            shown[f"{right.number}-{wrong.number}"] = [chosen.setdefault(p, len(chosen)) for p in positions]
+        for better, worse in ((pair.a, pair.b), (pair.b, pair.a)):
+            positions = exclusive(better, worse).tolist()
+            shown[f"{better.number}-{worse.number}"] = [chosen.setdefault(p, len(chosen)) for p in positions]
             for position in positions:
                 if source.images is None or position in pictures:
                     continue

@@ -1,0 +1,237 @@
+"""What each part of a section shows, as plain values for the page's templates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fashion_tl.plots.filters import filter_grid
+from fashion_tl.report.analyses import analyses
+from fashion_tl.report.charts import COSTS, reliability_diagram
+from fashion_tl.report.columns import COLUMNS, Column, fixed, interval_text, seconds
+from fashion_tl.report.exports import spread_text
+from fashion_tl.report.figures import Comparison, Entry, Spread
+from fashion_tl.report.pairs import CORNER, MATRIX_CLASSES, SIGNIFICANT, configurations, p_text, significance, two_runs
+from fashion_tl.report.run_files import FILTERS
+from fashion_tl.report.svg import Plot
+from fashion_tl.report.tables import NOT_RECORDED, Cell, Row, Table, missing, named, number, shade, table
+from fashion_tl.report.thumbnails import data_uri, png_of
+
+LONG = 40  # letters from which a text has a wider column
+SPREAD = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "loss": "Loss",
+    "macro_precision": "Precision",
+    "macro_recall": "Recall",
+    "calibration_error": "Calibration error",
+    "fit_seconds": "Seconds",
+}
+
+
+def section(compared: Comparison, plots: dict[str, Plot], log_dir: Path) -> dict[str, Any]:
+    """Prepare one section: everything its template lays out.
+
+    Args:
+        compared: The section with its numbers.
+        plots: Plots of all sections by name.
+        log_dir: Folder of the records, to find the test images in.
+    """
+    slug, entries = compared.section.slug, compared.entries
+
+    def drawn(*names: str) -> list[Plot]:
+        return [plots[f"{slug}_{name}"] for name in names if f"{slug}_{name}" in plots]
+
+    confusion = next(iter(drawn("confusion")), None)
+    devices = {entry.run.text("environment", "device") or NOT_RECORDED for entry in entries}
+    return {
+        "slug": slug,
+        "title": compared.section.title,
+        "about": compared.about,
+        "lead": lead(compared),
+        "runs": entries,
+        "scored": compared.scored,
+        "table": main_table(compared),
+        "devices": sorted(devices) if len(devices) > 1 else [],
+        "bars": drawn("accuracy", "macro_f1"),
+        "curves": drawn(
+            *(f"{quantity}_by_{axis}" for axis in ("epoch", "seconds") for quantity in ("loss", "accuracy"))
+        ),
+        "uncurved": [entry.label for entry in entries if not entry.run.history],
+        "cost": drawn(*(f"accuracy_against_{name}" for name in COSTS)),
+        "significance": significance(compared),
+        "seeds": seeds(compared.spreads),
+        "classes": classes(compared),
+        "confusion": confusion,
+        "matrices": matrices(compared),
+        "confusion_picture": data_uri(confusion.png) if confusion else None,
+        "pair": two_runs(compared, log_dir),
+        "reliability": next(iter(drawn("reliability")), None),
+        "diagrams": diagrams(compared) if drawn("reliability") else [],
+        "filters": next(iter(drawn("filters")), None),
+        "grids": [grid(entry) for entry in entries if entry.run.filters is not None],
+        "unfiltered": [
+            (entry, entry.run.gaps.get(FILTERS, NOT_RECORDED)) for entry in entries if entry.run.filters is None
+        ],
+        "analyses": analyses(compared),
+        "configuration": configurations(compared),
+        "gaps": [(entry, text) for entry in entries for text in (*entry.run.notes, *entry.run.gaps.values())],
+    }
+
+
+def lead(compared: Comparison) -> tuple[str, str]:
+    """Say in words which run is ahead, and by how much: names to emphasise, and the rest of the sentence."""
+    scored = compared.scored
+    if not scored:
+        return "", "No test predictions can be read, so there is nothing to compare."
+    best = scored[0]
+    accuracies = [entry.figures.values["accuracy"] for entry in scored if entry.figures is not None]
+    level = [entry.label for entry, accuracy in zip(scored, accuracies, strict=True) if accuracy == accuracies[0]]
+    spent = best.run.number("time", "fit_seconds")
+    after = f", after {seconds(spent)} s of training" if spent is not None else ""
+    reached = f"{fixed(4)(accuracies[0])} ({interval_text(best, 'accuracy')})"
+    if len(level) > 1:
+        return ", ".join(level), f" are equally accurate: {reached}."
+    if len(scored) == 1:
+        return best.label, f" has a test accuracy of {reached}{after}."
+    pair = next(p for p in compared.pairs if p.a is best and p.b is scored[1])
+    found = "a significant difference" if pair.p < SIGNIFICANT else "not a significant difference"
+    return best.label, (
+        f" is the most accurate: {reached}{after}. It alone is correct on {pair.test.only_a:,} images, "
+        f"{scored[1].label}, the next, alone on {pair.test.only_b:,}: {found} (McNemar\u2019s exact test, "
+        f"p {p_text(pair.p)} after Holm\u2019s correction for {len(compared.pairs):,} "
+        f"comparison{'s' * (len(compared.pairs) > 1)})."
+    )
+
+
+def main_table(compared: Comparison) -> Table:
+    """Lay out every column for every run, sortable."""
+    head = [Cell("Run", attributes={"aria-sort": "none"})]
+    for column in COLUMNS:
+        kind = "study" if column.study else None
+        sort = "descending" if column.key == "accuracy" else "none"
+        head.append(Cell(column.heading, attributes={"aria-sort": sort, "class": kind}))
+    rows = []
+    for entry in compared.entries:
+        about = entry.run.text("study", "system")
+        first = Cell(detail=f"version {entry.run.version}{f', {about}' if about else ''}", run=entry)
+        cells = [_column_cell(entry, column) for column in COLUMNS]
+        rows.append(Row(first, cells, {"data-run": entry.label}))
+    caption = (
+        "Test figures, computed from the stored predictions, with their 95 % intervals, beside the figures of the "
+        "published studies; what was trained, and what it cost. Press a heading to sort."
+    )
+    return Table(caption, head, [("", rows)], "main", sortable=True)
+
+
+def _column_cell(entry: Entry, column: Column) -> Cell:
+    value = column.value(entry)
+    if value is None:
+        return missing(column.missing(entry), column.text(entry))
+    if isinstance(value, str):
+        width = "text long" if len(value) > LONG else "text"
+        return Cell(value, attributes={"data-sort": value, "class": f"study {width}" if column.study else width})
+    interval = interval_text(entry, column.key) if column.interval else ""
+    return number(column.shown(value), value, interval, data_key=column.key)
+
+
+def seeds(spreads: list[Spread]) -> Table | None:
+    """Lay out mean and standard deviation where there are several seeds."""
+    rows = []
+    for spread in spreads:
+        cells = [Cell(", ".join(map(str, spread.seeds)))]
+        for name in SPREAD:
+            if name in spread.values:
+                mean, deviation = spread.values[name]
+                text = spread_text(spread, name, 1 if name == "fit_seconds" else 4)
+                exact = {"class": "n", "data-mean": repr(mean), "data-deviation": repr(deviation)}
+                cells.append(Cell(text, attributes=dict(exact)))
+            else:
+                cells.append(missing("a seed's record does not hold it"))
+        rows.append(Row(named(spread.entry), cells))
+    caption = (
+        "Mean \u00b1 standard deviation (divisor n \u2212 1) over the completed versions that differ in the seed alone."
+    )
+    return table(caption, ["Run", "Seeds", *SPREAD.values()], rows) if rows else None
+
+
+def classes(compared: Comparison) -> Table | None:
+    """Lay out precision, recall and F1 of each class, one column a run."""
+    scored, figures = compared.scored, [e.figures for e in compared.scored if e.figures is not None]
+    if not figures:
+        return None
+    support = figures[0].matrix.sum(axis=1)
+    groups = []
+    for key, title in (("f1", "F1"), ("precision", "Precision"), ("recall", "Recall")):
+        values = np.array([found.classes[key] for found in figures])
+        rows = []
+        for place, name in enumerate(compared.section.class_names):
+            best = values[:, place].max()
+            cells = [
+                number(
+                    f"{value:.4f}",
+                    value,
+                    style=shade(min(1.0, 2 * (1 - value)), 0.55),
+                    data_best="1" if value == best and len(figures) > 1 else None,
+                )
+                for value in values[:, place].tolist()
+            ]
+            rows.append(Row(Cell(name), [number(f"{support[place]:,}", int(support[place])), *cells]))
+        means = [number(f"{value:.4f}", value) for value in values.mean(axis=1).tolist()]
+        images = number(f"{support.sum():,}", int(support.sum()))
+        rows.append(Row(Cell("mean"), [images, *means], {"class": "mean"}))
+        groups.append((title, rows))
+    caption = (
+        "Classification reports: F1, precision and recall of each class, the best of each row bold; shaded by the "
+        "distance from 1."
+    )
+    return Table(caption, [Cell("Class"), Cell("Images"), *map(named, scored)], groups, "report")
+
+
+def matrices(compared: Comparison) -> list[Table]:
+    """Lay out the confusion matrices as tables; none where there are too many classes."""
+    names = compared.section.class_names
+    if len(names) > MATRIX_CLASSES:
+        return []
+    return [
+        table("", [CORNER, *names], _matrix_rows(entry.figures.matrix, names), "matrix", entry)
+        for entry in compared.scored
+        if entry.figures is not None
+    ]
+
+
+def _matrix_rows(matrix: np.ndarray, names: list[str]) -> list[Row]:
+    shares = np.sqrt(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)).tolist()
+    rows = []
+    for i, (name, counts) in enumerate(zip(names, matrix.tolist(), strict=True)):
+        kinds = ["zero" if not count else None if i == j else "fewer" for j, count in enumerate(counts)]
+        cells = [
+            Cell(str(count), attributes={"class": kind, "style": shade(share)})
+            for count, share, kind in zip(counts, shares[i], kinds, strict=True)
+        ]
+        rows.append(Row(Cell(name), cells))
+    return rows
+
+
+def diagrams(compared: Comparison) -> list[dict[str, Any]]:
+    """Draw the reliability diagram of each run, with its calibration error and the interval."""
+    return [
+        {
+            "run": entry,
+            "plot": reliability_diagram(entry, f"{compared.section.slug}_reliability-{entry.number}"),
+            "error": entry.figures.values["calibration_error"],
+            "interval": interval_text(entry, "calibration_error"),
+        }
+        for entry in compared.scored
+        if entry.figures is not None
+    ]
+
+
+def grid(entry: Entry) -> dict[str, Any]:
+    """Prepare the filters of a run's first convolution."""
+    weight = np.asarray(entry.run.filters)
+    count, inputs, height, width = weight.shape
+    size = f"{count} filters, {height} \u00d7 {width}, {inputs} channel{'s' * (inputs > 1)}"
+    return {"run": entry, "picture": data_uri(png_of(filter_grid(weight))), "size": size}

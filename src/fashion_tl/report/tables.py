@@ -1,0 +1,84 @@
+"""Tables of the page as plain values, which its template lays out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from fashion_tl.report.figures import Entry
+
+NOT_RECORDED = "not recorded"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: What it says; the label of the run if it names one.
+        detail: A smaller line below.
+        run: The run that it names.
+        attributes: Attributes of its element; those that are None are left out.
+    """
+
+    text: str = ""
+    detail: str = ""
+    run: Entry | None = None
+    attributes: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row with its heading."""
+
+    head: Cell
+    cells: list[Cell]
+    attributes: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table.
+
+    Attributes:
+        caption: What it shows; None where ``run`` is named instead.
+        head: Headings of all columns, the rows' own heading first.
+        groups: Rows in groups, each with a title; a single group has an empty one.
+        kind: Its class in the style sheet.
+        run: The run that it is about.
+        sortable: Whether a press on a heading sorts it.
+    """
+
+    caption: str
+    head: list[Cell]
+    groups: list[tuple[str, list[Row]]]
+    kind: str = ""
+    run: Entry | None = None
+    sortable: bool = False
+
+
+def table(caption: str, head: Iterable[Cell | str], rows: list[Row], kind: str = "", run: Entry | None = None) -> Table:
+    """Make a table of one group of rows; headings may be plain text."""
+    cells = [Cell(cell) if isinstance(cell, str) else cell for cell in head]
+    return Table(caption, cells, [("", rows)], kind, run)
+
+
+def named(entry: Entry) -> Cell:
+    """Name a run after its sign."""
+    return Cell(run=entry)
+
+
+def number(text: str, value: float, detail: str = "", **attributes: str | None) -> Cell:
+    """Show a number, with the exact value to sort by and as a tooltip."""
+    exact: dict[str, str | None] = {"class": "n", "data-sort": repr(value), "title": repr(value)}
+    return Cell(text, detail, attributes=exact | {key.replace("_", "-"): item for key, item in attributes.items()})
+
+
+def missing(why: str, text: str = NOT_RECORDED) -> Cell:
+    """Show that a value is not there, and why as a tooltip."""
+    return Cell(text, attributes={"class": "missing", "title": why})
+
+
+def shade(share: float, most: float = 0.8) -> str | None:
+    """Return the style that shades a cell by a share of 0 to 1, None for none."""
+    return f"--a:{most * share:.3f}" if share else None
