@@ -64,7 +64,8 @@ def confusion_figure(matrices: Sequence[tuple[str, npt.NDArray[np.int64]]], clas
     side = scale * (min(LARGEST_INCHES, max(CELL_INCHES * cells, NAME_INCHES)) + NAME_INCHES)
     across = min(len(matrices), max(1, int(ACROSS_INCHES / side)))
     down = -(-len(matrices) // across)
-    figure = Figure(figsize=(across * side, down * side), dpi=100, layout="constrained")
+    figure = Figure(figsize=(across * side, down * side), dpi=100)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.12)
     grid = figure.subplots(down, across, squeeze=False).flatten()
     for axes, (title, matrix) in zip(grid, matrices, strict=False):
         draw_confusion(axes, matrix, class_names, 10 * scale)

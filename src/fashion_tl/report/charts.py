@@ -195,7 +195,7 @@ def _grid(entries: Sequence[Entry]) -> tuple[Figure, Iterator[tuple[Axes, Entry]
     """Lay out axes of the same size, one for each run, with its name above."""
     across = min(DIAGRAMS_ACROSS, len(entries))
     down = -(-len(entries) // across)
-    figure = Figure(figsize=(across * DIAGRAM_INCHES, down * DIAGRAM_INCHES + 0.3))
+    figure = Figure(figsize=(across * DIAGRAM_INCHES, down * DIAGRAM_INCHES + 0.4))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     grid = figure.subplots(down, across, squeeze=False).flatten()
     for axes in grid[len(entries) :]:
@@ -214,7 +214,7 @@ def _reliability(entries: list[Entry], slug: str) -> Plot:
             reliability_plots.draw_reliability(axes, entry.figures.bins, colour(entry.number))
             handles, _ = axes.get_legend_handles_labels()
             told.append(f"{entry.label} {entry.figures.values['calibration_error']:.4f}")
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles) if len(entries) > 1 else 1)
+    figure.legend(handles=handles, loc="outside lower left", ncols=min(4, len(entries)))
     alt = f"{reliability_plots.CAPTION}. Calibration error: {'; '.join(told)}."
     return finish(figure, f"{slug}_reliability", reliability_plots.CAPTION, alt)
 
