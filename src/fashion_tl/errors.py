@@ -1,9 +1,10 @@
-"""The one exception for mistakes a user can make, and near spellings for its messages."""
+"""The one exception for mistakes a user can make; near spellings and ranges for its messages."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -36,12 +37,26 @@ def unknown_name(what: str, given: str, allowed: Iterable[str], hint: str = "") 
     return UserError(f"{message} Allowed: {shown}.{' ' + hint if hint else ''}")
 
 
-def check_at_least(*options: tuple[str, float, float]) -> None:
-    """Raise one UserError for all options below their least values.
+def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix: str = "") -> list[str]:
+    """Describe every number that is out of its range.
 
     Args:
-        options: Name, value and least value of each.
+        ranges: Value, lowest and highest allowed value, by the setting's name; a value of None is not checked.
+        prefix: What comes before the names, such as "data.".
     """
-    problems = [f"--{name} is {value}, it must be at least {least}" for name, value, least in options if value < least]
+    return [
+        f"{prefix}{name} is {value}, allowed is {low} " + ("or more" if high == math.inf else f"to {high}")
+        for name, (value, low, high) in ranges.items()
+        if value is not None and not low <= value <= high
+    ]
+
+
+def check_options(**least: tuple[float, float]) -> None:
+    """Raise one UserError for all options of a command that are below their least values.
+
+    Args:
+        least: Value and least value, by the option's name.
+    """
+    problems = out_of_range({name: (value, low, math.inf) for name, (value, low) in least.items()}, "--")
     if problems:
         raise UserError("; ".join(problems) + ".")

@@ -117,7 +117,7 @@ def test_wrong_input_is_one_error_and_changes_nothing(folder, found) -> None:
     for options, says in (
         ({"costs": wrong}, "shape"),
         ({"groups": wrong}, "map"),
-        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 0}, "--batch_size is 0, allowed is 1 or more"),
     ):
         with pytest.raises(UserError, match=says):
             diagnose(folder, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_tl.errors import check_at_least
+from fashion_tl.errors import check_options
 
 if TYPE_CHECKING:
     from fashion_tl.records.findings import Findings
@@ -39,7 +39,7 @@ def diagnose(
     Raises:
         UserError: If the run or a file is missing or damaged; nothing is written then.
     """
-    check_at_least(("batch_size", batch_size, 1))
+    check_options(batch_size=(batch_size, 1))
     from fashion_tl.inspection.calibration import digest, fit_calibration, write_calibration
     from fashion_tl.inspection.calibration_analysis import add_calibration
     from fashion_tl.inspection.error_analysis import add_errors

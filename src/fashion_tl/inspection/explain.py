@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fashion_tl.errors import UserError, check_at_least
+from fashion_tl.errors import UserError, check_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,10 +61,10 @@ def explain(
     Raises:
         UserError: If a run, stage, channel, class or image is not there, or runs are not alike.
     """
-    counts = [("projector", count, 1) for count in projector or ()]
-    check_at_least(("batch_size", batch_size, 1), ("seed", seed, 0), *counts)
-    if len(counts) > 1:
-        raise UserError(f"--projector takes one number, not {len(counts)}.")
+    if len(projector or ()) > 1:
+        raise UserError(f"--projector takes one number, not {projector}.")
+    projected = projector[0] if projector else PROJECTED
+    check_options(batch_size=(batch_size, 1), seed=(seed, 0), projector=(projected, 1))
     from fashion_tl.inspection import saliency_analysis as saliency
     from fashion_tl.inspection.channels import channel_analysis, check_channels, filter_analysis
     from fashion_tl.inspection.explained_images import check_same_test, prepare
@@ -102,7 +102,7 @@ def explain(
         for file in (path.name, *findings.pictures):
             print(path.parent / file)
     for one in explained if projector is not None else ():
-        print(_project(one, (projector or [PROJECTED])[0], seed))
+        print(_project(one, projected, seed))
 
 
 def _decoded(runs: list[OpenedRun], paths: list[Path], invert: bool, skip: bool) -> tuple[list[str], list[Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fashion_tl.errors import UserError, check_at_least
+from fashion_tl.errors import UserError, check_options
 
 if TYPE_CHECKING:
     from fashion_tl.inspection.run import OpenedRun
@@ -47,7 +47,7 @@ def robustness(
         UserError: If a run or file is missing or damaged, or the baseline was tested on other images; nothing is
             written then.
     """
-    check_at_least(("images", images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0))
+    check_options(images=(images, 1), batch_size=(batch_size, 1), seed=(seed, 0))
     from fashion_tl import __version__
     from fashion_tl.inspection.calibration import digest, read_calibration
     from fashion_tl.inspection.corruption_error import Subset, corruption_figures, mean_corruption_error, subset_of

@@ -56,19 +56,20 @@ def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test
         test: The test images; the first one is shown under every corruption.
     """
     settings, images = figures["settings"], len(test.labels)
-    error = f"At an accuracy of 0.9 the standard error is {(0.09 / images) ** 0.5:.3f}. " if images < 10_000 else ""
-    note = (
-        f"On {images:,} of {settings['test_images']:,} test images, drawn by seed {settings['seed']}, corrupted as "
-        f"held. {error}{' '.join(f'{line[0].upper()}{line[1:]}.' for line in figures['left_out'])}"
-    )
-    findings = Findings("Robustness", note.strip(), figures=figures)
-    _accuracy_table(findings)
-    _calibration_table(findings)
+    lines = [
+        f"on {images:,} of {settings['test_images']:,} test images, drawn by seed {settings['seed']}, as held",
+        *([f"at an accuracy of 0.9 the standard error is {(0.09 / images) ** 0.5:.3f}"] if images < 10_000 else []),
+        *figures["left_out"],
+    ]
+    note = " ".join(f"{line[0].upper()}{line[1:]}." for line in lines)
+    findings = Findings("Robustness", note, figures=figures)
+    _add_accuracy(findings)
+    _add_calibration(findings)
     for kind in CURVES:
         values, accuracies = _curve(figures, kind)
         columns = [UNITS[kind], *(f"{value:g}" for value in values)]
         findings.add_table(f"Accuracy against {kind}", columns, [["accuracy", *accuracies]])
-    _detection_table(findings)
+    _add_detection(findings)
     rows = [
         [name, *(f"{s:g}" for s in entry.strengths), entry.unit, entry.source] for name, entry in CORRUPTIONS.items()
     ]
@@ -91,43 +92,41 @@ def _curve(figures: dict[str, Any], kind: str) -> tuple[list[float], list[float]
     return sorted(cells), [cells[value]["accuracy"] for value in sorted(cells)]
 
 
-def _accuracy_table(findings: Findings) -> None:
-    clean, errors = findings.figures["clean"]["accuracy"], findings.figures["corruption_error"]
+def _rows(figures: dict[str, Any], figure: str) -> list[list[Any]]:
+    """Return a row of one figure for clean images and for each corruption: by strength, then the mean."""
+    cells = {"clean": [figures["clean"]] * STRENGTHS, **figures["cells"]}
+    values = {name: [cell[figure] for cell in row] for name, row in cells.items()}
+    return [[name, *row, float(np.mean(row))] for name, row in values.items()]
+
+
+def _add_accuracy(findings: Findings) -> None:
+    errors, rows = findings.figures["corruption_error"], _rows(findings.figures, "accuracy")
     columns = ["corruption", *LEVELS, "mean"]
-    rows: list[list[Any]] = [["clean", *[clean] * len(LEVELS), clean]]
-    for name, row in findings.figures["cells"].items():
-        values = [cell["accuracy"] for cell in row]
-        rows.append([name, *values, float(np.mean(values))])
     caption = f"Accuracy by corruption and strength; mean corrupted error {errors['error']:.4f}"
-    ratios, baseline = errors.get("by_corruption"), errors["baseline"]
-    if ratios is not None:
-        columns.append(f"corruption error / {baseline}")
+    if errors.get("by_corruption") is not None:
+        columns.append(f"corruption error / {errors['baseline']}")
         means = [
             f"{name} {errors[key]:.4f}"
             if errors[key] is not None
             else f"{name} not defined (the baseline loses nothing)"
             for key, name in (("mce", "mean corruption error"), ("relative_mce", "relative"))
         ]
-        caption += f"; relative to {baseline}: {', '.join(means)}"
-        for row, ratio in zip(rows, ["", *ratios.values()], strict=True):
+        caption += f"; relative to {errors['baseline']}: {', '.join(means)}"
+        for row, ratio in zip(rows, ["", *errors["by_corruption"].values()], strict=True):
             row.append(ratio)
     findings.add_table(caption, columns, rows)
 
 
-def _calibration_table(findings: Findings) -> None:
-    clean, cells = findings.figures["clean"], findings.figures["cells"]
-    calibrated = clean["ece_calibrated"] is not None
-    rows: list[list[Any]] = []
-    for name, row in {"clean": [clean] * len(LEVELS), **cells}.items():
-        values = [cell["ece"] for cell in row]
-        rows.append([name, *values, float(np.mean(values))])
-        if calibrated:
-            rows[-1].append(float(np.mean([cell["ece_calibrated"] for cell in row])))
-    columns = ["corruption", *LEVELS, "mean", *(["mean, calibrated"] if calibrated else [])]
+def _add_calibration(findings: Findings) -> None:
+    rows, columns = _rows(findings.figures, "ece"), ["corruption", *LEVELS, "mean"]
+    if findings.figures["clean"]["ece_calibrated"] is not None:
+        columns.append("mean, calibrated")
+        for row, calibrated in zip(rows, _rows(findings.figures, "ece_calibrated"), strict=True):
+            row.append(calibrated[-1])
     findings.add_table("Expected calibration error by corruption and strength (15 bins)", columns, rows)
 
 
-def _detection_table(findings: Findings) -> None:
+def _add_detection(findings: Findings) -> None:
     ood = findings.figures["out_of_distribution"]
     rows = [
         [f"{name} ({ood['images'][name]:,})", score + (" (best)" if ood["best"][name] == score else "")]
