@@ -11,8 +11,8 @@ from fashion_tl.callbacks.pictures import first_convolution
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.explained_images import PEAKS, ExplainedRun
 from fashion_tl.inspection.layers import Target
-from fashion_tl.inspection.tiles import Tile, draw_tiles, outlined
 from fashion_tl.plots.filters import CAPTION, filter_grid
+from fashion_tl.plots.tiles import Tile, draw_tiles, outlined
 from fashion_tl.records.findings import Findings
 
 EXEMPLARS, MOST_CHANNELS, MOST_FILTERS = 8, 12, 128

@@ -11,7 +11,6 @@ import numpy as np
 
 from fashion_tl.inspection.calibration import Calibration
 from fashion_tl.inspection.run import OpenedRun
-from fashion_tl.inspection.tiles import Tile, draw_tiles, in_rows
 from fashion_tl.metrics.decisions import best_thresholds, cost_weighted_error, least_cost_decisions
 from fashion_tl.metrics.errors import (
     accuracy_by_group,
@@ -21,6 +20,7 @@ from fashion_tl.metrics.errors import (
     most_confident_mistakes,
 )
 from fashion_tl.metrics.metrics import Floats, Ints, confusion_matrix, per_class, softmax
+from fashion_tl.plots.tiles import Tile, draw_tiles, in_rows
 from fashion_tl.records.findings import Findings
 from fashion_tl.records.predictions import Predictions
 

@@ -16,10 +16,10 @@ from fashion_tl.inspection.inference import Reader, classify, infer, test_predic
 from fashion_tl.inspection.layers import Target, choose_target, find_targets
 from fashion_tl.inspection.run import OpenedRun, picture
 from fashion_tl.inspection.saliency import METHODS, Saliency, saliency_method
-from fashion_tl.inspection.tiles import Picture
 from fashion_tl.metrics.metrics import Floats, softmax
 from fashion_tl.models.staged import HEAD
 from fashion_tl.plots.style import CORRECT, INK, WRONG
+from fashion_tl.plots.tiles import Picture
 
 SCALE_NOTE = "Bright: strongest evidence for the class in this image; dark: none."
 PEAKS, MAPS = "peaks", "maps"

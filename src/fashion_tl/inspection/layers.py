@@ -83,10 +83,9 @@ def find_targets(network: StagedNetwork, channels: int, image_size: int) -> dict
 
 
 def choose_target(targets: Mapping[str, Target], network: StagedNetwork, stage: str | None) -> Target:
-    """Choose the target of a stage by its name, or of the last stage whose map is more than a few blotches.
+    """Choose the target of a stage by its name, or of the last stage whose map has at least 4 x 4 places.
 
-    Small images leave the last stages with 2 x 2 or 3 x 3 places; the last stage of at least 4 x 4 is taken then, if
-    there is one.
+    Small images leave the last stages with 2 x 2 or 3 x 3 places; the last stage is taken if none has more.
 
     Raises:
         UserError: If there is no such stage, or its output is no map.

@@ -12,9 +12,9 @@ from fashion_tl.inspection.corruption_error import CURVES, Subset
 from fashion_tl.inspection.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from fashion_tl.inspection.ood import HEAD_DISTANCE, IN_DISTRIBUTION
 from fashion_tl.inspection.run import picture
-from fashion_tl.inspection.tiles import Tile, draw_tiles, in_rows
 from fashion_tl.metrics.metrics import Floats
 from fashion_tl.plots.style import GREY, PALETTE, png, style
+from fashion_tl.plots.tiles import Tile, draw_tiles, in_rows
 from fashion_tl.records.findings import Findings
 
 LEVELS = [str(level) for level in range(1, STRENGTHS + 1)]

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from fashion_tl.inspection.explained_images import SCALE_NOTE, ExplainedImage, ExplainedRun
-from fashion_tl.inspection.randomisation import Step, randomise_downwards
-from fashion_tl.inspection.saliency import METHODS
-from fashion_tl.inspection.tiles import Tile, draw_tiles, heat_map, in_rows, overlay
+from fashion_tl.inspection.saliency import METHODS, Step, randomise_downwards
 from fashion_tl.metrics.errors import most_confident_mistakes
+from fashion_tl.plots.tiles import Tile, draw_tiles, heat_map, in_rows, overlay
 from fashion_tl.records.findings import Findings
 
 EACH, MOST_CLASSES, WORST, RANDOMISED, DISAGREEMENTS = 2, 20, 12, 6, 6

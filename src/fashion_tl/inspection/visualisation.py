@@ -16,7 +16,7 @@ from fashion_tl.inspection.explained_images import ExplainedRun
 from fashion_tl.inspection.inference import progress, reading
 from fashion_tl.inspection.layers import Target
 from fashion_tl.inspection.run import picture
-from fashion_tl.inspection.tiles import Tile, draw_tiles, in_rows
+from fashion_tl.plots.tiles import Tile, draw_tiles, in_rows
 from fashion_tl.records.findings import Findings
 from fashion_tl.training.classifier import ImageClassifier
 
