@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from fashion_tl.inspection.explained_images import ExplainedRun
     from fashion_tl.inspection.run import OpenedRun
-    from fashion_tl.records.findings import Findings
+    from fashion_tl.records.analysis import Analysis
 
 MOST_IMAGES, PROJECTED = 48, 2000
 
@@ -81,7 +81,7 @@ def explain(
     objectives = [parse_objectives(features or [], run.run.class_names, run.target) for run in explained]
     names, given = _decoded(opened, images or [], invert, skip_unreadable)
 
-    found: list[tuple[OpenedRun, str, Findings]] = []
+    found: list[tuple[OpenedRun, str, Analysis]] = []
     for one, wanted, goals in zip(explained, numbers, objectives, strict=True):
         if without_choice:
             found.append((one.run, saliency.stem(method), saliency.saliency_analysis(one)))
@@ -96,10 +96,10 @@ def explain(
         found.append((opened[0], "explain_images", saliency.given_images_analysis(explained, given, names)))
     if without_choice and len(explained) > 1:
         found.append((opened[0], f"{saliency.stem(method)}_compared", saliency.comparison_analysis(explained)))
-    for run, name, findings in found:
-        path = findings.write(run.paths.logs, name)
-        findings.log(run.paths.logs, name)
-        for file in (path.name, *findings.pictures):
+    for run, name, analysis in found:
+        path = analysis.write(run.paths.logs, name)
+        analysis.log(run.paths.logs, name)
+        for file in (path.name, *analysis.pictures):
             print(path.parent / file)
     for one in explained if projector is not None else ():
         print(_project(one, projected, seed))

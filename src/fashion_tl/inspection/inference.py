@@ -13,7 +13,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.inspection.calibration import digest
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.checks import check_scores
-from fashion_tl.records.findings import write_arrays
+from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.predictions import Predictions, read_arrays, read_predictions
 from fashion_tl.training.classifier import ImageClassifier
 

@@ -9,7 +9,7 @@ from fashion_tl.errors import UserError, check_options
 
 if TYPE_CHECKING:
     from fashion_tl.inspection.run import OpenedRun
-    from fashion_tl.records.findings import Findings
+    from fashion_tl.records.analysis import Analysis
 
 TRAIN_IMAGES, VAL_IMAGES = 10_000, 2000
 
@@ -24,7 +24,7 @@ def robustness(
     checkpoint_dir: Path = Path("checkpoints"),
     root: str | None = None,
     batch_size: int = 250,
-) -> list[Findings]:
+) -> list[Analysis]:
     """Measure runs on corrupted, shifted and rotated images, and how well they detect out-of-distribution images.
 
     Writes ``analysis/robustness.json``, its pictures and ``robustness.npz`` of scores for each run.
@@ -109,11 +109,11 @@ def robustness(
             "left_out": left_out,
         }
         results.append((run, robustness_analysis(whole, scores, test), scores))
-    for run, findings, scores in results:
-        path = findings.write(run.paths.logs, "robustness", scores)
-        findings.log(run.paths.logs, "robustness", scalars(findings.figures))
-        print("\n".join(summary(run.label, findings.figures)) + f"\n  {path}")
-    return [findings for _, findings, _ in results]
+    for run, analysis, scores in results:
+        path = analysis.write(run.paths.logs, "robustness", scores)
+        analysis.log(run.paths.logs, "robustness", scalars(analysis.figures))
+        print("\n".join(summary(run.label, analysis.figures)) + f"\n  {path}")
+    return [analysis for _, analysis, _ in results]
 
 
 def _test_images(run: OpenedRun) -> list[Any]:
@@ -126,7 +126,7 @@ def _recorded(run: OpenedRun, settings: dict[str, Any]) -> dict[str, Any] | None
     """Return a run's recorded figures, if they were measured in the same way."""
     import json
 
-    from fashion_tl.records.findings import FOLDER
+    from fashion_tl.records.analysis import FOLDER
 
     try:
         path = run.paths.logs / FOLDER / "robustness.json"

@@ -15,7 +15,7 @@ from fashion_tl.inspection.run import picture
 from fashion_tl.metrics.metrics import Floats
 from fashion_tl.plots.style import GREY, PALETTE, png, style
 from fashion_tl.plots.tiles import Tile, draw_tiles, in_rows
-from fashion_tl.records.findings import Findings
+from fashion_tl.records.analysis import Analysis
 
 LEVELS = [str(level) for level in range(1, STRENGTHS + 1)]
 UNITS = {"horizontal shift": "px", "vertical shift": "px", "rotation": "degrees"}
@@ -46,7 +46,7 @@ def summary(label: str, figures: dict[str, Any]) -> list[str]:
     return lines + [f"  {line}" for line in figures["left_out"]]
 
 
-def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test: Subset) -> Findings:
+def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test: Subset) -> Analysis:
     """Lay out figures.
 
     Args:
@@ -62,18 +62,18 @@ def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test
         *figures["left_out"],
     ]
     note = " ".join(f"{line[0].upper()}{line[1:]}." for line in lines)
-    findings = Findings("Robustness", note, figures=figures)
-    _add_accuracy(findings)
-    _add_calibration(findings)
+    analysis = Analysis("Robustness", note, figures=figures)
+    _add_accuracy(analysis)
+    _add_calibration(analysis)
     for kind in CURVES:
         values, accuracies = _curve(figures, kind)
         columns = [UNITS[kind], *(f"{value:g}" for value in values)]
-        findings.add_table(f"Accuracy against {kind}", columns, [["accuracy", *accuracies]])
-    _add_detection(findings)
+        analysis.add_table(f"Accuracy against {kind}", columns, [["accuracy", *accuracies]])
+    _add_detection(analysis)
     rows = [
         [name, *(f"{s:g}" for s in entry.strengths), entry.unit, entry.source] for name, entry in CORRUPTIONS.items()
     ]
-    findings.add_table(
+    analysis.add_table(
         "The corruptions; pixels are those of an image of 28", ["corruption", *LEVELS, "strength is", "source"], rows
     )
     for name, drawn, alt in (
@@ -82,8 +82,8 @@ def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test
         ("curves", accuracy_curves(figures), "Accuracy against shift and rotation of the images"),
         ("scores", score_histograms(figures, scores), "Histograms of the scores of test images and OOD images"),
     ):
-        findings.add_picture(f"robustness-{name}.png", drawn, alt)
-    return findings
+        analysis.add_picture(f"robustness-{name}.png", drawn, alt)
+    return analysis
 
 
 def _curve(figures: dict[str, Any], kind: str) -> tuple[list[float], list[float]]:
@@ -99,8 +99,8 @@ def _rows(figures: dict[str, Any], figure: str) -> list[list[Any]]:
     return [[name, *row, float(np.mean(row))] for name, row in values.items()]
 
 
-def _add_accuracy(findings: Findings) -> None:
-    errors, rows = findings.figures["corruption_error"], _rows(findings.figures, "accuracy")
+def _add_accuracy(analysis: Analysis) -> None:
+    errors, rows = analysis.figures["corruption_error"], _rows(analysis.figures, "accuracy")
     columns = ["corruption", *LEVELS, "mean"]
     caption = f"Accuracy by corruption and strength; mean corrupted error {errors['error']:.4f}"
     if errors.get("by_corruption") is not None:
@@ -114,27 +114,27 @@ def _add_accuracy(findings: Findings) -> None:
         caption += f"; relative to {errors['baseline']}: {', '.join(means)}"
         for row, ratio in zip(rows, ["", *errors["by_corruption"].values()], strict=True):
             row.append(ratio)
-    findings.add_table(caption, columns, rows)
+    analysis.add_table(caption, columns, rows)
 
 
-def _add_calibration(findings: Findings) -> None:
-    rows, columns = _rows(findings.figures, "ece"), ["corruption", *LEVELS, "mean"]
-    if findings.figures["clean"]["ece_calibrated"] is not None:
+def _add_calibration(analysis: Analysis) -> None:
+    rows, columns = _rows(analysis.figures, "ece"), ["corruption", *LEVELS, "mean"]
+    if analysis.figures["clean"]["ece_calibrated"] is not None:
         columns.append("mean, calibrated")
-        for row, calibrated in zip(rows, _rows(findings.figures, "ece_calibrated"), strict=True):
+        for row, calibrated in zip(rows, _rows(analysis.figures, "ece_calibrated"), strict=True):
             row.append(calibrated[-1])
-    findings.add_table("Expected calibration error by corruption and strength (15 bins)", columns, rows)
+    analysis.add_table("Expected calibration error by corruption and strength (15 bins)", columns, rows)
 
 
-def _add_detection(findings: Findings) -> None:
-    ood = findings.figures["out_of_distribution"]
+def _add_detection(analysis: Analysis) -> None:
+    ood = analysis.figures["out_of_distribution"]
     rows = [
         [f"{name} ({ood['images'][name]:,})", score + (" (best)" if ood["best"][name] == score else "")]
         + [found[key] for key in ("auroc", "aupr_inside", "aupr_outside", "fpr95")]
         for name, by_score in ood["sets"].items()
         for score, found in by_score.items()
     ]
-    findings.add_table(
+    analysis.add_table(
         f"Detection of out-of-distribution images against {ood['images'][IN_DISTRIBUTION]:,} test images; Gaussians of "
         f"{', '.join(ood['stages'])} fitted to {ood['training_images']:,} training images",
         ["OOD images", "score", "AUROC", "AUPR, in-distribution", "AUPR, OOD", "FPR at 95 % TPR"],
