@@ -36,7 +36,7 @@ class Subset:
     """Some images of a split.
 
     Attributes:
-        images: Images (N, C, H, W), uint8, as held.
+        images: Images (N, C, H, W), uint8, as stored.
         labels: True classes (N,).
         index: Index (N,) of each image in the split.
     """

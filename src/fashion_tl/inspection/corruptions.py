@@ -59,7 +59,7 @@ def corruption(name: str, strengths: Strengths, unit: str, source: str) -> Calla
 
 
 def corrupt(images: Tensor, name: str, level: int, seed: int, index: Tensor) -> Tensor:
-    """Corrupt images as held.
+    """Corrupt images as stored.
 
     The same seed and index give the same image, whatever the batch; a stronger level does the same thing more.
 

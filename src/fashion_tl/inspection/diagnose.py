@@ -44,7 +44,7 @@ def diagnose(
     from fashion_tl.inspection.calibration_analysis import add_calibration
     from fashion_tl.inspection.error_analysis import add_errors
     from fashion_tl.inspection.groups_and_costs import read_costs, read_groups
-    from fashion_tl.inspection.inference import test_predictions, validation_predictions
+    from fashion_tl.inspection.inference import recorded_predictions, validation_predictions
     from fashion_tl.inspection.run import open_run
     from fashion_tl.records.analysis import Analysis
 
@@ -52,7 +52,7 @@ def diagnose(
     logs, names = opened.paths.logs, opened.class_names
     cost_matrix = None if costs is None else read_costs(costs, names)
     grouping = read_groups(groups, names)
-    test, validation = test_predictions(opened), validation_predictions(opened, batch_size)
+    test, validation = recorded_predictions(opened), validation_predictions(opened, batch_size)
     calibration = fit_calibration(validation.logits, validation.labels, digest(opened.paths.best), names)
     analysis = Analysis(
         "Errors and calibration",

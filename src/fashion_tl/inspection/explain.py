@@ -106,7 +106,7 @@ def explain(
 
 
 def _decoded(runs: list[OpenedRun], paths: list[Path], invert: bool, skip: bool) -> tuple[list[str], list[Tensor]]:
-    """Decode image files as each run holds its images; returns their names, and the images for each run."""
+    """Decode image files as each run stores its images; returns their names, and the images for each run."""
     if not paths:
         return [], []
     import torch

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fashion_tl.errors import UserError
-from fashion_tl.inspection.inference import Reader, classify, infer, test_predictions, tracked
+from fashion_tl.inspection.inference import Reader, classify, infer, recorded_predictions, tracked
 from fashion_tl.inspection.layers import Target, choose_target, find_targets
 from fashion_tl.inspection.run import OpenedRun, picture
 from fashion_tl.inspection.saliency import METHODS, Saliency, saliency_method
@@ -100,7 +100,7 @@ class ExplainedRun:
     def probabilities(self) -> Floats:
         """Class probabilities (N, K) of the test images: as recorded, or computed where they are not."""
         try:
-            return softmax(test_predictions(self.run).logits)
+            return softmax(recorded_predictions(self.run).logits)
         except UserError:
             return softmax(self.activations[0])
 
@@ -134,7 +134,7 @@ class ExplainedRun:
         positions: Sequence[int] | None = None,
         classes: Sequence[int] | None = None,
     ) -> list[ExplainedImage]:
-        """Explain images as held (B, C, H, W)."""
+        """Explain images as stored (B, C, H, W)."""
         module, labels = self.run.module, self.run.class_names
         logits = torch.cat([classify(module, some) for some in torch.split(images, self.batch_size)])
         sure, guess = logits.softmax(1).max(1)

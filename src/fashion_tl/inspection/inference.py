@@ -23,7 +23,7 @@ Reader = tuple[nn.Module, Callable[[Tensor], Tensor]]
 
 
 def classify(module: ImageClassifier, images: Tensor) -> Tensor:
-    """Compute logits (B, K), float32, of images as held.
+    """Compute logits (B, K), float32, of images as stored.
 
     Args:
         module: A classifier; it is used in eval mode, on its device.
@@ -42,7 +42,7 @@ def infer(
 
     Args:
         module: A classifier; it is used in eval mode, on its device.
-        batches: Images as held (B, C, H, W).
+        batches: Images as stored (B, C, H, W).
         readers: Layers to read, by any name.
 
     Returns:
@@ -80,7 +80,7 @@ def reading(readers: Mapping[str, Reader]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def test_predictions(run: OpenedRun) -> Predictions:
+def recorded_predictions(run: OpenedRun) -> Predictions:
     """Read the logits of the test from a run's record.
 
     Raises:
@@ -93,9 +93,6 @@ def test_predictions(run: OpenedRun) -> Predictions:
     except UserError as error:
         raise UserError(f"{run.paths.logs}: {error}. Train and test the run again.") from error
     return found
-
-
-test_predictions.__test__ = False  # type: ignore[attr-defined]  # no test, though pytest would take its name for one
 
 
 def validation_predictions(run: OpenedRun, batch_size: int) -> Predictions:

@@ -38,7 +38,7 @@ def ood_sets(
     """Collect sets of images of other kinds than a run was trained on.
 
     Args:
-        spec: How the run holds its images.
+        spec: How the run stores its images.
         root: Folder with the data; MNIST's test images are read from ``root/MNIST/raw``.
         source: The run's own source, which is not OOD.
         folders: Folders of image files, searched at any depth.
@@ -46,7 +46,7 @@ def ood_sets(
         seed: The same seed takes the same images.
 
     Returns:
-        Images (at most ``count``, C, H, W), uint8, as the run holds its own, of each set by name, and a line for each
+        Images (at most ``count``, C, H, W), uint8, as the run stores its own, of each set by name, and a line for each
         set that was left out.
 
     Raises:
@@ -62,11 +62,11 @@ def ood_sets(
         digits = read_idx(path)
         if digits.ndim != 3 or not len(digits):
             raise UserError(f"{path} is damaged: it does not hold images. Replace or remove it.")
-        sets["MNIST"] = as_held(digits[_choose(len(digits), count, seed)].unsqueeze(1), spec)
+        sets["MNIST"] = as_stored(digits[_choose(len(digits), count, seed)].unsqueeze(1), spec)
     if source == "garments":
         left_out.append("garments are what the run was trained on: left out as OOD images")
     else:
-        sets["garments"] = as_held(draw_garments(min(count, DRAWN), seed, 28)[0], spec)
+        sets["garments"] = as_stored(draw_garments(min(count, DRAWN), seed, 28)[0], spec)
     noise = RandomNumbers(seed, 0, torch.arange(min(count, DRAWN))).uniform(spec.channels, side, side)
     sets["uniform noise"] = to_bytes(noise)
     for folder in folders:
@@ -77,8 +77,8 @@ def ood_sets(
     return sets, left_out
 
 
-def as_held(images: Tensor, spec: InputSpec) -> Tensor:
-    """Bring images (N, C, H, W), uint8, to the size and channels in which a run holds its own."""
+def as_stored(images: Tensor, spec: InputSpec) -> Tensor:
+    """Bring images (N, C, H, W), uint8, to the size and channels in which a run stores its own."""
     values = resize_images(to_float(images), spec.held_size or spec.image_size, "bilinear")
     if spec.channels == 1 and values.shape[1] == 3:
         values = to_grey(values)
@@ -115,7 +115,7 @@ def detect(
         train: Training images that the Gaussians are fitted to, without augmentation.
         validation: Validation images that choose their ridges and scales.
         test: Test images.
-        ood: OOD images (N, C, H, W), uint8, as held, by name of their set.
+        ood: OOD images (N, C, H, W), uint8, as stored, by name of their set.
         batch_size: Images in a batch.
         temperature: The checkpoint's temperature, which gives two more scores; None for none.
 

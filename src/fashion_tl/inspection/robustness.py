@@ -50,7 +50,7 @@ def robustness(
     check_options(images=(images, 1), batch_size=(batch_size, 1), seed=(seed, 0))
     from fashion_tl import __version__
     from fashion_tl.inspection.calibration import digest, read_calibration
-    from fashion_tl.inspection.corruption_error import Subset, corruption_figures, mean_corruption_error, subset_of
+    from fashion_tl.inspection.corruption_error import corruption_figures, mean_corruption_error, subset_of
     from fashion_tl.inspection.ood import detect, ood_sets
     from fashion_tl.inspection.robustness_analysis import robustness_analysis, scalars, summary
     from fashion_tl.inspection.run import open_run
@@ -61,37 +61,35 @@ def robustness(
     for run in opened.values():
         if base is not None and _test_images(run) != _test_images(base):
             raise UserError(
-                f"--baseline {baseline} was tested on other images than {run.paths.logs}, or holds them at another "
+                f"--baseline {baseline} was tested on other images than {run.paths.logs}, or stores them at another "
                 "size: their errors cannot be compared. Choose a baseline of the same data."
             )
 
-    def settings(run: OpenedRun, subset: Subset) -> dict[str, Any]:
+    tests = {run.paths.logs: subset_of(run.data.splits["test"], images, seed) for run in opened.values()}
+    measured: dict[Path, dict[str, Any]] = {}
+
+    def settings(run: OpenedRun) -> dict[str, Any]:
         return {
             "seed": seed,
-            "images": len(subset.labels),
+            "images": len(tests[run.paths.logs].labels),
             "test_images": len(run.labels),
             "checkpoint": digest(run.paths.best),
             "fashion_tl": __version__,
         }
 
-    measured: dict[Path, dict[str, Any]] = {}
-
-    def corrupted(run: OpenedRun, subset: Subset) -> dict[str, Any]:
-        if run.paths.logs not in measured:
+    def corrupted(run: OpenedRun) -> dict[str, Any]:
+        logs = run.paths.logs
+        if logs not in measured:
             calibration = read_calibration(run.paths.best)
-            measured[run.paths.logs] = corruption_figures(run.module, subset, seed, batch_size, calibration)
-        return measured[run.paths.logs]
+            measured[logs] = corruption_figures(run.module, tests[logs], seed, batch_size, calibration)
+        return measured[logs]
 
-    reference = None
-    if base is not None:
-        subset = subset_of(base.data.splits["test"], images, seed)
-        reference = _recorded(base, settings(base, subset)) or corrupted(base, subset)
+    reference = None if base is None else _recorded(base, settings(base)) or corrupted(base)
     results = []
     for run in (opened[name] for name in dict.fromkeys(runs)):
         data, calibration = run.data, read_calibration(run.paths.best)
         sets, left_out = ood_sets(run.module.input_spec, data.root, data.source_name, list(ood or []), images, seed)
-        test = subset_of(data.splits["test"], images, seed)
-        figures = corrupted(run, test)
+        test, figures = tests[run.paths.logs], corrupted(run)
         errors = mean_corruption_error(figures["cells"], figures["clean"], reference)
         train = subset_of(data.splits["train"], TRAIN_IMAGES, seed)
         validation = subset_of(data.splits["val"], VAL_IMAGES, seed)
@@ -102,7 +100,7 @@ def robustness(
                 f"{run.paths.name} has no calibration (`fashion-tl diagnose` makes one): no calibrated figures"
             )
         whole = {
-            "settings": settings(run, test),
+            "settings": settings(run),
             **figures,
             "corruption_error": {**errors, "baseline": None if base is None else base.label},
             "out_of_distribution": detected,
@@ -117,7 +115,7 @@ def robustness(
 
 
 def _test_images(run: OpenedRun) -> list[Any]:
-    """List what decides which images are corrupted: the test set, and how its images are held."""
+    """List what decides which images are corrupted: the test set, and how its images are stored."""
     described = run.data.describe()
     return [described[name] for name in ("test_set", "channels", "held_size", "resize", "crop")]
 

@@ -57,7 +57,7 @@ def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test
     """
     settings, images = figures["settings"], len(test.labels)
     lines = [
-        f"on {images:,} of {settings['test_images']:,} test images, drawn by seed {settings['seed']}, as held",
+        f"on {images:,} of {settings['test_images']:,} test images, drawn by seed {settings['seed']}, as stored",
         *([f"at an accuracy of 0.9 the standard error is {(0.09 / images) ** 0.5:.3f}"] if images < 10_000 else []),
         *figures["left_out"],
     ]
@@ -216,6 +216,7 @@ def score_histograms(figures: dict[str, Any], scores: dict[str, Floats]) -> byte
             axes.spines["left"].set_visible(False)
             axes.set_title(f"AUROC {sets[ood][name]['auroc']:.3f}", fontsize=8, pad=2)
             axes.tick_params(labelsize=7)
+            axes.locator_params(axis="x", nbins=4)
         for axes, ood in zip(grid[:, 0], sets, strict=True):
             axes.set_ylabel(ood, fontsize=9)
         for axes, name in zip(grid[-1], names, strict=True):

@@ -94,8 +94,8 @@ def visualise(
 ) -> tuple[Tensor, list[float], list[float]]:
     """Make an image for each objective by gradient ascent (Olah et al. 2017, "Feature Visualization").
 
-    The image is held as its Fourier spectrum with decorrelated colours, turned, zoomed and shifted at random before
-    every step, with a penalty on its total variation.
+    The image is represented by its Fourier spectrum with decorrelated colours, and rotated, zoomed and shifted at
+    random before every step, with a penalty on its total variation.
 
     Args:
         module: A classifier in eval mode; it stays as it is.
