@@ -16,7 +16,7 @@ from fashion_tl.inspection.saliency_analysis import draw_explained, draw_side_by
 
 HEAT = np.zeros((4, 4))
 HEAT[0, 0] = 1
-ITEM = ExplainedImage("test image 1", np.full((28, 28), 0.5), HEAT, "$Bag_1$", "Coat", 0.5, "Coat", 1)
+ITEM = ExplainedImage("test image 1", np.full((28, 28), 0.5), HEAT, "$Bag_1$", "Coat", 0.5, 1)
 
 
 def opened(png: bytes) -> Image.Image:

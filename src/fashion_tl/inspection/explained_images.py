@@ -32,11 +32,10 @@ class ExplainedImage:
     Attributes:
         name: What to call the image, such as "test image 17".
         image: Grey (H, W) or colour (H, W, 3), 0 to 1.
-        saliency: Saliency (h, w), 0 to 1, of the class ``shown``.
+        saliency: Saliency (h, w), 0 to 1, of the predicted class or another one.
         truth: Name of the true class, if known.
         predicted: Name of the predicted class.
         confidence: Its probability, 0 to 1.
-        shown: Class that the saliency is for.
         index: Position in the test set, if it is of it.
     """
 
@@ -46,7 +45,6 @@ class ExplainedImage:
     truth: str | None
     predicted: str
     confidence: float
-    shown: str
     index: int | None = None
 
     @property
@@ -150,7 +148,6 @@ class ExplainedRun:
                 truth=None if truths is None else truths[i],
                 predicted=labels[guess[i]],
                 confidence=float(sure[i]),
-                shown=labels[wanted[i]],
                 index=None if positions is None else positions[i],
             )
             for i in range(len(images))
