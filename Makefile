@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes. `make help` lists the targets.
 BACKBONE ?= resnet18.tv_in1k
 IMAGE_SIZE ?= 64
-DATA ?= fashion_mnist
+DATA ?= FashionMNIST
 DATA_DIR ?= $(or $(FASHION_TL_DATA_DIR),data)
 ARGS ?=
 PYTHON ?= python3
@@ -11,7 +11,7 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 STAMP := .venv/.installed
 FIT := $(BIN)/fashion-tl fit
-DATA_FLAGS := --data.source $(DATA) --data.root '$(DATA_DIR)'
+DATA_FLAGS := --data.source $(DATA) $(if $(filter FashionMNIST ImageFolder,$(DATA)),--data.source.root '$(DATA_DIR)')
 SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 

@@ -33,7 +33,7 @@ def _resnet18(settings: Settings) -> str:
 
 def _fit(settings: Settings, experiment: str, images: int, epochs: int, *flags: str) -> str:
     """Write the arguments of one ``fashion-tl fit``."""
-    arguments = ["-c", f"experiments/{experiment}.yaml", "--data.root", str(settings.work / "data")]
+    arguments = ["-c", f"experiments/{experiment}.yaml", "--data.source.root", str(settings.work / "data")]
     arguments += ["--data.per_class", str(images // 10)] if images else []
     return shlex.join([*arguments, "--trainer.max_epochs", str(epochs), *flags])
 
@@ -125,12 +125,12 @@ def _whole(settings: Settings, name: str, backbone: str, stages: dict[str, str],
     images, frozen, thawed = settings.some(), settings.epochs(3), settings.epochs(5)
 
     def ours(stage: str) -> tuple[str, ...]:
-        common = ("--model.backbone", backbone, "--data.augment", "{mirror: 0.5, shift: 0}")
+        common = ("--model.backbone", backbone, "--data.augment", "{hflip: 0.5, translate: 0}")
         first = _fit(settings, "phase1", images, frozen, *common, "--data.batch_size", "128")
         second = _fit(settings, "phase2", images, thawed, *common, "--model.train", stage)
         return _ours(settings, name, first, second, cold=True)
 
-    shared = ("--backbone", backbone, "--freeze_epochs", str(frozen), "--mirror")
+    shared = ("--backbone", backbone, "--freeze_epochs", str(frozen), "--hflip")
     rates = ("--lr", "0.003", "0.004", "--backbone_lr", "0.002", "--weight_decay", "0.02", "--dropout", "0.2")
     random = "ResNet-18 has random weights, the same on all sides, so the accuracies say little. "
     return Group(
@@ -159,9 +159,9 @@ def _whole(settings: Settings, name: str, backbone: str, stages: dict[str, str],
             Ratio(next(iter(stages)), "finetuning-scheduler", None),
         ),
         ("" if name == "d-mobilenet" else random)
-        + "Mirror images are the only augmentation on all sides. fastai runs `fine_tune` with its own head, rates and "
-        "schedule, which trains the whole backbone in the second phase; finetuning-scheduler trains what the first of "
-        "`fit`'s sides trains. `fit` tests after each phase.",
+        + "Horizontal flips are the only augmentation on all sides. fastai runs `fine_tune` with its own head, rates "
+        "and schedule, which trains the whole backbone in the second phase; finetuning-scheduler trains what the "
+        "first of `fit`'s sides trains. `fit` tests after each phase.",
     )
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.fashion_mnist import FashionMNIST
 
 FILES = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 SMALL = {"train": 600, "t10k": 200}
@@ -109,7 +110,7 @@ def main() -> None:
     weights(backbone)
     for count in {*options.images, options.top, options.head} - {None}:
         per_class = count // 10 if count else None
-        data = ImageDataModule("fashion_mnist", root=str(root), image_size=64, per_class=per_class)
+        data = ImageDataModule(FashionMNIST(root), image_size=64, per_class=per_class)
         data.setup()
         split(data, options.work / f"split-{count}.npz")
         for name, wanted in (("top", options.top), ("head", options.head)):

@@ -22,6 +22,14 @@ BACKBONE = DATA.parent / "weights" / "mobilenetv2_035.keras_in1k"
 Fit = Callable[..., int]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep cached activations out of the user's own cache folder."""
@@ -54,7 +62,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
-    """Run ``fashion-tl fit`` in the process on a few drawn garments; returns the exit status."""
+    """Run ``fashion-tl fit`` in the process on a few synthetic garments; returns the exit status."""
     from fashion_tl.callbacks.checkpoints import LastCheckpoint
     from fashion_tl.cli import main
 
@@ -63,7 +71,16 @@ def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
 
     def run(*args: str, name: str = "run", epochs: int = 1, classifier: str = "TransferClassifier") -> int:
         small = [
-            *("--name", name, "--data.source", "garments", "--data.drawn", "120", "--data.batch_size", "32"),
+            *(
+                "--name",
+                name,
+                "--data.source",
+                "SyntheticGarments",
+                "--data.source.num_train",
+                "120",
+                "--data.batch_size",
+                "32",
+            ),
             *("--trainer.max_epochs", str(epochs), "--trainer.enable_progress_bar", "false"),
             *("--model", classifier),
         ]

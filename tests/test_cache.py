@@ -61,7 +61,7 @@ def test_cached_and_uncached_runs_are_equal(fit: Fit, folder: Path, backbone, tr
         "--model.dropout",
         "0.1",
     )
-    flags = (*flags, "--data.augment.mirror", "0.5", "--model.lr", "0.003", "--data.drawn", "100")
+    flags = (*flags, "--data.augment.hflip", "0.5", "--model.lr", "0.003", "--data.source.num_train", "100")
     for mode in ("off", "require"):
         assert fit(*flags, "--cache", mode, name=mode, epochs=3) == 0
     assert len(list(folder.glob("*.ftl"))) >= 3
@@ -87,7 +87,7 @@ def test_a_second_run_computes_nothing(fit: Fit, capsys):
         ("--data.interpolation", "nearest"),
         ("--data.split_seed", "1"),
         ("--data.per_class", "5"),
-        ("--data.augment.mirror", "0.5"),
+        ("--data.augment.hflip", "0.5"),
     ],
     ids=lambda change: change[0],
 )
@@ -103,7 +103,7 @@ def test_whatever_activations_depend_on_has_them_computed_again(fit: Fit, capsys
     ("flags", "reason"),
     [
         (("--model.train", "all"), "nothing is frozen"),
-        (("--model.train", "head", "--data.augment.shift", "2"), "augmented at random"),
+        (("--model.train", "head", "--data.augment.translate", "2"), "augmented at random"),
     ],
 )
 def test_where_it_is_not_valid_auto_says_why_once_and_require_stops(fit: Fit, capsys, flags, reason):
@@ -142,7 +142,7 @@ def test_one_pass_serves_all_phases_of_a_schedule(fit: Fit, folder: Path, capsys
 
 
 def test_images_that_lie_on_the_device_train_the_same(fit: Fit, monkeypatch):
-    flags = ("--model.train", "all", "--data.augment.mirror", "0.5", "--cache", "off")
+    flags = ("--model.train", "all", "--data.augment.hflip", "0.5", "--cache", "off")
     assert fit(*flags, name="plain") == 0
 
     def place(self: ImageDataModule, split: Split, device: torch.device) -> None:
@@ -212,8 +212,15 @@ def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypa
         for i in range(24):
             pixels = torch.randint(256, (40, 40, 3), generator=generator, dtype=torch.uint8).numpy()
             Image.fromarray(pixels).save(workdir / "pets" / name / f"{i}.png")
-    monkeypatch.setattr("fashion_tl.data.sources.default_memory_limit", lambda: 0)
-    flags: tuple[str, ...] = ("--data.source", "image_folder", "--data.root", str(workdir), "--data.folder", "pets")
+    monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+    flags: tuple[str, ...] = (
+        "--data.source",
+        "ImageFolder",
+        "--data.source.root",
+        str(workdir),
+        "--data.source.folder",
+        "pets",
+    )
     flags += ("--data.num_workers", "1", "--data.val_fraction", "0.2", "--data.batch_size", "8")
     # Not Adam: it divides by the size of gradients, and so blows rounding up in the phase without the cache.
     flags += ("--model.train", "{0: head, 2: all}", "--model.optimizer", "sgd", "--model.lr", "0.01")

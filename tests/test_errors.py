@@ -25,6 +25,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
+        (["--model", "ScratchClasifier"], ["unknown model 'ScratchClasifier'", "did you mean 'ScratchClassifier'"]),
         (["--model.backbone", "resnet81"], ["unknown backbone 'resnet81'", "did you mean", "resnet18"]),
         (["--model.train", "layer5"], ["unknown stage 'layer5'", "did you mean 'layer4'", "head"]),
         (["--model.train", "9"], ["cannot train the top 9 stages", "0 to 5"]),
@@ -34,12 +35,12 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.schedule", "cosin"], ["unknown schedule 'cosin'", "did you mean 'cosine'", "one_cycle"]),
         (["--model.batch_norm", "trian"], ["unknown batch_norm 'trian'", "'train'"]),
         (["--model.lr", "0"], ["model.lr is 0"]),
-        (["--data.source", "fashion_mnits"], ["unknown source", "did you mean 'fashion_mnist'"]),
+        (["--data.source", "FashionMNITS"], ["unknown source 'FashionMNITS'", "did you mean 'FashionMNIST'"]),
         (["--data.interpolation", "bilinar"], ["unknown interpolation", "did you mean 'bilinear'"]),
-        (["--data.augment.mirror", "2"], ["mirror is 2", "0 to 1"]),
+        (["--data.augment.hflip", "2"], ["hflip is 2", "0 to 1"]),
         (["--data.val_fraction", "2", "--data.batch_size", "0"], ["val_fraction is 2", "batch_size is 0"]),
-        (["--data.source", "image_folder", "--data.root", "nowhere"], ["nowhere", "does not exist"]),
-        (["--data.source", "fashion_mnist", "--data.image_size", "2"], ["image_size is 2"]),
+        (["--data.source", "ImageFolder", "--data.source.root", "nowhere"], ["nowhere", "does not exist"]),
+        (["--data.source", "FashionMNIST", "--data.image_size", "2"], ["image_size is 2"]),
         (["--model.backbone", "vgg11", "--data.image_size", "16"], ["16 px do not fit", "--data.image_size"]),
         (["--model.init_from", "phase1"], ["no completed run 'phase1'", "make phase1"]),
         (["--model.init_from", "gone.ckpt"], ["there is no checkpoint gone.ckpt"]),
@@ -90,7 +91,7 @@ def photographs(root: Path) -> Path:
     return root / "pets"
 
 
-FOLDER = ("--data.source", "image_folder", "--data.root", ".", "--data.folder", "pets")
+FOLDER = ("--data.source", "ImageFolder", "--data.source.root", ".", "--data.source.folder", "pets")
 
 
 def test_an_unreadable_image_is_named_or_skipped_and_listed(fit: Fit, workdir: Path, capsys):
@@ -99,9 +100,9 @@ def test_an_unreadable_image_is_named_or_skipped_and_listed(fit: Fit, workdir: P
     assert fit(*FOLDER) == 2
     error = capsys.readouterr().err
     assert "broken.jpg" in error
-    assert "--data.skip_unreadable" in error
+    assert "--data.source.skip_unreadable" in error
     assert not (workdir / "lightning_logs").exists()
-    assert fit(*FOLDER, "--data.skip_unreadable", "true") == 0
+    assert fit(*FOLDER, "--data.source.skip_unreadable", "true") == 0
     skipped = read_record(workdir / "lightning_logs/run/version_0")["data"]["skipped"]
     assert [Path(path).name for path in skipped] == ["broken.jpg"]
 

@@ -36,16 +36,17 @@ def flags(path: Path) -> list[str]:
     settings = content(path)
     tiny = ["--trainer.limit_train_batches", "2", "--trainer.enable_progress_bar", "false", "--data.batch_size", "16"]
     data = settings.get("data", {})
-    if data.get("source") == "image_folder":
+    source = data["source"] if isinstance(data["source"], str) else data["source"]["class_path"]
+    if source == "ImageFolder":
         tiny += ["--data.image_size", "32"]
     else:
-        name = "objects" if data.get("source") == "objects" else "garments"
-        tiny += ["--data.source", name, "--data.drawn", "120", "--data.drawn_test", "40"]
+        name = "SyntheticObjects" if source == "SyntheticObjects" else "SyntheticGarments"
+        tiny += ["--data.source", name, "--data.source.num_train", "120", "--data.source.num_test", "40"]
     train = settings["model"].get("init_args", {}).get("train")
     tiny += ["--trainer.max_epochs", str(2 + max(train if isinstance(train, dict) else [0]))]
     if settings.get("model", {}).get("class_path") != "ScratchClassifier":
         tiny += ["--model.backbone", "test_resnet", "--model.pretrained", "false"]
-        tiny += [] if data.get("source") == "image_folder" else ["--data.image_size", "32"]
+        tiny += [] if source == "ImageFolder" else ["--data.image_size", "32"]
     return tiny
 
 

@@ -1,4 +1,4 @@
-"""Whole runs through the command line, on a few drawn garments."""
+"""Whole runs through the command line, on a few synthetic garments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ TWO_PHASES = (
     "--model.dropout",
     "0.2",
 )
-AUGMENTED = ("--data.augment", "{mirror: 0.5, shift: 2, rotation: 10, brightness: 0.2, contrast: 0.2, erase: 0.5}")
+AUGMENTED = (
+    "--data.augment",
+    "{hflip: 0.5, translate: 2, rotation: 10, brightness: 0.2, contrast: 0.2, random_erasing: 0.5}",
+)
 RUN_FILES = {"config.yaml", "metrics.csv", "run.json", "test_predictions.npz", "filters.npz"}
 
 
@@ -84,7 +87,7 @@ def test_the_same_seed_gives_the_same_logits_and_another_seed_others(fit: Fit):
     assert not np.array_equal(logits("run", 0), logits("run", 2))
 
 
-MIRRORED = ("--data.augment.mirror", "0.5", "--cache", "require")
+MIRRORED = ("--data.augment.hflip", "0.5", "--cache", "require")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def state_before_training(name: str) -> dict[str, torch.Tensor]:
     torch.manual_seed(config["seed_everything"])
     arguments = config["model"]["init_args"]
     names = read_record(Path(f"lightning_logs/{name}/version_0"))["data"]["class_names"]
-    spec = {"channels": 1, "held_size": 28, "image_size": 32}
+    spec = {"channels": 1, "storage_size": 28, "image_size": 32}
     return TransferClassifier(class_names=names, input_spec=spec, **arguments).state_dict()
 
 
@@ -296,16 +299,8 @@ def test_a_partial_last_epoch_is_validated_and_kept(fit: Fit) -> None:
 def test_steps_alone_end_a_run(fit: Fit, workdir: Path) -> None:
     from fashion_tl.cli import main
 
-    flags = [
-        "--data.source",
-        "garments",
-        "--data.drawn",
-        "120",
-        "--data.batch_size",
-        "8",
-        "--model",
-        "ScratchClassifier",
-    ]
+    flags = ["--data.source", "SyntheticGarments", "--data.source.num_train", "120", "--data.batch_size", "8"]
+    flags += ["--model", "ScratchClassifier"]
     flags += ["--trainer.enable_progress_bar", "false"]
     assert main(["fit", *flags, "--trainer.max_steps", "145"]) == 0  # more than the ten epochs that are usual
     assert rows("run")[-1]["step"] == "145"
@@ -359,9 +354,9 @@ def test_class_weights_come_from_the_training_labels(fit: Fit) -> None:
 def test_validation_that_broke_off_is_not_mixed_into_the_next(tmp_path: Path, monkeypatch) -> None:
     from lightning.pytorch import Trainer
 
-    from fashion_tl import ImageDataModule, ScratchClassifier
+    from fashion_tl import ImageDataModule, ScratchClassifier, SyntheticGarments
 
-    data = ImageDataModule("garments", drawn=120, eval_batch_size=4)
+    data = ImageDataModule(SyntheticGarments(120), eval_batch_size=4)
     data.setup()
     module = ScratchClassifier(data.class_names, input_spec=data.input_spec)
 
@@ -386,17 +381,18 @@ def test_a_run_from_a_notebook(workdir: Path) -> None:
 
     config = {
         "name": "mine",
-        "data": {"source": "garments", "drawn": 120},
+        "data": {"source": {"class_path": "SyntheticGarments", "init_args": {"num_train": 120}}},
         "model": {"class_path": "ScratchClassifier"},
     }
-    changes = {"trainer.max_epochs": 2, "trainer.enable_progress_bar": False, "data.augment": {"mirror": 0.5}}
+    changes = {"trainer.max_epochs": 2, "trainer.enable_progress_bar": False, "data.augment": {"hflip": 0.5}}
     run = fashion_tl.fit(config, changes)
     assert run.record["status"] == "completed"
     assert run.test["accuracy"] == read_record(Path("lightning_logs/mine/version_0"))["test"]["accuracy"]
     assert run.model.class_names[0] == "T-shirt/top"
     assert not run.model.training
     Path("mine.yaml").write_text(
-        "name: file\ndata: {source: garments, drawn: 120}\nmodel: {class_path: ScratchClassifier}\n"
+        "name: file\ndata: {source: {class_path: SyntheticGarments, init_args: {num_train: 120}}}\n"
+        "model: {class_path: ScratchClassifier}\n"
     )
     best = fashion_tl.search("mine.yaml", {"model.lr": [1e-6, 0.01]}, changes)
     assert best.keys() == {"model.lr"}

@@ -21,10 +21,18 @@ from lightning.pytorch.callbacks import (
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from fashion_tl import FeatureCache, ImageDataModule, ScratchClassifier, TransferClassifier, load_classifier
+from fashion_tl import (
+    FeatureCache,
+    ImageDataModule,
+    ScratchClassifier,
+    SyntheticGarments,
+    TransferClassifier,
+    load_classifier,
+)
+from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Split
 from fashion_tl.data.images import InMemoryImages
-from fashion_tl.data.transforms import Augment, Preprocess
+from fashion_tl.data.transforms import Preprocess
 from fashion_tl.features.keys import function_hash
 
 from .conftest import Fit
@@ -61,7 +69,7 @@ def loader(batch_size: int = 8) -> DataLoader[Any]:
 def scratch(kind: type[ScratchClassifier] = ScratchClassifier, **changes: Any) -> ScratchClassifier:
     torch.manual_seed(0)
     given: dict[str, Any] = {"network": "plain", "network_args": {"widths": [3, 4]}, "lr": 0.05, "optimizer": "sgd"}
-    spec = {"channels": 1, "held_size": 28, "image_size": 28}
+    spec = {"channels": 1, "storage_size": 28, "image_size": 28}
     return kind(CLASSES, input_spec=spec, **{**given, **changes})
 
 
@@ -190,12 +198,12 @@ class Scaled(ScratchClassifier):
 
 
 def garments(kind: type[ImageDataModule] = ImageDataModule, augment: Augment | None = None) -> ImageDataModule:
-    return kind("garments", drawn=60, batch_size=8, val_fraction=0.2, augment=augment)
+    return kind(SyntheticGarments(60), batch_size=8, val_fraction=0.2, augment=augment)
 
 
 def ten(kind: type[ScratchClassifier] = ScratchClassifier) -> ScratchClassifier:
     torch.manual_seed(0)
-    spec = {"channels": 1, "held_size": 28, "image_size": 28}
+    spec = {"channels": 1, "storage_size": 28, "image_size": 28}
     names = [str(i) for i in range(10)]
     return kind(names, input_spec=spec, network="plain", network_args={"widths": [3, 4]}, train="head", lr=0.05)
 
@@ -301,8 +309,7 @@ def test_keys_tell_attributes_hooks_functions_and_weights_apart() -> None:
 MINE = '''
 """Somebody's own classes."""
 
-from fashion_tl import ScratchClassifier, TransferClassifier
-from fashion_tl.data.sources import DrawnSource
+from fashion_tl import ScratchClassifier, SyntheticGarments, TransferClassifier
 from fashion_tl.training.objective import Objective
 
 
@@ -319,9 +326,9 @@ class Smaller(ScratchClassifier):
         self.log("val/mine", 0.5)
 
 
-class Few(DrawnSource):
+class Few(SyntheticGarments):
     def __init__(self, number: int = 60):
-        super().__init__("garments", number, 20, 0)
+        super().__init__(number, 20)
 
 
 class Hinge(Objective):
@@ -334,7 +341,7 @@ def test_own_classes_work_from_the_command_line_and_reload_from_the_checkpoint(
     fit: Fit, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workdir / "mine_of_test.py").write_text(MINE)
-    flags = ["--data.source", "mine_of_test.Few", "--data.source_args", "{number: 60}", "--model.width", "6"]
+    flags = ["--data.source", "mine_of_test.Few", "--data.source.number", "60", "--model.width", "6"]
     flags += ["--model.objective", "mine_of_test.Hinge", "--monitor", "val/mine", "--data.batch_size", "16"]
     assert fit(*flags, classifier="mine_of_test.Smaller") == 0
     path = Path("checkpoints/run/version_0/best.ckpt")
@@ -351,7 +358,7 @@ def test_own_classes_work_from_the_command_line_and_reload_from_the_checkpoint(
     ("flags", "classifier", "parts"),
     [
         (["--data.source", "gone_of_test.Few"], "ScratchClassifier", ["data.source", "gone_of_test.Few"]),
-        (["--data.source", "pathlib.Path"], "ScratchClassifier", ["data.source", "no subclass"]),
+        (["--data.source", "pathlib.Path"], "ScratchClassifier", ["data.source", "subclass of Source"]),
         ([], "gone_of_test.Module", ["gone_of_test"]),
         ([], "pathlib.Path", ["pathlib.Path"]),
         (["--monitor", "val/other"], "ScratchClassifier", ["unknown monitor 'val/other'", "val/macro_f1"]),
@@ -387,7 +394,7 @@ def test_averaging_by_lightning_leaves_frozen_statistics_alone(tmp_path: Path) -
         }
 
     torch.manual_seed(0)
-    spec = {"channels": 1, "held_size": 28, "image_size": 32}
+    spec = {"channels": 1, "storage_size": 28, "image_size": 32}
     module = TransferClassifier(CLASSES, "test_resnet", pretrained=False, input_spec=spec, train="layer4", lr=0.05)
     before = frozen(module)
     trainer(tmp_path, StochasticWeightAveraging(0.01, swa_epoch_start=1, annealing_epochs=1), max_epochs=3).fit(

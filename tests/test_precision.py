@@ -13,7 +13,10 @@ from fashion_tl.records.record import read_record
 
 from .conftest import Fit
 
-AUGMENTED = ("--data.augment", "{mirror: 0.5, shift: 2, rotation: 10, brightness: 0.2, contrast: 0.2, erase: 0.5}")
+AUGMENTED = (
+    "--data.augment",
+    "{hflip: 0.5, translate: 2, rotation: 10, brightness: 0.2, contrast: 0.2, random_erasing: 0.5}",
+)
 TRUE_HALF = ("bf16-true", "16-true")
 
 

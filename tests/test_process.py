@@ -113,7 +113,8 @@ from fashion_tl import process
 process._PROC = Path("nowhere")
 from fashion_tl.cli import main
 from fashion_tl.records.record import read_record
-flags = ["--data.source", "garments", "--data.drawn", "60", "--trainer.max_epochs", "1", "--model", "ScratchClassifier"]
+flags = ["--data.source", "SyntheticGarments", "--data.source.num_train", "60", "--trainer.max_epochs", "1"]
+flags += ["--model", "ScratchClassifier"]
 assert main(["fit", *flags, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]) == 0
 assert read_record(Path("lightning_logs/run/version_0"))["peak_memory_bytes"] is None
 """

@@ -20,11 +20,20 @@ from .conftest import Fit
 ALONE = (sys.executable, "-m", "fashion_tl")
 LAUNCHED = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fashion_tl")
 THREE_PHASES = ("--model.train", "{0: head, 1: layer4, 2: {train: all, lr: 0.02}}", "--model.batch_norm", "eval")
-SHARED = ("--model.optimizer", "sgd", "--model.lr", "0.05", "--data.drawn_test", "41", *THREE_PHASES)
+SHARED = ("--model.optimizer", "sgd", "--model.lr", "0.05", "--data.source.num_test", "41", *THREE_PHASES)
 TWO = ("--trainer.accelerator", "cpu", "--trainer.devices", "2")
 # Two processes of 16 images each take the batches of one that takes 32.
 SMALL = (
-    *("--data.source", "garments", "--data.drawn", "120", "--data.batch_size", "16", "--data.image_size", "32"),
+    *(
+        "--data.source",
+        "SyntheticGarments",
+        "--data.source.num_train",
+        "120",
+        "--data.batch_size",
+        "16",
+        "--data.image_size",
+        "32",
+    ),
     *("--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false"),
     *("--model", "TransferClassifier", "--model.backbone", "test_resnet", "--model.pretrained", "false"),
 )

@@ -16,8 +16,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from fashion_tl import FeatureCache, FreezeUnfreeze, ImageDataModule, ScratchClassifier
-from fashion_tl.data.transforms import Augment
+from fashion_tl import FeatureCache, FreezeUnfreeze, ImageDataModule, ScratchClassifier, SyntheticGarments
+from fashion_tl.data.augment import Augment
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import read_record
 from fashion_tl.training.plan import SCHEDULES
@@ -26,7 +26,7 @@ from .conftest import Fit
 
 EPOCHS, BATCHES = 4, 6
 PHASES: dict[str, Any] = {"one phase": "block2", "three phases": {0: "head", 1: "block2", 3: "all"}}
-AUGMENTATIONS = {"cache": {"mirror": 0.5}, "no cache": {"mirror": 0.5}, "augmentation": {"mirror": 0.5, "shift": 2}}
+AUGMENTATIONS = {"cache": {"hflip": 0.5}, "no cache": {"hflip": 0.5}, "augmentation": {"hflip": 0.5, "translate": 2}}
 PLACES = {"end": (1, BATCHES), "middle": (2, 3)}  # after this batch of this epoch
 
 pytestmark = [
@@ -63,14 +63,14 @@ class SaveAt(Checkpoint):
 
 @functools.cache
 def images() -> ImageDataModule:
-    data = ImageDataModule("garments", drawn=60, batch_size=8, val_fraction=0.2)
+    data = ImageDataModule(SyntheticGarments(60), batch_size=8, val_fraction=0.2)
     data.setup()
     return data
 
 
 def data_module(augmentation: dict[str, Any], batch_size: int = 8) -> ImageDataModule:
     data = ImageDataModule(
-        "garments", drawn=60, batch_size=batch_size, val_fraction=0.2, augment=Augment(**augmentation)
+        SyntheticGarments(60), batch_size=batch_size, val_fraction=0.2, augment=Augment(**augmentation)
     )
     data.loaded, data.splits = images().loaded, images().splits
     return data
@@ -79,7 +79,7 @@ def data_module(augmentation: dict[str, Any], batch_size: int = 8) -> ImageDataM
 def classifier(**changes: Any) -> ScratchClassifier:
     torch.manual_seed(0)
     given: dict[str, Any] = {"network": "plain", "network_args": {"widths": [3, 4], "dropout": 0.3}, "lr": 0.05}
-    spec = {"channels": 1, "held_size": 28, "image_size": 28}
+    spec = {"channels": 1, "storage_size": 28, "image_size": 28}
     return ScratchClassifier(images().class_names, input_spec=spec, **{**given, **changes})
 
 
@@ -243,7 +243,7 @@ class SaveValidated(Checkpoint):
 def test_a_checkpoint_of_a_validated_epoch_goes_on_exactly(schedule: str, tmp_path: Path) -> None:
     def run(*callbacks: Any, start: Path | None = None) -> dict[str, Any]:
         module = classifier(schedule=schedule, train={0: "head", 2: "all"}, plateau_patience=0)
-        return train(module, data_module({"mirror": 0.5}), tmp_path, *callbacks, start=start)
+        return train(module, data_module({"hflip": 0.5}), tmp_path, *callbacks, start=start)
 
     whole = run(SaveValidated(tmp_path / "a.ckpt"))
     assert different(whole, run(start=tmp_path / "a.ckpt")) == []
@@ -268,7 +268,7 @@ def state(path: str) -> dict[str, Tensor]:
 
 
 def test_a_checkpoint_within_an_epoch_and_its_lock(fit: Fit, stop_at, capsys) -> None:
-    flags = ("--checkpoint_steps", "1", "--model.train", "{0: head, 2: all}", "--data.augment.shift", "2")
+    flags = ("--checkpoint_steps", "1", "--model.train", "{0: head, 2: all}", "--data.augment.translate", "2")
     assert fit(*flags, name="whole", epochs=4) == 0
     stop_at(2, 1, KeyboardInterrupt())
     assert fit(*flags, name="cut", epochs=4) == 130

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from fashion_tl.cli import FUNCTIONS, main
 from fashion_tl.commands import parser_of
-from fashion_tl.data.images import decode_image
+from fashion_tl.data.files import decode_image
 from fashion_tl.records.record import RunPaths, paths_of, read_record, write_record
 
 Output = pytest.CaptureFixture[str]
@@ -31,7 +31,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     logs, checkpoints = folder / "logs", folder / "checkpoints"
     small = [
         *("--name", "tiny", "--log_dir", str(logs), "--checkpoint_dir", str(checkpoints)),
-        *("--data.source", "garments", "--data.drawn", "120", "--data.batch_size", "32", "--data.image_size", "32"),
+        *(
+            "--data.source",
+            "SyntheticGarments",
+            "--data.source.num_train",
+            "120",
+            "--data.batch_size",
+            "32",
+            "--data.image_size",
+            "32",
+        ),
         *("--model", "TransferClassifier", "--model.backbone", "test_resnet", "--model.pretrained", "false"),
         *("--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"),
     ]
@@ -59,7 +68,7 @@ def colour(tmp_path: Path) -> Path:
     from fashion_tl.training.transfer import TransferClassifier
 
     torch.manual_seed(0)
-    spec = {"channels": 3, "held_size": 24, "image_size": 32, "resize": "crop", "crop": 0.875}
+    spec = {"channels": 3, "storage_size": 24, "image_size": 32, "resize": "crop", "crop": 0.875}
     module = TransferClassifier(["a", "b, c"], backbone="test_resnet", pretrained=False, input_spec=spec)
     return save_checkpoint(module, tmp_path / "colour.ckpt")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.datasets import FashionMNIST
 
-from fashion_tl.data.transforms import Augment
+from fashion_tl.data.augment import Augment
 from fashion_tl.models.scratch import LightCNN
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     val_images, val_labels = data.data[val].unsqueeze(1), data.targets[val]
     body = LightCNN(1)
     network = nn.Sequential(body, nn.Linear(body.features, common.CLASSES)).to(memory_format=torch.channels_last)
-    augment = Augment(mirror=0.5, shift=2)
+    augment = Augment(hflip=0.5, translate=2)
     (lr,), steps = options.lr, len(train) // options.batch_size
     groups = [
         {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": options.weight_decay},

@@ -42,7 +42,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--dropout", type=float, default=0.0, help="dropout before the head")
     parser.add_argument("--warmup", type=float, default=0.0, help="share of the steps in which the rate rises")
     parser.add_argument("--train", nargs="*", default=[], help="modules of the backbone that train beside the head")
-    parser.add_argument("--mirror", action="store_true", help="mirror training images at random")
+    parser.add_argument("--hflip", action="store_true", help="flip training images horizontally at random")
     parser.add_argument("--workers", type=int, default=0, help="processes of the DataLoader")
     parser.add_argument("--probe", type=int, help="time one epoch of so many images, nothing else")
     return parser

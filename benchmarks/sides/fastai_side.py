@@ -44,7 +44,7 @@ def main() -> None:
         get_y=lambda i: int(labels[i]),
         splitter=IndexSplitter(range(len(train), len(train) + len(val))),
         item_tfms=Resize(options.image_size),
-        batch_tfms=[Flip()] if options.mirror else [],
+        batch_tfms=[Flip()] if options.hflip else [],
     )
     loaders = block.dataloaders(
         train + val, bs=options.batch_size, val_bs=common.EVAL_BATCH, num_workers=options.workers

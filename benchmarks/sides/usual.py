@@ -100,7 +100,7 @@ def loaders(options: argparse.Namespace, expected: dict[str, Any]) -> tuple[Load
     size = options.image_size
     plain = [transforms.Resize((size, size)), transforms.Grayscale(3), transforms.ToTensor()]
     evaluated = transforms.Compose([*plain, normalise])
-    flip = [transforms.RandomHorizontalFlip()] if options.mirror else []
+    flip = [transforms.RandomHorizontalFlip()] if options.hflip else []
     trained = transforms.Compose([*flip, *plain, normalise])
     train, val = common.indices(options.split, options.probe)
     root, workers = str(options.data), options.workers

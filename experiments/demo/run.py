@@ -1,4 +1,4 @@
-"""The whole story offline: pretrain on drawn objects, transfer to drawn garments, compare with training from scratch.
+"""The whole story offline: pretrain on synthetic objects, transfer to synthetic garments, compare with scratch.
 
 Run it as `make demo`. It takes the same command line as everybody, one verb after the other, in one process.
 """

@@ -50,7 +50,7 @@ def _run(path: Path, options: argparse.Namespace, flags: list[str]) -> str:
             return f"already done: {done.logs}"
     command = [sys.executable, "-m", "fashion_tl", "fit", "-c", str(path)]
     command += ["--log_dir", str(folders[0]), "--checkpoint_dir", str(folders[1])]
-    command += ["--data.root", options.root] if options.root else []
+    command += ["--data.source.root", options.root] if options.root else []
     command += _changes(settings(path), options) + flags
     print(f"\n== {path.stem}", flush=True)
     status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own command line

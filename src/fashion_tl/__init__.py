@@ -10,6 +10,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fashion_tl.callbacks.features import FeatureCache as FeatureCache
     from fashion_tl.data.datamodule import ImageDataModule as ImageDataModule
+    from fashion_tl.data.fashion_mnist import FashionMNIST as FashionMNIST
+    from fashion_tl.data.garments import SyntheticGarments as SyntheticGarments
+    from fashion_tl.data.image_folder import ImageFolder as ImageFolder
+    from fashion_tl.data.objects import SyntheticObjects as SyntheticObjects
     from fashion_tl.runs.fit import fit as fit
     from fashion_tl.runs.search import repeat as repeat
     from fashion_tl.runs.search import search as search
@@ -19,10 +23,14 @@ if TYPE_CHECKING:
     from fashion_tl.training.transfer import TransferClassifier as TransferClassifier
 
 _HOMES = {
+    "FashionMNIST": "data.fashion_mnist",
     "FeatureCache": "callbacks.features",
     "FreezeUnfreeze": "training.freezing",
     "ImageDataModule": "data.datamodule",
+    "ImageFolder": "data.image_folder",
     "ScratchClassifier": "training.scratch",
+    "SyntheticGarments": "data.garments",
+    "SyntheticObjects": "data.objects",
     "TransferClassifier": "training.transfer",
     "fit": "runs.fit",
     "load_classifier": "training.loading",

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from fashion_tl import ImageDataModule, SyntheticGarments, SyntheticObjects
 from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
-from fashion_tl.data.datamodule import ImageDataModule
 
 
 def test_filters_of_the_first_convolution(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_a_network_without_convolutions_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_test_images_are_kept_once_in_their_order(tmp_path: Path) -> None:
-    data = ImageDataModule("garments", drawn=60, drawn_test=30)
+    data = ImageDataModule(SyntheticGarments(60, 30))
     data.setup()
     keep_test_images(data, tmp_path)
     (path,) = (tmp_path / "test_sets").iterdir()
@@ -43,7 +43,7 @@ def test_test_images_are_kept_once_in_their_order(tmp_path: Path) -> None:
 
 
 def test_large_colour_images_become_thumbnails(tmp_path: Path) -> None:
-    data = ImageDataModule("objects", drawn=96, drawn_test=24, image_size=96)
+    data = ImageDataModule(SyntheticObjects(96, 24), image_size=96)
     data.setup()
     split = data.splits["test"]
     split.images.images = torch.full((120, 3, 96, 96), 200, dtype=torch.uint8)  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ def test_large_colour_images_become_thumbnails(tmp_path: Path) -> None:
 
 
 def test_images_of_four_channels_are_kept_as_their_mean(tmp_path: Path) -> None:
-    data = ImageDataModule("objects", drawn=96, drawn_test=24)
+    data = ImageDataModule(SyntheticObjects(96, 24))
     data.setup()
     split = data.splits["test"]
     images = torch.tensor([0, 40, 80, 120], dtype=torch.uint8).view(1, 4, 1, 1).expand(120, 4, 28, 28)
@@ -67,5 +67,5 @@ def test_images_of_four_channels_are_kept_as_their_mean(tmp_path: Path) -> None:
 
 def test_without_this_packages_data_nothing_is_kept(tmp_path: Path) -> None:
     keep_test_images(None, tmp_path)
-    keep_test_images(ImageDataModule("garments", drawn=60), tmp_path)
+    keep_test_images(ImageDataModule(SyntheticGarments(60)), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Log folder of a finished run in two phases."""
     root = tmp_path_factory.mktemp("tensorboard")
     flags = [
-        *("--data.source", "garments", "--data.drawn", "120", "--data.batch_size", "32", "--data.image_size", "32"),
+        *(
+            "--data.source",
+            "SyntheticGarments",
+            "--data.source.num_train",
+            "120",
+            "--data.batch_size",
+            "32",
+            "--data.image_size",
+            "32",
+        ),
         *("--model.backbone", "test_resnet", "--model.pretrained", "false", "--model.train", "{0: head, 1: layer4}"),
         *("--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"),
         *("--log_dir", str(root / "logs"), "--checkpoint_dir", str(root / "checkpoints")),
@@ -136,7 +145,7 @@ def test_classes_may_have_names_that_look_like_formulas(fit: Fit, workdir: Path)
         (workdir / "data" / name).mkdir(parents=True)
         for k in range(12):
             Image.new("RGB", (8, 8), (20 * k, 0, 0)).save(workdir / "data" / name / f"{k}.png")
-    flags = ("--data.source", "image_folder", "--data.root", "data", "--data.batch_size", "4")
+    flags = ("--data.source", "ImageFolder", "--data.source.root", "data", "--data.batch_size", "4")
     assert fit(*flags) == 0
     accumulator = EventAccumulator("lightning_logs/run/version_0", size_guidance={"images": 0})
     accumulator.Reload()

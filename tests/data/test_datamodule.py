@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,10 +16,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
+from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import ResidentImages
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.fashion_mnist import FashionMNIST
+from fashion_tl.data.garments import SyntheticGarments
+from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.data.images import InMemoryImages
-from fashion_tl.data.transforms import Augment
+from fashion_tl.data.objects import SyntheticObjects
 from fashion_tl.errors import UserError
 
 LEVELS = {"dark": 40, "light": 200}
@@ -29,8 +34,8 @@ def clean(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
-def garments(**changes: Any) -> ImageDataModule:
-    data = ImageDataModule(**{"source": "garments", "drawn": 120, "batch_size": 32, **changes})
+def garments(num_train: int = 120, **changes: Any) -> ImageDataModule:
+    data = ImageDataModule(SyntheticGarments(num_train), **{"batch_size": 32, **changes})
     data.setup()
     return data
 
@@ -46,9 +51,10 @@ def save_images(folder: Path, count: int) -> Path:
     return folder
 
 
-def folder_data(root: Path, **changes: Any) -> ImageDataModule:
-    options = {"source": "image_folder", "image_size": 8, "batch_size": 4, "num_workers": 0, "val_fraction": 0.25}
-    data = ImageDataModule(root=str(root), **{**options, **changes})
+def folder_data(root: Path, folder: str | Path = ".", skip_unreadable: bool = False, **changes: Any) -> ImageDataModule:
+    options: dict[str, Any] = {"image_size": 8, "batch_size": 4, "num_workers": 0, "val_fraction": 0.25}
+    source = ImageFolder(folder, root, skip_unreadable=skip_unreadable)
+    data = ImageDataModule(source, **{**options, **changes})
     data.setup()
     return data
 
@@ -101,9 +107,11 @@ def test_second_setup_changes_nothing() -> None:
     assert all(data.splits[name] is split for name, split in splits.items())
 
 
-def test_split_seed_draws_and_splits_anew() -> None:
+def test_split_seed_splits_anew() -> None:
     assert garments().describe() == garments().describe()
-    assert garments(split_seed=1).describe()["fingerprint"] != garments().describe()["fingerprint"]
+    other = garments(split_seed=1)
+    assert other.describe()["fingerprint"] == garments().describe()["fingerprint"]
+    assert other.splits["val"].indices.tolist() != garments().splits["val"].indices.tolist()
 
 
 # The order of the training images
@@ -170,7 +178,7 @@ def test_per_class() -> None:
 
 def test_a_label_budget_counts_validation_and_a_smaller_one_is_part_of_a_larger() -> None:
     def labelled(budget: int, **changes: Any) -> dict[str, set[int]]:
-        data = garments(drawn=400, label_budget=budget, **changes)
+        data = garments(400, label_budget=budget, **changes)
         assert all(a + b == budget for a, b in zip(counts(data, "train"), counts(data, "val"), strict=True))
         return {name: set(data.splits[name].indices.tolist()) for name in ("train", "val", "test")}
 
@@ -231,7 +239,7 @@ def test_unreadable_files_are_listed(tmp_path: Path) -> None:
 
 def test_too_few_images(tmp_path: Path) -> None:
     save_images(tmp_path, 1)
-    with pytest.raises(UserError, match=r"no images are left for val: there are too few in image_folder"):
+    with pytest.raises(UserError, match=r"no images are left for val: there are too few in ImageFolder"):
         folder_data(tmp_path)
 
 
@@ -258,7 +266,7 @@ def test_a_module_that_preprocesses_gets_images_as_held() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_augmentation_in_training_alone(training: bool) -> None:
-    data = garments(augment=Augment(mirror=1))
+    data = garments(augment=Augment(hflip=1))
     batch = next(iter(data.val_dataloader()))
     data.trainer = trainer(training)
     if training:
@@ -286,7 +294,7 @@ def test_description_is_plain_and_whole() -> None:
     assert len(fingerprint) >= 16
     assert len(described.pop("test_set")) == 16
     assert described == {
-        "source": "garments",
+        "source": "SyntheticGarments",
         "class_names": data.class_names,
         "sizes": {"train": 20, "val": 10, "test": 40},
         "split_seed": 3,
@@ -294,7 +302,7 @@ def test_description_is_plain_and_whole() -> None:
         "per_class": 2,
         "skipped": [],
         "channels": 1,
-        "held_size": 28,
+        "storage_size": 28,
         "image_size": 32,
         "interpolation": "bilinear",
         "resize": "crop",
@@ -305,13 +313,16 @@ def test_description_is_plain_and_whole() -> None:
 # Where the data lies
 
 
-def test_root_is_given_or_set_or_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ImageDataModule().root == Path("data")
-    monkeypatch.setenv("FASHION_TL_DATA_DIR", "from the environment")
-    assert ImageDataModule().root == Path("from the environment")
-    assert ImageDataModule(root="given").root == Path("given")
+@pytest.mark.parametrize("source", [FashionMNIST, partial(ImageFolder, "set")])
+def test_root_is_given_or_set_or_data(source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("data", "environment", "given", "home/given"):
+        save_images(tmp_path / folder / "set", 1)
+    assert source().root == Path("data")
+    monkeypatch.setenv("FASHION_TL_DATA_DIR", "environment")
+    assert source().root == Path("environment")
+    assert source(root="given").root == Path("given")
     monkeypatch.setenv("HOME", "home")
-    assert ImageDataModule(root="~/given").root == Path("home/given")
+    assert source(root="~/given").root == Path("home/given")
 
 
 def test_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,8 +330,15 @@ def test_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FASHION_TL_DATA_DIR", str(tmp_path / "here"))
     monkeypatch.setenv("HOME", str(tmp_path / "here"))
     for folder in ("set", "~/set"):
-        data = ImageDataModule("image_folder", folder=folder, image_size=8)
-        assert data.class_names == ["dark", "light"]
+        assert ImageFolder(folder).class_names == ("dark", "light")
+
+
+def test_one_source_serves_data_modules_of_several_sizes(tmp_path: Path) -> None:
+    source = ImageFolder(save_images(tmp_path / "set", 1))
+    assert [ImageDataModule(source, image_size=size).input_spec["storage_size"] for size in (8, 12)] == [8, 12]
+    stored = ImageFolder(tmp_path / "set", storage_size=16)
+    assert ImageDataModule(stored, image_size=8).input_spec["storage_size"] == 16
+    assert ImageDataModule(stored).input_spec["image_size"] == 16
 
 
 # Messages
@@ -329,41 +347,53 @@ def test_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "garment"}, r"unknown source 'garment'; did you mean 'garments'\?.*fashion_mnist.*--data\.source"),
-        ({"source": "image_folder"}, r"image_folder needs --data\.image_size"),
         ({"interpolation": "bicubik"}, r"did you mean 'bicubic'\?.*--data\.interpolation"),
-        ({"resize": "squish"}, r"did you mean 'squash'\?.*--data\.resize"),
         ({"image_size": 0}, r"data\.image_size is 0; it must be at least 4"),
-        ({"source": "image_folder", "image_size": 0}, r"data\.image_size is 0; it must be at least 4"),
-        ({"source": "garments", "drawn": 39}, r"data\.drawn is 39 .* at least 40 images"),
-        ({"source": "no.such.Source"}, r"data\.source: cannot import 'no\.such\.Source'"),
-        ({"source": "pathlib.Path"}, r"data\.source: pathlib\.Path is no subclass of .*Source"),
-        ({"source_args": {"a": 1}}, r"data\.source_args are for a source named by its class path"),
-        ({"label_budget": 1}, r"data\.label_budget is 1, it must be at least 2"),
+        ({"label_budget": 1}, r"data\.label_budget is 1, allowed is 2 or more"),
         ({"label_budget": 5, "per_class": 5}, "exclude each other"),
-        ({"source": "objects", "drawn": 3}, r"data\.drawn is 3 .* at least 96 images"),
-        ({"source": "image_folder", "image_size": 8, "folder": "none"}, r"data/none does not exist"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        ImageDataModule(**options)
+        ImageDataModule(FashionMNIST(), **options)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda: ImageFolder("set", "."), r"ImageFolder needs --data\.image_size"),
+        (lambda: ImageFolder("set", ".", 8, resize="squish"), r"unknown resize 'squish'.*--data\.source\.resize"),
+        (lambda: ImageFolder("set", ".", 8, crop=0), r"data\.source\.crop is 0, it must be above 0 and at most 1"),
+        (lambda: ImageFolder("none"), r"data/none does not exist"),
+        (lambda: SyntheticGarments(39), r"num_train is 39, allowed is 40 or more"),
+        (lambda: SyntheticObjects(3, seed=-1), r"num_train is 3, .* 96 or more; .*num_test is 1.*; .*seed is -1"),
+    ],
+)
+def test_wrong_sources(source: Any, message: str, tmp_path: Path) -> None:
+    save_images(tmp_path / "set", 1)
+    with pytest.raises(UserError, match=message):
+        ImageDataModule(source())
 
 
 def test_wrong_numbers_are_told_together() -> None:
     with pytest.raises(UserError) as caught:
         ImageDataModule(
-            val_fraction=0, test_fraction=1, crop=0, batch_size=0, eval_batch_size=-1, per_class=0, num_workers=-1
+            FashionMNIST(),
+            val_fraction=0,
+            test_fraction=1,
+            batch_size=0,
+            eval_batch_size=-1,
+            per_class=0,
+            num_workers=-1,
         )
     message = str(caught.value)
     for part in (
         "data.val_fraction is 0, it must be above 0 and below 1",
         "data.test_fraction is 1,",
-        "data.crop is 0,",
-        "data.batch_size is 0, it must be at least 1",
+        "data.batch_size is 0, allowed is 1 or more",
         "data.eval_batch_size is -1",
         "data.per_class is 0",
-        "data.num_workers is -1, it must be at least 0",
+        "data.num_workers is -1, allowed is 0 or more",
     ):
         assert part in message
 

@@ -1,4 +1,4 @@
-"""The two drawn tasks keep their contract: stable pixels, balance, and a difficulty between trivial and hopeless."""
+"""The two synthetic tasks keep what they promise: stable pixels, balance, neither trivial nor hopeless."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fashion_tl.data import garments, objects
+from fashion_tl.data.garments import SyntheticGarments
+from fashion_tl.data.objects import SyntheticObjects
 from fashion_tl.errors import UserError
 
 Draw = Callable[..., tuple[Tensor, Tensor]]
 TASKS = [
-    pytest.param(garments.draw_garments, garments.CLASS_NAMES, id="garments"),
-    pytest.param(objects.draw_objects, objects.CLASS_NAMES, id="objects"),
+    pytest.param(kind().draw, kind.class_names, id=kind.__name__) for kind in (SyntheticGarments, SyntheticObjects)
 ]
 
 
@@ -68,19 +68,20 @@ def test_the_same_drawing_at_another_size(draw: Draw, names: tuple[str, ...]) ->
 
 
 def test_the_tasks_share_no_class() -> None:
-    assert len(garments.CLASS_NAMES) == 10
-    assert len(set(objects.CLASS_NAMES)) == len(objects.CLASS_NAMES) >= 20
-    assert not {name.lower() for name in garments.CLASS_NAMES} & {name.lower() for name in objects.CLASS_NAMES}
+    assert len(SyntheticGarments.class_names) == 10
+    assert len(set(SyntheticObjects.class_names)) == len(SyntheticObjects.class_names) >= 20
+    assert not {name.lower() for name in SyntheticGarments.class_names} & {
+        name.lower() for name in SyntheticObjects.class_names
+    }
 
 
 @pytest.mark.parametrize(("draw", "names"), TASKS)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"count": 0, "seed": 0}, ["count is 0", "from 1"]),
-        ({"count": 5, "seed": -1}, ["seed is -1", "from 0"]),
-        ({"count": 5, "seed": 0, "size": 8}, ["size is 8", "from 16 to 256"]),
-        ({"count": True, "seed": 0, "size": 28.0}, ["count is True", "size is 28.0"]),
+        ({"count": 0, "seed": 0}, ["count is 0", "allowed is 1 or more"]),
+        ({"count": 5, "seed": -1}, ["seed is -1", "allowed is 0 to"]),
+        ({"count": 0, "seed": 0, "size": 8}, ["count is 0", "size is 8", "16 to 256"]),
     ],
 )
 def test_mistakes_are_named_together(

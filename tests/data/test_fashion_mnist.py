@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import shutil
 import socket
@@ -17,42 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import FashionMNIST
+from torch import Tensor
+from torchvision import datasets
 
-from fashion_tl.data.fashion_mnist import load_fashion_mnist
+from fashion_tl.data.fashion_mnist import FashionMNIST
+from fashion_tl.data.images import InMemoryImages
 from fashion_tl.errors import UserError
 
-Arrays = dict[str, np.ndarray[Any, Any]]
-
-
-def idx(values: np.ndarray[Any, Any]) -> bytes:
-    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
-    return bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes()
-
-
-@pytest.fixture
-def arrays() -> Arrays:
-    rng = np.random.default_rng(0)
-    return {
-        "train-images-idx3-ubyte": rng.integers(0, 256, (30, 28, 28), dtype=np.uint8),
-        "train-labels-idx1-ubyte": np.arange(30, dtype=np.uint8) % 10,
-        "t10k-images-idx3-ubyte": rng.integers(0, 256, (20, 28, 28), dtype=np.uint8),
-        "t10k-labels-idx1-ubyte": np.arange(20, dtype=np.uint8)[::-1] % 10,
-    }
-
-
-@pytest.fixture
-def root(tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the four generated files, whose checksums torchvision is told."""
-    raw = tmp_path / "data" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    resources = []
-    for name, values in arrays.items():
-        packed = gzip.compress(idx(values), mtime=0)
-        (raw / f"{name}.gz").write_bytes(packed)
-        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))  # noqa: S324 - torchvision's checksums
-    monkeypatch.setattr(FashionMNIST, "resources", resources)
-    return tmp_path / "data"
+from .conftest import Arrays, idx
 
 
 def raw(root: Path) -> Path:
@@ -65,9 +36,16 @@ def unpack(root: Path) -> None:
         path.unlink()
 
 
+def load(root: Path, train: bool) -> tuple[Tensor, Tensor]:
+    loaded = FashionMNIST(root).load()
+    part = loaded.train if train else loaded.test
+    assert isinstance(part, InMemoryImages)
+    return part.images, part.labels
+
+
 def assert_loads(root: Path, arrays: Arrays) -> None:
     for train, part in ((True, "train"), (False, "t10k")):
-        images, labels = load_fashion_mnist(root, train)
+        images, labels = load(root, train)
         assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
         assert images.shape[1] == 1
         assert np.array_equal(images[:, 0].numpy(), arrays[f"{part}-images-idx3-ubyte"])
@@ -99,8 +77,8 @@ def test_unpacked_files(root: Path, arrays: Arrays) -> None:
 
 
 def test_images_can_be_changed(root: Path) -> None:
-    load_fashion_mnist(root, True)[0].fill_(0)
-    assert load_fashion_mnist(root, True)[0].any()
+    load(root, True)[0].fill_(0)
+    assert load(root, True)[0].any()
 
 
 def test_damaged_compressed_file(root: Path) -> None:
@@ -108,12 +86,11 @@ def test_damaged_compressed_file(root: Path) -> None:
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    load_fashion_mnist(root, True)
     with pytest.raises(UserError) as caught:
-        load_fashion_mnist(root, False)
+        load(root, False)
     assert f"{path} is damaged" in str(caught.value)
     assert "Delete it" in str(caught.value)
-    assert "--data.root" in str(caught.value)
+    assert "--data.source.root" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +112,7 @@ def test_damaged_unpacked_file(root: Path, name: str, damage: Any) -> None:
     path = raw(root) / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError) as caught:
-        load_fashion_mnist(root, True)
+        load(root, True)
     assert f"{path} is damaged: it is not a whole IDX file" in str(caught.value)
 
 
@@ -153,7 +130,7 @@ def test_unpacked_files_that_are_not_of_one_set(root: Path, name: str, values: n
     unpack(root)
     (raw(root) / name).write_bytes(idx(values))
     with pytest.raises(UserError, match=r"the train files in .*raw are damaged or do not belong together.*Delete them"):
-        load_fashion_mnist(root, True)
+        load(root, True)
 
 
 # The download, from this machine
@@ -172,7 +149,7 @@ def served(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
     monkeypatch.setenv("no_proxy", "*")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(offered))) as server:
-        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield offered
@@ -198,14 +175,20 @@ def test_one_missing_file_is_downloaded(served: Path, root: Path, arrays: Arrays
 
 
 def assert_says_what_to_do(error: UserError, root: Path) -> None:
-    for part in (str(raw(root)), "*-ubyte.gz", "--data.root", "FASHION_TL_DATA_DIR", "--data.source garments"):
+    for part in (
+        str(raw(root)),
+        "*-ubyte.gz",
+        "--data.source.root",
+        "FASHION_TL_DATA_DIR",
+        "--data.source SyntheticGarments",
+    ):
         assert part in str(error)
 
 
 def test_wrong_download(served: Path, root: Path) -> None:
     (served / "train-images-idx3-ubyte.gz").write_bytes(b"a page that says please log in")
     with pytest.raises(UserError, match=r"cannot be downloaded \([^)]*train-images") as caught:
-        load_fashion_mnist(root, True)
+        load(root, True)
     assert_says_what_to_do(caught.value, root)
 
 
@@ -214,10 +197,10 @@ def test_no_connection(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
     shutil.rmtree(root)
     with pytest.raises(UserError, match="refused") as caught:
-        load_fashion_mnist(root, True)
+        load(root, True)
     assert_says_what_to_do(caught.value, root)
     assert len(str(caught.value).splitlines()) == 1
     assert not root.exists()
@@ -227,7 +210,7 @@ def test_no_connection(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_folder_that_cannot_be_made(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Not a directory") as caught:
-        load_fashion_mnist(tmp_path / "file", True)
+        load(tmp_path / "file", True)
     assert_says_what_to_do(caught.value, tmp_path / "file")
 
 
@@ -236,7 +219,7 @@ def test_folder_that_cannot_be_made(root: Path, tmp_path: Path) -> None:
 
 def test_official_sizes_balance_and_statistics(real_data: Path) -> None:
     for train, each in ((True, 6000), (False, 1000)):
-        images, labels = load_fashion_mnist(real_data, train)
+        images, labels = load(real_data, train)
         assert images.shape == (10 * each, 1, 28, 28)
         assert labels.bincount().tolist() == [each] * 10
         if train:

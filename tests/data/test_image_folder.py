@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,21 +18,17 @@ from torchvision.transforms.v2 import functional as tvf
 
 from fashion_tl.data import image_folder
 from fashion_tl.data.datamodule import ImageDataModule
-from fashion_tl.data.image_folder import (
-    SUFFIXES,
-    FolderIndex,
-    default_memory_limit,
-    folder_fingerprint,
-    load_folder,
-    scan_folder,
-)
-from fashion_tl.data.images import FolderImages, InMemoryImages, UnreadableImageError, decode_image
+from fashion_tl.data.files import SUFFIXES, UnreadableImageError, decode_image
+from fashion_tl.data.folder_index import FolderIndex, scan_folder
+from fashion_tl.data.image_folder import ImageFolder, folder_fingerprint, load_folder
+from fashion_tl.data.images import FolderImages, InMemoryImages
+from fashion_tl.data.memory import memory_limit
 from fashion_tl.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 RED, WHITE, GREY = (255, 0, 0), (255, 255, 255), (128, 128, 128)
-IN_MEMORY, ON_DISK = 2**30, 0
+IN_MEMORY, ON_DISK = True, False
 
 
 def identity(batch: Any) -> Any:
@@ -50,7 +46,7 @@ def save(path: Path, image: Image.Image | None = None) -> Path:
 
 
 def assert_colour(path: Path, expected: tuple[int, int, int], tolerance: int = 1) -> None:
-    pixels = decode_image(path, 4, "squash")
+    pixels = decode_image(path, 4, "stretch")
     assert pixels.dtype == torch.uint8
     assert pixels.shape == (3, 4, 4)
     assert pixels.is_contiguous()
@@ -185,9 +181,9 @@ def test_crop_of_odd_sides_is_centred(tmp_path: Path) -> None:
     assert pixels[0, 10, 0] == 0
 
 
-def test_squash_equals_torchvision(tmp_path: Path) -> None:
+def test_stretch_equals_torchvision(tmp_path: Path) -> None:
     image = noise(48, 64)
-    pixels = decode_image(save(tmp_path / "a.png", image), 24, "squash")
+    pixels = decode_image(save(tmp_path / "a.png", image), 24, "stretch")
     assert torch.equal(pixels, tvf.pil_to_tensor(tvf.resize(image, [24, 24])))
 
 
@@ -249,7 +245,7 @@ def test_unreadable_file_is_named(tmp_path: Path, make: Callable[[Path], None], 
         decode_image(path, 8, "crop")
     assert str(path) in str(caught.value)
     assert reason in str(caught.value)
-    assert "`--data.skip_unreadable true`" in str(caught.value)
+    assert "--data.source.skip_unreadable true" in str(caught.value)
     assert reason in caught.value.reason
 
 
@@ -333,7 +329,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 
 def test_home_is_expanded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tree.parent))
-    assert scan_folder(Path("~/set")) == scan_folder(tree)
+    assert ImageFolder("~/set").index == scan_folder(tree)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -418,12 +414,11 @@ def test_folder_that_cannot_be_listed(tree: Path, monkeypatch: pytest.MonkeyPatc
 # Loading
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash"])
-def test_memory_and_disk_hold_the_same(tree: Path, resize: Literal["crop", "squash"]) -> None:
+@pytest.mark.parametrize("resize", ["crop", "stretch"])
+def test_memory_and_disk_hold_the_same(tree: Path, resize: str) -> None:
     entries = scan_folder(tree).train
-    needed = 7 * 3 * 8 * 8
-    memory, left_out = load_folder(entries, 8, resize, needed, False, "")
-    disk, also_left_out = load_folder(entries, 8, resize, needed - 1, False, "")
+    memory, left_out = load_folder(entries, 8, resize, 1.0, IN_MEMORY, False)
+    disk, also_left_out = load_folder(entries, 8, resize, 1.0, ON_DISK, False)
     assert isinstance(memory, InMemoryImages)
     assert isinstance(disk, FolderImages)
     assert left_out == also_left_out == []
@@ -446,9 +441,9 @@ def test_memory_and_disk_hold_the_same(tree: Path, resize: Literal["crop", "squa
             dataset[7]
 
 
-@pytest.mark.parametrize(("limit", "workers"), [(IN_MEMORY, 0), (ON_DISK, 0), (ON_DISK, 1)])
-def test_data_loader_reads_batches_of_a_subset(tree: Path, limit: int, workers: int) -> None:
-    dataset, _ = load_folder(scan_folder(tree).train, 8, "crop", limit, False, "")
+@pytest.mark.parametrize(("in_memory", "workers"), [(IN_MEMORY, 0), (ON_DISK, 0), (ON_DISK, 1)])
+def test_data_loader_reads_batches_of_a_subset(tree: Path, in_memory: bool, workers: int) -> None:
+    dataset, _ = load_folder(scan_folder(tree).train, 8, "crop", 1.0, in_memory, False)
     subset = Subset(dataset, [5, 1, 0, 6, 2])
     loader = DataLoader(subset, batch_size=2, collate_fn=identity, num_workers=workers)
     batches = list(loader)
@@ -467,11 +462,11 @@ def test_error_of_a_worker_keeps_its_type(damaged: Path) -> None:
     assert list(batches) == []
 
 
-@pytest.mark.parametrize("limit", [IN_MEMORY, ON_DISK])
-def test_skip_unreadable(damaged: Path, limit: int) -> None:
+@pytest.mark.parametrize("in_memory", [IN_MEMORY, ON_DISK])
+def test_skip_unreadable(damaged: Path, in_memory: bool) -> None:
     entries = scan_folder(damaged).train
-    dataset, left_out = load_folder(entries, 8, "crop", limit, True, "")
-    assert left_out == [str(damaged / f"train/cat/{number}.png") for number in range(3)]
+    dataset, left_out = load_folder(entries, 8, "crop", 1.0, in_memory, True)
+    assert left_out == [damaged / f"train/cat/{number}.png" for number in range(3)]
     assert dataset.labels.tolist() == [0, 1, 1, 1]
     expected = torch.stack([decode_image(path, 8, "crop") for path, _ in entries[3:]])
     assert torch.equal(dataset.__getitems__([0, 1, 2, 3])[0], expected)
@@ -480,31 +475,31 @@ def test_skip_unreadable(damaged: Path, limit: int) -> None:
 def test_unreadable_files_stop_the_load(damaged: Path) -> None:
     entries = scan_folder(damaged).train
     with pytest.raises(UserError) as caught:
-        load_folder(entries, 8, "crop", IN_MEMORY, False, "")
+        load_folder(entries, 8, "crop", 1.0, IN_MEMORY, False)
     message = str(caught.value)
     assert "3 of 7 files" in message
     for number in range(3):
         assert str(damaged / f"train/cat/{number}.png") in message
-    assert "`--data.skip_unreadable true`" in message
+    assert "`--data.source.skip_unreadable true`" in message
     # Only the header is looked at when the images stay on disk: the truncated file is met by the workers.
     with pytest.raises(UserError, match="2 of 7 files"):
-        load_folder(entries, 8, "crop", ON_DISK, False, "")
+        load_folder(entries, 8, "crop", 1.0, ON_DISK, False)
 
 
 def test_ten_unreadable_files_are_named(tmp_path: Path) -> None:
     entries = [(tmp_path / f"{number:02}.png", number % 2) for number in range(13)]
     with pytest.raises(UserError) as caught:
-        load_folder(entries, 8, "crop", ON_DISK, False, "")
+        load_folder(entries, 8, "crop", 1.0, ON_DISK, False)
     assert "09.png" in str(caught.value)
     assert "10.png" not in str(caught.value)
     assert "(13 in all)" in str(caught.value)
 
 
-@pytest.mark.parametrize("limit", [IN_MEMORY, ON_DISK])
-def test_class_without_a_readable_image(damaged: Path, limit: int) -> None:
+@pytest.mark.parametrize("in_memory", [IN_MEMORY, ON_DISK])
+def test_class_without_a_readable_image(damaged: Path, in_memory: bool) -> None:
     (damaged / "train/cat/3.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"no file can be read as an image in .*train/cat, .*class would be lost"):
-        load_folder(scan_folder(damaged).train, 8, "crop", limit, True, "")
+        load_folder(scan_folder(damaged).train, 8, "crop", 1.0, in_memory, True)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -512,13 +507,12 @@ def test_many_files_show_progress_and_keep_their_order(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
 ) -> None:
     monkeypatch.setattr(image_folder, "_PROGRESS_FROM", 2)
-    monkeypatch.setattr(image_folder, "_SLAB", 3)
     monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
-    dataset, _ = load_folder(scan_folder(tree).train, 8, "crop", IN_MEMORY, False, "Decoding train")
+    dataset, _ = load_folder(scan_folder(tree).train, 8, "crop", 1.0, IN_MEMORY, False)
     assert dataset.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert ("Decoding train" in captured.err) == terminal
+    assert ("reading images" in captured.err) == terminal
     assert bool(captured.err) == terminal
 
 
@@ -541,18 +535,6 @@ def test_folder_images_check_their_labels() -> None:
         FolderImages([Path("a.png")], torch.zeros(2, dtype=torch.int64), 8)
 
 
-def test_default_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_memory_limit() > 2**20
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    assert default_memory_limit() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    monkeypatch.setattr(os, "sysconf", refuse)
-    assert default_memory_limit() == 2**31
-
-
 def test_the_memory_of_a_container_decides_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for label in ("cat", "dog"):
         for number in range(4):
@@ -564,11 +546,11 @@ def test_the_memory_of_a_container_decides_what_is_held(tmp_path: Path, monkeypa
     (proc / "self/cgroup").write_text("0::/\n")
     (proc / "self/mountinfo").write_text("31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
     (group / "memory.current").write_text("1000\n")
-    monkeypatch.setattr("fashion_tl.data.sources.default_memory_limit", lambda: default_memory_limit(tmp_path))
+    monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: memory_limit(tmp_path))
 
     def held(limit: int) -> type:
         (group / "memory.max").write_text(f"{limit}\n")
-        data = ImageDataModule("image_folder", str(tmp_path / "images"), image_size=16)
+        data = ImageDataModule(ImageFolder(tmp_path / "images"), image_size=16)
         data.setup()
         return type(data.splits["train"].images)
 
@@ -619,7 +601,7 @@ def test_one_pixel_in_the_middle_of_an_image_makes_other_data(tmp_path: Path, su
             save(tmp_path / label / f"{number}{suffix}", noise(96, 80, number))
 
     def seen() -> Any:
-        data = ImageDataModule("image_folder", str(tmp_path), image_size=16)
+        data = ImageDataModule(ImageFolder(tmp_path), image_size=16)
         data.setup()
         return data.describe()["fingerprint"]
 
@@ -638,11 +620,11 @@ def test_a_file_that_is_skipped_needs_no_fingerprint(tmp_path: Path) -> None:
         for number in range(4):
             save(tmp_path / label / f"{number}.png", noise(12, 12, number))
     (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    data = ImageDataModule("image_folder", str(tmp_path), image_size=16, skip_unreadable=True)
+    data = ImageDataModule(ImageFolder(tmp_path, skip_unreadable=True), image_size=16)
     data.setup()
     assert data.describe()["skipped"] == [str(tmp_path / "cat" / "gone.png")]
     (tmp_path / "cat" / "gone.png").unlink()
-    without = ImageDataModule("image_folder", str(tmp_path), image_size=16)
+    without = ImageDataModule(ImageFolder(tmp_path), image_size=16)
     without.setup()
     assert data.describe()["fingerprint"] == without.describe()["fingerprint"]
 

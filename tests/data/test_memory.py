@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from fashion_tl.data.memory import available_memory
+from fashion_tl.data.memory import available_memory, memory_limit
 
 UNLIMITED = "9223372036854771712"
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
@@ -103,3 +104,15 @@ def test_mount_points_may_have_blanks(tmp_path: Path):
 
 def test_this_machine_tells():
     assert available_memory() is None or available_memory() > 2**20  # type: ignore[operator]
+
+
+def test_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory_limit() > 2**20
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert memory_limit() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    monkeypatch.setattr(os, "sysconf", refuse)
+    assert memory_limit() == 2**31

@@ -28,5 +28,5 @@ def transfer(name: str, size: int, arguments: dict[str, Any] | None = None) -> S
 
 def classifier() -> ScratchClassifier:
     torch.manual_seed(0)
-    spec = {"channels": 1, "held_size": 28, "image_size": 28}
+    spec = {"channels": 1, "storage_size": 28, "image_size": 28}
     return ScratchClassifier(["a", "b", "c"], input_spec=spec, network_args={"widths": [4, 8, 8]}).eval()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from scipy.stats import kstest, poisson
 
-from fashion_tl.data.garments import draw_garments
-from fashion_tl.data.transforms import shift_images, to_float
+from fashion_tl.data.augment import translate_images
+from fashion_tl.data.garments import SyntheticGarments
+from fashion_tl.data.transforms import to_float
 from fashion_tl.inspection import corruptions as c
 from fashion_tl.inspection.affine import warp
 from fashion_tl.inspection.corruptions import CORRUPTIONS, corrupt
@@ -20,7 +21,7 @@ COUNT = 48
 
 @pytest.fixture(scope="module")
 def images():
-    return draw_garments(COUNT, 0, 28)[0]
+    return SyntheticGarments().draw(COUNT, 0, 28)[0]
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -91,7 +92,7 @@ def test_impulses_are_as_many_as_said() -> None:
 def test_warps_are_rotations_and_shifts(images) -> None:
     values, each = to_float(images), torch.ones(COUNT)
     assert torch.allclose(warp(values, degrees=90 * each), values.rot90(1, (2, 3)), atol=1e-4)
-    moved = shift_images(values, torch.full((COUNT,), 3), torch.full((COUNT,), -5))
+    moved = translate_images(values, torch.full((COUNT,), 3), torch.full((COUNT,), -5), 5)
     assert torch.allclose(warp(values, down=3 * each, right=-5 * each), moved, atol=1e-4)
     assert torch.allclose(warp(values), values, atol=1e-5)
 

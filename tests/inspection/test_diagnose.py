@@ -25,7 +25,7 @@ def folder(tmp_path_factory) -> Path:
     from fashion_tl.cli import main
 
     folder: Path = tmp_path_factory.mktemp("diagnose")
-    data = ["--data.source", "garments", "--data.drawn", "600", "--data.batch_size", "32"]
+    data = ["--data.source", "SyntheticGarments", "--data.source.num_train", "600", "--data.batch_size", "32"]
     trainer = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
     places = ["--log_dir", str(folder / "logs"), "--checkpoint_dir", str(folder / "checkpoints")]
     assert main(["fit", "--name", "run", *data, *trainer, *places, "--model", "ScratchClassifier"]) == 0

@@ -24,9 +24,9 @@ SMALL = (
     "1",
     "--trainer.enable_progress_bar",
     "false",
-    "--data.drawn",
+    "--data.source.num_train",
     "120",
-    "--data.drawn_test",
+    "--data.source.num_test",
     "30",
 )
 
@@ -40,7 +40,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(visualisation, "STEPS", 3)
         scratch = ("--model", "ScratchClassifier", "--model.network_args", "{widths: [4, 8, 8]}")
         frozen = ("--model", "TransferClassifier", "--model.backbone", "test_resnet", "--model.pretrained", "false")
-        garments, objects = ("--data.source", "garments"), ("--data.source", "objects", "--data.image_size", "32")
+        garments = ("--data.source", "SyntheticGarments")
+        objects = ("--data.source", "SyntheticObjects", "--data.image_size", "32")
         assert main(["fit", "--name", "scratch", *garments, *SMALL, *scratch]) == 0
         assert main(["fit", "--name", "frozen", *garments, *SMALL, "--data.image_size", "64", *frozen,
                      "--model.train", "head"]) == 0  # fmt: skip
@@ -135,7 +136,20 @@ def test_a_mistake_is_one_message_and_writes_nothing(trained: Path, args: tuple[
 def test_other_test_images_are_refused(trained: Path) -> None:
     scratch = ("--model", "ScratchClassifier", "--model.network_args", "{widths: [4, 8, 8]}")
     assert (
-        main(["fit", "--name", "other", "--data.source", "garments", *SMALL, *scratch, "--data.drawn_test", "31"]) == 0
+        main(
+            [
+                "fit",
+                "--name",
+                "other",
+                "--data.source",
+                "SyntheticGarments",
+                *SMALL,
+                *scratch,
+                "--data.source.num_test",
+                "31",
+            ]
+        )
+        == 0
     )
     with pytest.raises(UserError, match="tested on different images"):
         explain("scratch", "other")

@@ -17,7 +17,7 @@ NAMES = ["a", "b", "c"]
 
 @pytest.fixture(scope="module")
 def module():
-    spec = {"channels": 1, "held_size": 28, "image_size": 28}
+    spec = {"channels": 1, "storage_size": 28, "image_size": 28}
     return ScratchClassifier(NAMES, input_spec=spec).eval()
 
 

@@ -25,12 +25,12 @@ def folder(tmp_path_factory) -> Path:
     from fashion_tl.cli import main
 
     folder: Path = tmp_path_factory.mktemp("robustness")
-    data = ["--data.source", "garments", "--data.batch_size", "32", "--data.root", str(folder)]
+    data = ["--data.source", "SyntheticGarments", "--data.batch_size", "32"]
     trainer = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
     places = ["--log_dir", str(folder / "logs"), "--checkpoint_dir", str(folder / "checkpoints")]
     model = ["--model", "ScratchClassifier"]
     for name, drawn in (("run", "400"), ("other", "300")):
-        assert main(["fit", "--name", name, *data, "--data.drawn", drawn, *trainer, *places, *model]) == 0
+        assert main(["fit", "--name", name, *data, "--data.source.num_train", drawn, *trainer, *places, *model]) == 0
     (folder / "stripes").mkdir()
     for i in range(6):
         stripes = np.zeros((40, 30, 3), np.uint8)
@@ -40,7 +40,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 def measure(folder: Path, *runs: str, **options) -> list[Analysis]:
-    settings: dict[str, Any] = {"images": IMAGES, "log_dir": folder / "logs", "checkpoint_dir": folder / "checkpoints"}
+    settings: dict[str, Any] = {
+        "images": IMAGES,
+        "root": str(folder),
+        "log_dir": folder / "logs",
+        "checkpoint_dir": folder / "checkpoints",
+    }
     return robustness(list(runs or ["run"]), **{**settings, **options})
 
 

@@ -13,7 +13,7 @@ from fashion_tl.training.scratch import ScratchClassifier
 
 
 def scratch(image_size: int = 28, **arguments: Any) -> ScratchClassifier:
-    spec = {"channels": 1, "held_size": 28, "image_size": image_size}
+    spec = {"channels": 1, "storage_size": 28, "image_size": image_size}
     return ScratchClassifier([str(i) for i in range(10)], input_spec=spec, **arguments)
 
 

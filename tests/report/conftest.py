@@ -182,7 +182,7 @@ class Maker:
             _set(record, key, value)
         (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
         settings: dict[str, Any] = {"seed_everything": draw, "name": name, "model": {"init_args": {"lr": 0.003}}}
-        settings["data"] = {"image_size": 28, "root": f"runs/version_{version}"}
+        settings["data"] = {"image_size": 28, "source": {"init_args": {"root": f"runs/version_{version}"}}}
         for key, value in (config or {}).items():
             _set(settings, key, value)
         (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")

@@ -35,7 +35,7 @@ pytestmark = [
 
 
 def spec(channels: int = 3) -> dict[str, Any]:
-    return {"channels": channels, "held_size": 32, "image_size": 32}
+    return {"channels": channels, "storage_size": 32, "image_size": 32}
 
 
 def saved(module: ImageClassifier, path: Path) -> Path:

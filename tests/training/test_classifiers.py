@@ -23,7 +23,7 @@ BATCH = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(0)), t
 
 
 def scratch(**arguments: Any) -> ScratchClassifier:
-    given: dict[str, Any] = {"input_spec": {"channels": 1, "held_size": 16, "image_size": 16}, **arguments}
+    given: dict[str, Any] = {"input_spec": {"channels": 1, "storage_size": 16, "image_size": 16}, **arguments}
     return ScratchClassifier(**{"class_names": CLASSES, **given})
 
 

@@ -33,7 +33,7 @@ pytestmark = [
 
 
 def classifier(**arguments: Any) -> TransferClassifier:
-    spec = {"channels": 3, "held_size": 32, "image_size": 32}
+    spec = {"channels": 3, "storage_size": 32, "image_size": 32}
     return TransferClassifier(["cat", "dog"], "test_resnet", pretrained=False, input_spec=spec, **arguments)
 
 

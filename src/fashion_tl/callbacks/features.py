@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from fashion_tl.data.batches import VIEWS, CachedFeatures, Split, declared
+from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.errors import UserError
 from fashion_tl.features.keys import function_hash, versions
 from fashion_tl.features.store import (
@@ -39,7 +40,6 @@ from fashion_tl.training.progress import progress_of
 
 MODES = ("auto", "off", "require")
 VERSION = 3
-RESIDENT_SHARE = 0.25  # of a GPU's free memory, for each split: the rest is for the network
 
 
 class FeatureCache(Callback):
@@ -312,7 +312,7 @@ class FeatureCache(Callback):
     def _rows(
         self, trainer: Trainer, module: ImageClassifier, missing: Mapping[int, Mapping[str, Any]], count: int
     ) -> Callable[[Tensor], list[tuple[int, str, np.ndarray]]]:
-        """Return a function from images as held, ``count`` in all, to the rows of each boundary and view."""
+        """Return a function from images as stored, ``count`` in all, to the rows of each boundary and view."""
         from fashion_tl.features.inference import prepare  # with timm, which a run from scratch can do without
 
         size, channels = module.input_spec.image_size, module.preprocess.channels
@@ -348,7 +348,7 @@ def why_not(module: ImageClassifier, data: object, boundary: int) -> str | None:
             return f"{type(data).__name__} does not declare its views"
         if augment is not None and "views" not in vars(type(augment)):
             return f"{type(augment).__name__} does not declare its views"
-        return "training images are augmented at random (only mirror images can be cached)"
+        return "training images are augmented at random (only horizontal flips can be cached)"
     unknown = [view for view in views if view not in VIEWS]
     if unknown or len(views) > 2:
         return f"the views {', '.join(views)} are declared; at most two of {', '.join(VIEWS)} can be cached"

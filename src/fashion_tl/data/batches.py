@@ -24,7 +24,7 @@ from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
 Inputs = Tensor | tuple[Tensor, ...]
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda images: images,
-    "mirror": lambda images: images.flip(-1),
+    "hflip": lambda images: images.flip(-1),
 }
 
 
@@ -69,7 +69,7 @@ class Batch:
         return Batch(self.positions, self.labels, None if self.images is None else self.images.pin_memory())
 
 
-class Source(ABC):
+class BatchSource(ABC):
     """Where the inputs of a split's samples come from."""
 
     def read(self, positions: Tensor) -> Tensor | None:
@@ -81,7 +81,7 @@ class Source(ABC):
         """Return the inputs of a batch, on its device."""
 
 
-class ReadImages(Source):
+class ReadImages(BatchSource):
     """Images that are read for every batch, from memory or from files."""
 
     def __init__(self, images: ImageSet, indices: Tensor) -> None:
@@ -98,7 +98,7 @@ class ReadImages(Source):
         return batch.images
 
 
-class ResidentImages(Source):
+class ResidentImages(BatchSource):
     """Images (N, C, H, W) that lie on the device as a whole."""
 
     def __init__(self, images: Tensor) -> None:
@@ -109,11 +109,11 @@ class ResidentImages(Source):
         return self.images.index_select(0, batch.positions)
 
 
-class CachedFeatures(Source):
+class CachedFeatures(BatchSource):
     """What frozen stages give for every sample, in one view or two.
 
     Args:
-        views: For each view (the image itself, its mirror image) the arrays of N rows that the upper stages take;
+        views: For each view (the image itself, its horizontal flip) the arrays of N rows that the upper stages take;
             images are (N, H, W, C), bfloat16 comes as uint16.
         probabilities: How often training draws each view.
         widen: Whether half precision becomes float32, as autocast expects; a network in half precision wants it as is.
@@ -188,8 +188,8 @@ class Split(Dataset[Batch]):
         self.labels = images.labels[self.indices]
         self.fingerprint = fingerprint
         self.reading = ReadImages(images, self.indices)
-        self.images_source: Source = self.reading  # or the same images on the device
-        self.source: Source = self.reading
+        self.images_source: BatchSource = self.reading  # or the same images on the device
+        self.source: BatchSource = self.reading
 
     @property
     def holds_images(self) -> bool:
@@ -201,7 +201,7 @@ class Split(Dataset[Batch]):
         return len(self.indices)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Return one image as held and its label."""
+        """Return one image as stored and its label."""
         return self.images[int(self.indices[position])]
 
     def __getitems__(self, positions: list[int]) -> Batch:
@@ -218,7 +218,7 @@ class Split(Dataset[Batch]):
         return self.source.fetch(batch, training), batch.labels
 
     def in_order(self, batch_size: int, workers: int = 0) -> Iterator[Tensor]:
-        """Yield all images as held (B, C, H, W), in the order of the split, whatever source is in use."""
+        """Yield all images as stored (B, C, H, W), in the order of the split, whatever source is in use."""
         for batch in BatchLoader(self, batch_size, workers=workers).read():
             yield self.reading.fetch(batch, False)
 
@@ -255,7 +255,7 @@ class BatchLoader:
     """Yields the batches of a split to one of several processes; Lightning takes it as it is.
 
     The order of an epoch depends on seed and epoch alone, so a run that goes on in the middle of an epoch sees the rest
-    of it: ``start_at`` is told where by the plan, or by Lightning from the loader's state in the checkpoint.
+    of it: Lightning keeps the loader's state in the checkpoint.
 
     In training every process takes its share of each global batch, and a last batch that is not whole is left out. In
     evaluation every process takes a contiguous share of the samples, each sample once, in equally many batches.
@@ -288,7 +288,7 @@ class BatchLoader:
         self.pin_memory = pin_memory
         self.epoch = 0
         self._standing, self._start = (0, 0), (0, 0)
-        self._plan = _Order()
+        self._reading: list[list[int]] = []
         self._reader: DataLoader[Batch] | None = None
         if shuffle:
             self.sampler = self  # Lightning tells a loader's sampler the epoch
@@ -296,11 +296,6 @@ class BatchLoader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (from 0) whose order comes next."""
         self.epoch = epoch
-
-    @property
-    def positions(self) -> Tensor:
-        """The positions that this process sees in the epoch, in order."""
-        return torch.cat(self._batches()) if len(self) else torch.empty(0, dtype=torch.int64)
 
     def _batches(self) -> list[Tensor]:
         count = len(self.split)
@@ -340,11 +335,11 @@ class BatchLoader:
             made = (Batch(each, self.split.labels[each], self.split.reading.read(each)) for each in batches)
             yield from (batch.pin_memory() for batch in made) if self.pin_memory else made
             return
-        self._plan.batches = [positions.tolist() for positions in batches]
+        self._reading[:] = [positions.tolist() for positions in batches]
         if self._reader is None:
             self._reader = DataLoader(
                 self.split,
-                batch_sampler=self._plan,
+                batch_sampler=self._reading,
                 collate_fn=_as_is,  # type: ignore[arg-type] # a batch comes whole from `__getitems__`
                 num_workers=self.workers,
                 persistent_workers=True,
@@ -359,25 +354,8 @@ class BatchLoader:
         return {"epoch": self._standing[0], "batch": self._standing[1]}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin where the loader stood; see ``start_at``."""
-        self.start_at(state["epoch"], state["batch"])
-
-    def start_at(self, epoch: int, batch: int) -> None:
-        """Leave the first batches of an epoch out, once; another epoch begins at its first batch."""
-        self._start = (epoch, batch)
-
-
-class _Order:
-    """The batches that worker processes read next; a DataLoader asks for them at the start of every epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        """Leave the first batches of the epoch in progress out, once; another epoch begins at its first batch."""
+        self._start = (state["epoch"], state["batch"])
 
 
 def _as_is(batch: Batch) -> Batch:

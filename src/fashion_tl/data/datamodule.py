@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal, cast
+from copy import copy
+from dataclasses import asdict
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Batch, BatchLoader, Inputs, ResidentImages, Split, declared
+from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.images import ImageSet, InMemoryImages
-from fashion_tl.data.sources import Loaded, make_source
+from fashion_tl.data.memory import RESIDENT_SHARE
+from fashion_tl.data.sources import Loaded, Source
 from fashion_tl.data.splits import budget_split, stratified_split, take_per_class
-from fashion_tl.data.transforms import Augment, InputSpec, resize_images, to_float
-from fashion_tl.errors import UserError
+from fashion_tl.data.transforms import InputSpec, resize_images, to_float
+from fashion_tl.errors import UserError, out_of_range
 from fashion_tl.seeds import run_seed
-
-RESIDENT_SHARE = 0.25  # of a GPU's free memory, for each split: the rest is for the network
 
 
 class ImageDataModule(LightningDataModule):
     """Loads labelled images, splits them, and augments whole batches on the device.
 
-    Images are held as uint8; a batch is one gather. After the transfer to the device training images are augmented. A
+    Images are stored as uint8; a batch is one gather. After the transfer to the device training images are augmented. A
     module of this package preprocesses them itself; one without ``preprocess`` gets float images from 0 to 1 at
     ``image_size``.
 
@@ -34,40 +36,28 @@ class ImageDataModule(LightningDataModule):
     else features are not cached.
 
     Args:
-        source: fashion_mnist, image_folder, garments or objects (both drawn by this package), or the class path of a
-            subclass of ``fashion_tl.data.sources.Source``.
-        root: Folder with the data; else the environment variable FASHION_TL_DATA_DIR, else "data".
-        folder: For image_folder, the folder of images below root (an absolute path stands for itself).
-        image_size: Height and width that the network sees, in pixels; as held if not given.
+        source: Where the images come from: FashionMNIST (if not given), ImageFolder, SyntheticGarments,
+            SyntheticObjects, or the class path of any subclass of ``fashion_tl.data.sources.Source``.
+        image_size: Height and width that the network sees, in pixels; those of the stored images if not given.
         interpolation: How images are resized: bilinear, bicubic (both antialiased) or nearest.
-        resize: How image files become square: crop (the centre) or squash.
-        crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
         batch_size: Images in a training batch.
         eval_batch_size: Images in a validation or test batch.
         val_fraction: Share of each class's training images held out for validation, above 0 and below 1; 1/12 if not
             given, 1/5 of a label budget.
-        test_fraction: Share of each class held out for the test where a folder has no test set of its own.
+        test_fraction: Share of each class held out for the test where a source has no test set of its own.
         label_budget: Labelled images of each class, to train and to validate on; a smaller budget takes a subset of a
             larger one. All if not given.
         per_class: Most training images of each class; validation keeps all of its images. All if not given.
         split_seed: Seed of the splits, independent of the run's seed.
         augment: Random augmentation of the training images.
-        skip_unreadable: Whether to go on without image files that cannot be read, and list them.
         num_workers: Processes that decode image files that do not fit in memory.
-        drawn: Training and validation images to draw (garments, objects).
-        drawn_test: Test images to draw; a third of ``drawn``, at most 2,000, if not given.
-        source_args: Arguments of a source that is named by its class path.
     """
 
     def __init__(
         self,
-        source: str = "fashion_mnist",
-        root: str | None = None,
-        folder: str | None = None,
+        source: Source | None = None,
         image_size: int | None = None,
         interpolation: str = "bilinear",
-        resize: str = "crop",
-        crop: float = 0.875,
         batch_size: int = 128,
         eval_batch_size: int = 512,
         val_fraction: float | None = None,
@@ -76,11 +66,7 @@ class ImageDataModule(LightningDataModule):
         per_class: int | None = None,
         split_seed: int = 0,
         augment: Augment | None = None,
-        skip_unreadable: bool = False,
         num_workers: int = 2,
-        drawn: int = 6000,
-        drawn_test: int | None = None,
-        source_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if val_fraction is None:
@@ -90,46 +76,34 @@ class ImageDataModule(LightningDataModule):
             for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction))
             if not 0 < value < 1
         ]
-        problems += [f"data.crop is {crop}, it must be above 0 and at most 1"] if not 0 < crop <= 1 else []
-        counts = [
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("label_budget", 2 if label_budget is None else label_budget, 2),
-            ("per_class", 1 if per_class is None else per_class, 1),
-            ("num_workers", num_workers, 0),
-        ]
-        problems += [f"data.{name} is {n}, it must be at least {least}" for name, n, least in counts if n < least]
+        counts = {
+            "batch_size": (batch_size, 1, math.inf),
+            "eval_batch_size": (eval_batch_size, 1, math.inf),
+            "label_budget": (label_budget, 2, math.inf),
+            "per_class": (per_class, 1, math.inf),
+            "num_workers": (num_workers, 0, math.inf),
+        }
+        problems += out_of_range(counts, "data.")
         if label_budget is not None and per_class is not None:
             problems.append("data.label_budget and data.per_class exclude each other: give one of them")
         if label_budget is not None and val_fraction > 0.5:
             problems.append(f"data.val_fraction is {val_fraction}, with a label budget it must be at most 0.5")
+        source = FashionMNIST() if source is None else source
+        self.source_name = type(source).__name__
+        if source.storage_size is None:
+            source = copy(source)
+            source.storage_size = image_size
+        size = source.storage_size if image_size is None else image_size
+        if size is None:
+            problems.append(f"{self.source_name} needs --data.image_size: its files may have any size")
         if problems:
             raise UserError("; ".join(problems) + ".")
-        InputSpec(image_size=28 if image_size is None else image_size, interpolation=interpolation, resize=resize)
-        self.root = Path(root or os.environ.get("FASHION_TL_DATA_DIR") or "data").expanduser()
-        self.source_name = source
-        self.source = make_source(
-            source,
-            self.root,
-            folder,
-            image_size,
-            _as_resize(resize),
-            crop,
-            skip_unreadable,
-            drawn,
-            drawn_test,
-            split_seed,
-            source_args,
+        self.source = source
+        self.class_names: list[str] = list(source.class_names)
+        spec = InputSpec(
+            source.channels, source.storage_size, cast(int, size), interpolation, source.resize, source.crop
         )
-        self.class_names: list[str] = list(self.source.class_names)
-        self.input_spec: dict[str, Any] = {
-            "channels": self.source.channels,
-            "held_size": self.source.held_size,
-            "image_size": image_size or self.source.held_size,
-            "interpolation": interpolation,
-            "resize": resize,
-            "crop": crop if source == "image_folder" else 1.0,
-        }
+        self.input_spec: dict[str, Any] = asdict(spec)
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.label_budget, self.per_class, self.split_seed = label_budget, per_class, split_seed
@@ -162,7 +136,7 @@ class ImageDataModule(LightningDataModule):
         if self.per_class is not None:
             train = take_per_class(labels, train, self.per_class, self.split_seed)
         spec = self.input_spec
-        decoded = f"{self.loaded.fingerprint} {spec['held_size']} {spec['resize']} {spec['crop']}"
+        decoded = f"{self.loaded.fingerprint} {spec['storage_size']} {spec['resize']} {spec['crop']}"
         self.splits = {
             "train": Split(self.loaded.train, train, decoded),
             "val": Split(self.loaded.train, val, decoded),
@@ -243,7 +217,7 @@ class ImageDataModule(LightningDataModule):
         return resize_images(to_float(images), self.input_spec["image_size"], self.input_spec["interpolation"])
 
     def in_order(self, part: str, batch_size: int) -> Iterator[Tensor]:
-        """Yield the images of a split in its own order, as held."""
+        """Yield the images of a split in its own order, as stored."""
         return self.splits[part].in_order(batch_size, self.num_workers)
 
     def _place(self, split: Split, device: torch.device) -> None:
@@ -276,7 +250,3 @@ class ImageDataModule(LightningDataModule):
         told = hashlib.sha256(f"{self.loaded.fingerprint} {self.class_names}".encode())
         told.update(self.splits["test"].indices.numpy().tobytes())
         return told.hexdigest()[:16]
-
-
-def _as_resize(name: str) -> Literal["crop", "squash"]:
-    return cast(Literal["crop", "squash"], name)

@@ -1,8 +1,8 @@
-"""The small world in which both drawn tasks live: outlines, textures, light, deformation, blur, clutter and noise.
+"""The drawing that both synthetic tasks share: outlines, textures, light, deformation, blur, clutter and noise.
 
-A task is a sequence of artists, one per class. An artist puts filled outlines and lines on a `Pen`, in coordinates of
-its own (x to the right, y down, any scale); everything else happens here and is the same for every class and task, so
-that features learned on one task are worth something on the other.
+An artist draws one class: it puts filled outlines and lines on a `Pen`, in coordinates of its own (x to the right,
+y down, any scale). Everything else is the same for every class and task, so that features learned on one task help on
+the other.
 """
 
 from __future__ import annotations
@@ -13,22 +13,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
-
-from fashion_tl.errors import UserError
 
 Point: TypeAlias = tuple[float, float]
 Outline: TypeAlias = Sequence[Point]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Field: TypeAlias = npt.NDArray[np.floating[Any]]
 
-MIN_SIZE, MAX_SIZE = 16, 256
+LOOK_NUMBERS = 20
 _SUPERSAMPLING = 4
-_CHUNK = 256
-_LOOK_NUMBERS = 20
-_LABEL_STREAM = 1 << 32
 
 
 class Pen:
@@ -122,76 +115,17 @@ def oval(x: float, y: float, rx: float, ry: float) -> list[Point]:
     return [(x + rx * u, y + ry * v) for u, v in octagon]
 
 
+def on_side(side: int, path: Outline) -> list[Point]:
+    """Return a path on the right side (1) as it is, or on the left side (-1)."""
+    return [(side * x, y) for x, y in path]
+
+
 def mirrored(right_half: Outline) -> list[Point]:
     """Close a right half (x >= 0, from top to bottom) by its mirror image."""
     return [*right_half, *((-x, y) for x, y in reversed(right_half))]
 
 
-def draw(artists: Sequence[Artist], task: int, count: int, seed: int, size: int) -> tuple[Tensor, Tensor]:
-    """Draw a balanced task; image i and its label depend on (task, seed, i, size) alone.
-
-    Args:
-        artists: One per class, in the order of the labels.
-        task: Tells the random streams of different tasks apart.
-        count: Number of images.
-        seed: 0 to 2**63 - 1.
-        size: Height and width in pixels, 16 to 256.
-
-    Returns:
-        Images, uint8, shape (count, 1, size, size), and labels, int64, shape (count,), in shuffled order; the classes'
-        counts differ by at most one. The same versions of NumPy and Pillow give the same pixels on every machine.
-
-    Raises:
-        UserError: If an argument is out of its range; all such arguments are named at once.
-    """
-    _check(count, seed, size)
-    labels = _labels(len(artists), task, count, seed)
-    images = np.empty((count, 1, size, size), dtype=np.uint8)
-    for start in range(0, count, _CHUNK):
-        chosen = labels[start : start + _CHUNK]
-        layers = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
-        look = np.empty((len(chosen), _LOOK_NUMBERS), dtype=np.float32)
-        noise = np.empty((len(chosen), size, size), dtype=np.float32)
-        for row, label in enumerate(chosen.tolist()):
-            rng = _generator(task, seed, start + row)
-            rng.random(dtype=np.float32, out=look[row])
-            pen = Pen(rng)
-            artists[label](pen)
-            layers[row] = _rasterise(pen, size)
-            # Last, because it alone depends on the size: an image keeps its shape and look at every size.
-            rng.standard_normal(dtype=np.float32, out=noise[row])
-        images[start : start + _CHUNK, 0] = _photograph(layers, look, noise)
-    return torch.from_numpy(images), torch.from_numpy(labels)
-
-
-def _check(count: int, seed: int, size: int) -> None:
-    ranges = [
-        ("count", count, 1, 10_000_000, "such as 1000"),
-        ("seed", seed, 0, 2**63 - 1, "such as 0"),
-        ("size", size, MIN_SIZE, MAX_SIZE, "such as 28"),
-    ]
-    problems = [
-        f"{name} is {value!r}; give a whole number from {low} to {high}, {example}"
-        for name, value, low, high, example in ranges
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high
-    ]
-    if problems:
-        raise UserError("cannot draw these images: " + "; ".join(problems) + ".")
-
-
-def _generator(task: int, seed: int, index: int) -> np.random.Generator:
-    # Philox takes (seed, index) as its key as it stands: no two images share a stream, none needs the one before.
-    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, task]))
-
-
-def _labels(num_classes: int, task: int, count: int, seed: int) -> npt.NDArray[np.int64]:
-    # One permutation of all classes after the other: every prefix is balanced.
-    blocks = -(-count // num_classes)
-    rng = _generator(task, seed, _LABEL_STREAM)
-    return np.concatenate([rng.permutation(num_classes) for _ in range(blocks)])[:count].astype(np.int64)
-
-
-def _rasterise(pen: Pen, size: int) -> npt.NDArray[np.uint8]:
+def rasterise(pen: Pen, size: int) -> npt.NDArray[np.uint8]:
     """Place and deform a drawing; returns tone, texture weight and coverage, uint8, shape (size, size, 3)."""
     side = size * _SUPERSAMPLING
     placed, scale = _place(pen)
@@ -261,7 +195,7 @@ def _cut_corners(path: Floats) -> Floats:
     return out
 
 
-def _photograph(layers: npt.NDArray[np.uint8], look: Field, noise: Field) -> npt.NDArray[np.uint8]:
+def photograph(layers: npt.NDArray[np.uint8], look: Field, noise: Field) -> npt.NDArray[np.uint8]:
     """Give flat drawings their texture, light, blur and sensor noise.
 
     Args:

@@ -1,72 +1,198 @@
-"""Image files that a user names, decoded as a run's own images were."""
+"""Image files: found in folders, decoded to one size."""
 
 from __future__ import annotations
 
+import os
+import struct
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from fashion_tl.data.image_folder import SUFFIXES
-from fashion_tl.data.images import UnreadableImageError, decode_image
 from fashion_tl.data.transforms import InputSpec, to_grey
 from fashion_tl.errors import UserError
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
-def image_files(paths: list[Path]) -> list[Path]:
-    """List files as given, and the images below each folder, hidden ones left out.
+# What Pillow's decoders let through on damaged files: a broken PNG chunk, for one, is a SyntaxError.
+_DECODER_ERRORS = (
+    OSError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class UnreadableImageError(UserError):
+    """An image file cannot be decoded.
+
+    A DataLoader builds the error of a worker again from its message alone, so nothing but the message is required.
+
+    Args:
+        message: The file, the reason, and how to go on.
+        reason: The reason alone, for lists of many files.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def find_images(folder: Path) -> list[Path]:
+    """List the image files at any depth of a folder, sorted by their relative path; nothing is opened.
+
+    Hidden files, hidden folders, and files without a suffix of ``SUFFIXES`` are left out; links are followed.
+
+    Raises:
+        OSError: If a subfolder cannot be listed.
+    """
+
+    def stop(error: OSError) -> None:
+        """Raise what `os.walk` would pass over."""
+        raise error
+
+    found: list[str] = []
+    for parent, subfolders, names in os.walk(folder, onerror=stop, followlinks=True):
+        here = Path(parent)
+        # A link that leads back up would be followed for ever.
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith(".") and not here.resolve().is_relative_to((here / name).resolve())
+        ]
+        images = [name for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
+        found += [(here.relative_to(folder) / name).as_posix() for name in images]
+    return [folder / name for name in sorted(found)]
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """List files as given, and the images below each folder.
 
     Raises:
         UserError: If a path does not exist, or a folder holds no images.
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found = sorted(
-                p
-                for p in path.rglob("*")
-                if p.suffix.lower() in SUFFIXES
-                and p.is_file()
-                and not any(part.startswith(".") for part in p.relative_to(path).parts)
-            )
-            if not found:
-                raise UserError(f"the folder {path} holds no images ({' '.join(SUFFIXES)}).")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
+        if not path.exists():
             raise UserError(f"{path} does not exist: give image files, or folders of them.")
+        found = find_images(path) if path.is_dir() else [path]
+        if not found:
+            raise UserError(f"the folder {path} holds no images ({' '.join(SUFFIXES)}).")
+        files += found
     return files
 
 
+def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tensor:
+    """Decode one image file of any mode to a square RGB image.
+
+    The EXIF rotation is applied, transparency is laid on white, 16-bit grey levels are scaled to 8 bits, and the first
+    frame of an animation is taken. Resizing is bilinear with antialias.
+
+    Args:
+        path: The image file.
+        size: Height and width of the result, in pixels.
+        resize: "crop" keeps a square around the centre; "stretch" scales each side to ``size``.
+        crop: Side of that square as a share of the shorter side, above 0 to 1; ImageNet's custom is 0.875.
+
+    Returns:
+        uint8 (3, size, size), values 0 to 255.
+
+    Raises:
+        UnreadableImageError: If the file is missing, empty, truncated, not an image, or too large to decode safely.
+    """
+    with _unreadable(path), Image.open(path) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = _to_rgb(image)
+        # The crop is a box of the resampling itself: the same pixels, but a 10000 x 1 image never grows first.
+        side = crop * min(rgb.size) if resize == "crop" else None
+        left, top = ((length - (side or length)) / 2 for length in rgb.size)
+        box = (left, top, rgb.width - left, rgb.height - top)
+        pixels = np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def check_header(path: Path) -> None:
+    """Open an image file without decoding its pixels.
+
+    Raises:
+        UnreadableImageError: If the file is missing, empty, not an image, or too large to decode safely.
+    """
+    with _unreadable(path), Image.open(path):
+        pass
+
+
 def decoded(files: list[Path], spec: InputSpec, batch_size: int, skip: bool) -> Iterator[tuple[list[Path], Tensor]]:
-    """Decode files as the training images were: to the size and channels that they were held in.
+    """Decode files to the size and channels of a run's stored images.
 
     Args:
         files: Image files.
-        spec: How the run held its images.
+        spec: How the run stores its images.
         batch_size: Files in a batch, at least 1.
         skip: Whether to go on without files that cannot be read, and name them.
 
     Yields:
-        The files of a batch and their images, uint8 (B, 1 or 3, H, W).
+        The files of a batch and their images: uint8 (B, 3, H, W), or float in 0 to 1 (B, 1, H, W).
 
     Raises:
-        UserError: If a file cannot be read and is not to be skipped.
+        UnreadableImageError: If a file cannot be read and is not to be skipped.
     """
-    size = spec.held_size or spec.image_size
     for start in range(0, len(files), batch_size):
         names, tensors = [], []
         for path in files[start : start + batch_size]:
             try:
-                tensors.append(decode_image(path, size, "squash" if spec.resize == "squash" else "crop", spec.crop))
+                tensors.append(decode_image(path, spec.stored, spec.resize, spec.crop))
                 names.append(path)
             except UnreadableImageError as error:
                 if not skip:
-                    raise UserError(f"{path} cannot be read: {error.reason}. --skip_unreadable goes on.") from error
+                    raise
                 print(f"skipped {path}: {error.reason}", file=sys.stderr)
         if tensors:
             batch = torch.stack(tensors)
             yield names, to_grey(batch) if spec.channels == 1 else batch
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its grey levels are outside 0 to 65535; save it with 8 or 16 bits")
+        # Pillow's own conversion would clip at 255.
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
+
+
+@contextmanager
+def _unreadable(path: Path) -> Iterator[None]:
+    """Turn the errors of the decoders into one that names the file and says how to go on."""
+    try:
+        yield
+    except _DECODER_ERRORS as error:
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image" if path.stat().st_size else "the file is empty"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        else:
+            reason = str(error) or type(error).__name__
+        raise UnreadableImageError(
+            f"{path} cannot be read as an image: {reason}. Repair or remove it, or go on without it: "
+            "--data.source.skip_unreadable true (fit), --skip_unreadable (predict, explain).",
+            reason,
+        ) from error

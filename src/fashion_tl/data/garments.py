@@ -6,29 +6,8 @@ laces. So the classes that people confuse in Fashion-MNIST are the ones that are
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from fashion_tl.data.drawing import Artist, Pen, draw, mirrored
-
-_TASK = 1
-
-
-def draw_garments(count: int, seed: int, size: int = 28) -> tuple[Tensor, Tensor]:
-    """Draw grey garments on black, in the manner of Fashion-MNIST.
-
-    Args:
-        count: Number of images.
-        seed: 0 to 2**63 - 1; another seed gives other images.
-        size: Height and width in pixels, 16 to 256.
-
-    Returns:
-        Images, uint8, shape (count, 1, size, size), and labels, int64, shape (count,), indices into `CLASS_NAMES`,
-        balanced and shuffled. A larger count begins with the same images and labels.
-
-    Raises:
-        UserError: If an argument is out of its range.
-    """
-    return draw(tuple(_ARTISTS.values()), _TASK, count, seed, size)
+from fashion_tl.data.drawing import Artist, Pen, mirrored, on_side
+from fashion_tl.data.synthetic import SyntheticSource
 
 
 def _sleeves(pen: Pen, shoulder: float, chest: float, length: float, cuff: float) -> None:
@@ -39,19 +18,13 @@ def _sleeves(pen: Pen, shoulder: float, chest: float, length: float, cuff: float
     elbow = shoulder + 0.16 + length * spread * 0.55
     width = pen.between(0.17, 0.24) if length > 0.7 else pen.between(0.24, 0.36)
     shade = pen.between(-0.12, 0.02)
+    outer = [(shoulder - 0.12, -0.86), (shoulder + 0.07, -0.74), (elbow, -0.72 + reach * 0.5)]
+    end = [(out_x, out_y), (out_x - width, out_y + 0.07)]
+    inner = [(chest + 0.02, -0.3 + 0.1 * length), (chest - 0.1, -0.45)]
     for side in (1, -1):
-        sleeve = [
-            (side * (shoulder - 0.12), -0.86),
-            (side * (shoulder + 0.07), -0.74),
-            (side * elbow, -0.72 + reach * 0.5),
-            (side * out_x, out_y),
-            (side * (out_x - width), out_y + 0.07),
-            (side * (chest + 0.02), -0.3 + 0.1 * length),
-            (side * (chest - 0.1), -0.45),
-        ]
-        pen.fill(sleeve, shade)
+        pen.fill(on_side(side, [*outer, *end, *inner]), shade)
         if cuff:
-            pen.line([(side * out_x, out_y), (side * (out_x - width), out_y + 0.07)], cuff, 0.07)
+            pen.line(on_side(side, end), cuff, 0.07)
 
 
 def _torso(pen: Pen, shoulder: float, chest: float, waist: float, hem: float, bottom: float, neck: float) -> None:
@@ -133,14 +106,9 @@ def _shirt(pen: Pen) -> None:
     if pen.chance(0.75):
         _buttons(pen, 0.02, -0.8 + opening, end - 0.08, contrast)
     if pen.chance(0.8):
+        collar = [(neck * 0.5, -0.98), (neck + 0.1, -0.9), (0.2, -0.62), (0.03, -0.86 + opening)]
         for side in (1, -1):
-            collar = [
-                (side * neck * 0.5, -0.98),
-                (side * (neck + 0.1), -0.9),
-                (side * 0.2, -0.62),
-                (side * 0.03, -0.86 + opening),
-            ]
-            pen.fill(collar, contrast * 0.7)
+            pen.fill(on_side(side, collar), contrast * 0.7)
     if pen.chance(0.4):
         pocket = [(0.12, -0.35), (0.34, -0.35), (0.34, -0.08), (0.12, -0.08)]
         pen.fill(pocket, -abs(contrast) * 0.5)
@@ -192,13 +160,8 @@ def _dress(pen: Pen) -> None:
         half = [(0.05, -0.5), (shoulder, -0.62)]
     else:
         half = [(neck, -0.92), (shoulder, -0.85)]
-    half += [
-        (chest, -0.42),
-        (waist, pen.between(-0.1, 0.1)),
-        ((hem + waist) / 2, 0.45),
-        (hem, bottom),
-        (hem * 0.5, bottom + 0.04),
-    ]
+    half += [(chest, -0.42), (waist, pen.between(-0.1, 0.1)), ((hem + waist) / 2, 0.45)]
+    half += [(hem, bottom), (hem * 0.5, bottom + 0.04)]
     pen.fill(mirrored(half))
     if cover >= 0.25:
         _neckline(pen, neck, pen.between(0.08, 0.35), pen.chance(0.4), 0)
@@ -215,15 +178,8 @@ def _trouser(pen: Pen) -> None:
     inner = pen.between(0.02, 0.14)
     hem, crotch = pen.between(0.16, 0.34), pen.between(-0.35, -0.15)
     outer = max(hip - 0.06, inner + hem)
-    leg = [
-        (waist, -0.98),
-        (hip, -0.5),
-        (outer - 0.03, 0.3 * length),
-        (inner + hem, length),
-        (inner, length),
-        (0.02, crotch),
-    ]
-    pen.fill(mirrored(leg))
+    outside = [(waist, -0.98), (hip, -0.5), (outer - 0.03, 0.3 * length), (inner + hem, length)]
+    pen.fill(mirrored([*outside, (inner, length), (0.02, crotch)]))
     detail = -pen.between(0.1, 0.35)
     pen.line([(-waist, -0.93), (waist, -0.93)], detail * (1 if pen.chance(0.5) else -1), 0.1)
     if pen.chance(0.6):
@@ -287,19 +243,10 @@ def _sneaker(pen: Pen) -> None:
     collar = -pen.between(0.1, 0.32) if pen.chance(0.75) else -pen.between(0.35, 0.6)
     toe = pen.between(-0.04, 0.1)
     tongue = pen.between(-0.05, 0.2)
-    upper = [
-        (0.92, 0.36),
-        (0.95, 0.1),
-        (0.86, collar),
-        (0.55, collar + 0.14),
-        (tongue + 0.12, collar - pen.between(0.02, 0.14)),
-        (tongue - 0.12, collar - 0.05),
-        (-0.5, toe - 0.06),
-        (-0.88, toe + 0.05),
-        (-1.02, 0.3),
-        (-0.95, 0.4),
-    ]
-    pen.fill(upper, smooth=1)
+    heel = [(0.92, 0.36), (0.95, 0.1), (0.86, collar), (0.55, collar + 0.14)]
+    top = [(tongue + 0.12, collar - pen.between(0.02, 0.14)), (tongue - 0.12, collar - 0.05)]
+    front = [(-0.5, toe - 0.06), (-0.88, toe + 0.05), (-1.02, 0.3), (-0.95, 0.4)]
+    pen.fill([*heel, *top, *front], smooth=1)
     contrast = pen.between(0.2, 0.5)
     _sole(pen, 0.36, pen.between(0.08, 0.22), pen.between(0, 0.06), contrast if pen.chance(0.7) else -contrast)
     if pen.chance(0.6):
@@ -321,20 +268,10 @@ def _ankle_boot(pen: Pen) -> None:
     front, back = pen.between(-0.12, 0.12), pen.between(0.8, 0.95)
     heel = pen.between(0.22, 0.5) if pen.chance(0.4) else 0.0
     toe = pen.between(0.0, 0.16)
-    upper = [
-        (back, shaft),
-        (back - 0.04, -0.2),
-        (0.97, 0.2 - heel * 0.6),
-        (0.93, 0.42 - heel),
-        (-0.2, 0.42),
-        (-0.95, 0.42),
-        (-1.02, 0.28),
-        (-0.85, toe + 0.02),
-        (-0.4, toe - 0.14),
-        (front - 0.02, -0.3),
-        (front, shaft),
-    ]
-    pen.fill([upper[0], *upper, upper[-1]], smooth=1)
+    behind = [(back, shaft), (back - 0.04, -0.2), (0.97, 0.2 - heel * 0.6), (0.93, 0.42 - heel), (-0.2, 0.42)]
+    before = [(-0.95, 0.42), (-1.02, 0.28), (-0.85, toe + 0.02), (-0.4, toe - 0.14)]
+    before += [(front - 0.02, -0.3), (front, shaft), (front, shaft)]
+    pen.fill([(back, shaft), *behind, *before], smooth=1)
     contrast = pen.between(0.15, 0.45) * (1 if pen.chance(0.4) else -1)
     _sole(pen, 0.4, pen.between(0.07, 0.18), heel, contrast)
     if pen.chance(0.4):
@@ -394,5 +331,11 @@ _ARTISTS: dict[str, Artist] = {
     "Bag": _bag,
     "Ankle boot": _ankle_boot,
 }
-CLASS_NAMES: tuple[str, ...] = tuple(_ARTISTS)
-"""In the order of Fashion-MNIST's labels."""
+
+
+class SyntheticGarments(SyntheticSource):
+    """Ten kinds of garment, with the class names of Fashion-MNIST."""
+
+    artists = _ARTISTS
+    class_names = tuple(_ARTISTS)
+    task = 1

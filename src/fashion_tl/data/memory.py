@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+RESIDENT_SHARE = 0.25  # of a GPU's free memory, for each split: the rest is for the network
 
 # Limit, usage, and cached file pages that the kernel drops first, of version 2 and version 1 of control groups.
 _FILES = {
@@ -26,6 +29,23 @@ def available_memory(root: Path = Path("/")) -> int | None:
     left = [int(found[1]) * 1024] if found else []
     left += [rest for kind, folder in _control_groups(root) if (rest := _left(kind, folder)) is not None]
     return min(left, default=None)
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Return half of the memory that this process can still take, in bytes; 2 GiB where the system does not tell.
+
+    On Linux it is half of `available_memory`, elsewhere half of the physical memory.
+
+    Args:
+        root: Folder that holds ``proc`` and what is mounted.
+    """
+    available = available_memory(root)
+    if available is not None:
+        return available // 2
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return 2**31
 
 
 def _control_groups(root: Path) -> Iterator[tuple[str, Path]]:

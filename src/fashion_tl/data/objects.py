@@ -7,29 +7,8 @@ too, such as arms, legs, handles, soles and buttons: that is what there is to tr
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from fashion_tl.data.drawing import Artist, Pen, Point, draw, mirrored, oval
-
-_TASK = 2
-
-
-def draw_objects(count: int, seed: int, size: int = 28) -> tuple[Tensor, Tensor]:
-    """Draw grey objects on black.
-
-    Args:
-        count: Number of images.
-        seed: 0 to 2**63 - 1; another seed gives other images.
-        size: Height and width in pixels, 16 to 256.
-
-    Returns:
-        Images, uint8, shape (count, 1, size, size), and labels, int64, shape (count,), indices into `CLASS_NAMES`,
-        balanced and shuffled. A larger count begins with the same images and labels.
-
-    Raises:
-        UserError: If an argument is out of its range.
-    """
-    return draw(tuple(_ARTISTS.values()), _TASK, count, seed, size)
+from fashion_tl.data.drawing import Artist, Pen, Point, mirrored, oval
+from fashion_tl.data.synthetic import SyntheticSource
 
 
 def _detail(pen: Pen) -> float:
@@ -367,5 +346,11 @@ _ARTISTS: dict[str, Artist] = {
     "Envelope": _envelope,
     "Book": _book,
 }
-CLASS_NAMES: tuple[str, ...] = tuple(_ARTISTS)
-"""In the order of the labels."""
+
+
+class SyntheticObjects(SyntheticSource):
+    """24 kinds of object, none of them a garment."""
+
+    artists = _ARTISTS
+    class_names = tuple(_ARTISTS)
+    task = 2

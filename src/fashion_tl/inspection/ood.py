@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fashion_tl.data.files import decoded, image_files
-from fashion_tl.data.garments import draw_garments
+from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.data.idx import find_idx, read_idx
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float, to_grey
 from fashion_tl.errors import UserError
@@ -54,7 +54,7 @@ def ood_sets(
     """
     sets: dict[str, Tensor] = {}
     left_out: list[str] = []
-    side = spec.held_size or spec.image_size
+    side = spec.stored
     path = find_idx(root / MNIST)
     if path is None:
         left_out.append(f"MNIST's test images are not in {(root / MNIST).parent} ({MNIST.name}[.gz]): left out")
@@ -63,10 +63,10 @@ def ood_sets(
         if digits.ndim != 3 or not len(digits):
             raise UserError(f"{path} is damaged: it does not hold images. Replace or remove it.")
         sets["MNIST"] = as_stored(digits[_choose(len(digits), count, seed)].unsqueeze(1), spec)
-    if source == "garments":
-        left_out.append("garments are what the run was trained on: left out as OOD images")
+    if source == "SyntheticGarments":
+        left_out.append("SyntheticGarments are what the run was trained on: left out as OOD images")
     else:
-        sets["garments"] = as_stored(draw_garments(min(count, DRAWN), seed, 28)[0], spec)
+        sets["SyntheticGarments"] = as_stored(SyntheticGarments().draw(min(count, DRAWN), seed, 28)[0], spec)
     noise = RandomNumbers(seed, 0, torch.arange(min(count, DRAWN))).uniform(spec.channels, side, side)
     sets["uniform noise"] = to_bytes(noise)
     for folder in folders:
@@ -79,7 +79,7 @@ def ood_sets(
 
 def as_stored(images: Tensor, spec: InputSpec) -> Tensor:
     """Bring images (N, C, H, W), uint8, to the size and channels in which a run stores its own."""
-    values = resize_images(to_float(images), spec.held_size or spec.image_size, "bilinear")
+    values = resize_images(to_float(images), spec.stored, "bilinear")
     if spec.channels == 1 and values.shape[1] == 3:
         values = to_grey(values)
     return to_bytes(values.expand(-1, spec.channels, -1, -1))

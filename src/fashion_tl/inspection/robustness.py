@@ -49,6 +49,7 @@ def robustness(
     """
     check_options(images=(images, 1), batch_size=(batch_size, 1), seed=(seed, 0))
     from fashion_tl import __version__
+    from fashion_tl.data.sources import data_root
     from fashion_tl.inspection.calibration import digest, read_calibration
     from fashion_tl.inspection.corruption_error import corruption_figures, mean_corruption_error, subset_of
     from fashion_tl.inspection.ood import detect, ood_sets
@@ -88,7 +89,8 @@ def robustness(
     results = []
     for run in (opened[name] for name in dict.fromkeys(runs)):
         data, calibration = run.data, read_calibration(run.paths.best)
-        sets, left_out = ood_sets(run.module.input_spec, data.root, data.source_name, list(ood or []), images, seed)
+        folder = getattr(data.source, "root", data_root(root))
+        sets, left_out = ood_sets(run.module.input_spec, folder, data.source_name, list(ood or []), images, seed)
         test, figures = tests[run.paths.logs], corrupted(run)
         errors = mean_corruption_error(figures["cells"], figures["clean"], reference)
         train = subset_of(data.splits["train"], TRAIN_IMAGES, seed)
@@ -117,7 +119,7 @@ def robustness(
 def _test_images(run: OpenedRun) -> list[Any]:
     """List what decides which images are corrupted: the test set, and how its images are stored."""
     described = run.data.describe()
-    return [described[name] for name in ("test_set", "channels", "held_size", "resize", "crop")]
+    return [described[name] for name in ("test_set", "channels", "storage_size", "resize", "crop")]
 
 
 def _recorded(run: OpenedRun, settings: dict[str, Any]) -> dict[str, Any] | None:

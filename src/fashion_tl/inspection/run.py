@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +14,18 @@ import torch
 import yaml
 from torch import Tensor
 
+from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
-from fashion_tl.data.transforms import Augment, to_float, visible
+from fashion_tl.data.sources import Source
+from fashion_tl.data.transforms import to_float, visible
 from fashion_tl.errors import UserError
+from fashion_tl.imports import import_class
 from fashion_tl.metrics.metrics import Ints
 from fashion_tl.records.record import COMPLETED, RunPaths, newest_completed, paths_of, read_record
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
+
+FASHION_MNIST = {"class_path": "fashion_tl.FashionMNIST"}  # where the configuration names no source
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,11 @@ def _data_of(paths: RunPaths, root: str | None) -> ImageDataModule:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         settings: dict[str, Any] = dict(config["data"])
         augment = settings.pop("augment", None)
-        if root is not None:
-            settings["root"] = root
-        return ImageDataModule(**settings, augment=Augment(**augment) if augment else None)
+        chosen: dict[str, Any] = settings.pop("source") or FASHION_MNIST
+        kind = import_class(chosen["class_path"], Source, "data.source")  # type: ignore[type-abstract]
+        given = dict(chosen.get("init_args") or {})
+        if root is not None and "root" in inspect.signature(kind).parameters:
+            given["root"] = root
+        return ImageDataModule(kind(**given), **settings, augment=Augment(**augment) if augment else None)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing, damaged or of another version: it says what data the run had.") from error

@@ -201,7 +201,11 @@ def _differs(run: Run, other: Run) -> str | None:
         return "the configuration cannot be compared"
     mine, theirs = run.config, other.config
     every = mine.keys() | theirs.keys()
-    keys = sorted(key for key in every - {"seed_everything", "data.root", START} if mine.get(key) != theirs.get(key))
+    keys = sorted(
+        key
+        for key in every - {"seed_everything", "data.source.init_args.root", START}
+        if mine.get(key) != theirs.get(key)
+    )
     if keys:
         return f"the configuration differs ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
     if mine.get(START) != theirs.get(START):

@@ -6,7 +6,9 @@ import functools
 import json
 import logging
 import os
+import re
 import warnings
+from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +22,25 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from fashion_tl.callbacks.features import MODES
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.fashion_mnist import FashionMNIST
+from fashion_tl.data.garments import SyntheticGarments
+from fashion_tl.data.image_folder import ImageFolder
+from fashion_tl.data.objects import SyntheticObjects
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.imports import search_working_directory
 from fashion_tl.runs.configs import expand_extends
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.scratch import ScratchClassifier as ScratchClassifier  # so that YAML can name it alone
-from fashion_tl.training.transfer import TransferClassifier as TransferClassifier
+from fashion_tl.training.scratch import ScratchClassifier
+from fashion_tl.training.transfer import TransferClassifier
 
 VERBS = {
     "fit": "Train, validate, test the best checkpoint, leave a record.",
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
+}
+CLASSES = {  # what can be named without its module
+    "data.source": (FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects),
+    "model": (ScratchClassifier, TransferClassifier),
 }
 MAX_EPOCHS = 10  # where neither epochs nor steps are given
 QUIET = (
@@ -57,7 +67,7 @@ def parser_of(verb: str) -> LightningArgumentParser:
     """Build the parser of a verb: Lightning's Trainer, a classifier, the data module, and what belongs to a run."""
     # Lightning calls methods that jsonargparse has renamed.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    parser = LightningArgumentParser(prog=f"fashion-tl {verb}", description=VERBS[verb])
+    parser = LightningArgumentParser(prog=f"fashion-tl {verb}", description=VERBS[verb], exit_on_error=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file; later ones change earlier ones.")
     parser.add_argument("--seed_everything", type=bool | int, default=0, help="Seed of the run; false for none.")
     parser.add_lightning_class_args(Trainer, "trainer")
@@ -82,7 +92,8 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--ckpt_path", type=str | None, help="Checkpoint to go on from, or to evaluate: last, best or a path.")
     parser.set_defaults(
         {
-            "model": {"class_path": "fashion_tl.training.transfer.TransferClassifier"},
+            "model": {"class_path": "TransferClassifier"},
+            "data.source": {"class_path": "FashionMNIST"},
             "trainer.num_sanity_val_steps": 0,
             "trainer.log_every_n_steps": 20,
             "trainer.enable_model_summary": False,
@@ -121,7 +132,11 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
         UserError: If a value is not allowed.
     """
     search_working_directory()
-    config = parser_of(verb).parse_args(expand_extends(list(args)))
+    expanded = expand_extends(list(args))
+    try:
+        config = parser_of(verb).parse_args(expanded)
+    except ArgumentError as error:
+        raise _refusal(str(error)) from error
     if config.seeds < 1:
         raise UserError(f"--seeds is {config.seeds}, it must be at least 1.")
     if config.cache not in MODES:
@@ -142,6 +157,17 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
             "number of batches."
         )
     return config
+
+
+def _refusal(message: str) -> UserError:
+    """Suggest near spellings where the parser refuses the name of a class; pass any other message on."""
+    named = r'key "(data\.source|model)":(?:(?!Problem with).)*Expected a dot import path string: (\S+)'
+    unknown = re.search(named, message, re.DOTALL)
+    if unknown is None:
+        return UserError(message)
+    key, name = unknown.groups()
+    hint = f"Set it with --{key}; MODULE.CLASS names one of your own."
+    return unknown_name(key.removeprefix("data."), name, [kind.__name__ for kind in CLASSES[key]], hint)
 
 
 def dump(verb: str, config: Namespace) -> str:

@@ -97,9 +97,6 @@ class FreezeUnfreeze(Callback):
         plan = module.current_plan()
         for phase in module.plan.phases[len(plan.phases) :]:
             rank_zero_warn(f"the phase {phase.start}: {phase.train} begins after the end of the run and is left out")
-        loader: Any = trainer.train_dataloader
-        if progress.batch and hasattr(loader, "start_at"):
-            loader.start_at(progress.epoch, progress.batch)
         self._apply(trainer, module, plan, progress)
         trainer.should_stop = trainer.should_stop or plan.ended(progress)
 

@@ -1,0 +1,44 @@
+"""A tiny generated Fashion-MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torchvision import datasets
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def idx(values: np.ndarray[Any, Any]) -> bytes:
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes()
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    rng = np.random.default_rng(0)
+    return {
+        "train-images-idx3-ubyte": rng.integers(0, 256, (30, 28, 28), dtype=np.uint8),
+        "train-labels-idx1-ubyte": np.arange(30, dtype=np.uint8) % 10,
+        "t10k-images-idx3-ubyte": rng.integers(0, 256, (20, 28, 28), dtype=np.uint8),
+        "t10k-labels-idx1-ubyte": np.arange(20, dtype=np.uint8)[::-1] % 10,
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the four generated files, whose checksums torchvision is told."""
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    resources = []
+    for name, values in arrays.items():
+        packed = gzip.compress(idx(values), mtime=0)
+        (raw / f"{name}.gz").write_bytes(packed)
+        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))  # noqa: S324 - torchvision's checksums
+    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
+    return tmp_path / "data"

@@ -1,0 +1,125 @@
+"""The contract of a source, for every source of the package; a subclass only says how to make one."""
+
+from __future__ import annotations
+
+import pickle
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.fashion_mnist import FashionMNIST
+from fashion_tl.data.garments import SyntheticGarments
+from fashion_tl.data.image_folder import ImageFolder
+from fashion_tl.data.images import ImageSet
+from fashion_tl.data.objects import SyntheticObjects
+from fashion_tl.data.sources import Source
+
+
+def parts(source: Source) -> list[ImageSet]:
+    loaded = source.load()
+    return [part for part in (loaded.train, loaded.test) if part is not None]
+
+
+class SourceContract(ABC):
+    """What the data module takes for granted of a source; ``make`` gives equal sources of 16 or more images."""
+
+    @abstractmethod
+    def make(self) -> Source: ...
+
+    def test_classes_are_known_before_loading(self) -> None:
+        names = self.make().class_names
+        assert len(names) == len(set(names)) >= 2
+        assert all(isinstance(name, str) and name for name in names)
+
+    def test_images_are_bytes_of_one_shape_with_labels_in_range(self) -> None:
+        source = self.make()
+        assert source.storage_size is not None
+        for part in parts(source):
+            images, labels = part.__getitems__(list(range(len(part))))
+            assert images.shape == (len(part), source.channels, source.storage_size, source.storage_size)
+            assert part.channels == source.channels
+            assert images.dtype == torch.uint8
+            assert images.float().std() > 0
+            assert torch.equal(labels, part.labels)
+            assert labels.dtype == torch.int64
+            assert labels.min() >= 0
+            assert labels.max() < len(source.class_names)
+        assert set(parts(source)[0].labels.tolist()) == set(range(len(source.class_names)))
+
+    def test_equal_sources_give_equal_images_and_fingerprints(self) -> None:
+        first, second = self.make(), self.make()
+        torch.rand(3)  # the global generator has no say
+        for one, other in zip(parts(first), parts(second), strict=True):
+            every = list(range(len(one)))
+            assert all(
+                torch.equal(a, b) for a, b in zip(one.__getitems__(every), other.__getitems__(every), strict=True)
+            )
+        assert first.load().fingerprint == second.load().fingerprint
+
+    def test_source_and_images_go_to_another_process(self) -> None:
+        source = self.make()
+        again: Source = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own
+        assert again.load().fingerprint == source.load().fingerprint
+        for part in parts(source):
+            sent: ImageSet = pickle.loads(pickle.dumps(part))  # noqa: S301 - our own
+            assert torch.equal(sent[len(part) - 1][0], part[-1][0])
+
+    def test_the_data_module_takes_it(self) -> None:
+        data = ImageDataModule(self.make(), batch_size=4, val_fraction=0.25, num_workers=0)
+        data.setup()
+        images, labels = next(iter(data.train_dataloader()))
+        assert len(images) == len(labels) == 4
+        assert data.describe()["source"] == type(self.make()).__name__
+        assert all(data.describe()["sizes"].values())
+
+
+class TestFashionMNIST(SourceContract):
+    @pytest.fixture(autouse=True)
+    def files(self, root: Path) -> None:
+        self.root = root
+
+    def make(self) -> Source:
+        return FashionMNIST(self.root)
+
+
+class TestSyntheticGarments(SourceContract):
+    def make(self) -> Source:
+        return SyntheticGarments(60, 20)
+
+    def test_another_seed_gives_other_images(self) -> None:
+        assert SyntheticGarments(60, 20, seed=1).load().fingerprint != self.make().load().fingerprint
+
+
+class TestSyntheticObjects(SourceContract):
+    def make(self) -> Source:
+        return SyntheticObjects(100, 30)
+
+
+class TestImageFolder(SourceContract):
+    splits: tuple[str, ...] = ("",)
+
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path: Path) -> None:
+        self.root, rng = tmp_path, np.random.default_rng(0)
+        for path in [tmp_path / split / name for split in self.splits for name in ("cat", "dog")]:
+            path.mkdir(parents=True)
+            for number in range(8):
+                Image.fromarray(rng.integers(0, 256, (10, 14, 3), dtype=np.uint8)).save(path / f"{number}.png")
+
+    def make(self) -> Source:
+        return ImageFolder(root=self.root, storage_size=8)
+
+
+class TestDividedImageFolder(TestImageFolder):
+    splits = ("train", "test")
+
+
+class TestImageFolderOnDisk(TestImageFolder):
+    @pytest.fixture(autouse=True)
+    def no_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
