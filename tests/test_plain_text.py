@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fashion_tl.callbacks.tensorboard import confusion_picture
-from fashion_tl.inspection.tiles import Tile, draw_tiles
 from fashion_tl.plain_text import clean, plain_text
+from fashion_tl.plots.tiles import Tile, draw_tiles
 
 # A broken formula, a formula, two lone dollars, letters that DejaVu lacks.
 NAMES = ["$\\frac{$", "$x^2$", "5$ to 10$", "\u55b5\u732b", r"back\slash \$5"]

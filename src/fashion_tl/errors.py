@@ -51,12 +51,12 @@ def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix
     ]
 
 
-def check_at_least(*options: tuple[str, float, float]) -> None:
-    """Raise one UserError for all options below their least values.
+def check_options(**least: tuple[float, float]) -> None:
+    """Raise one UserError for all options of a command that are below their least values.
 
     Args:
-        options: Name, value and least value of each.
+        least: Value and least value, by the option's name.
     """
-    problems = [f"--{name} is {value}, it must be at least {least}" for name, value, least in options if value < least]
+    problems = out_of_range({name: (value, low, math.inf) for name, (value, low) in least.items()}, "--")
     if problems:
         raise UserError("; ".join(problems) + ".")

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from fashion_tl.errors import UserError
 from fashion_tl.inspection import diagnose as verb
 from fashion_tl.inspection.calibration import load_calibration
-from fashion_tl.records.findings import Findings
+from fashion_tl.records.analysis import Analysis
 
 PICTURES = {
     f"diagnose-{name}.png"
@@ -32,12 +32,12 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def diagnose(folder: Path, **options) -> Findings:
+def diagnose(folder: Path, **options) -> Analysis:
     return verb.diagnose("run", log_dir=folder / "logs", checkpoint_dir=folder / "checkpoints", **options)
 
 
 @pytest.fixture(scope="module")
-def found(folder) -> Findings:
+def found(folder) -> Analysis:
     costs = folder / "costs.yaml"
     costs.write_text("default: 1\n")
     return diagnose(folder, costs=costs)
@@ -117,7 +117,7 @@ def test_wrong_input_is_one_error_and_changes_nothing(folder, found) -> None:
     for options, says in (
         ({"costs": wrong}, "shape"),
         ({"groups": wrong}, "map"),
-        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 0}, "--batch_size is 0, allowed is 1 or more"),
     ):
         with pytest.raises(UserError, match=says):
             diagnose(folder, **options)

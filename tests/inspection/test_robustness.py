@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.corruptions import CORRUPTIONS
 from fashion_tl.inspection.robustness import robustness
-from fashion_tl.records.findings import Findings
+from fashion_tl.records.analysis import Analysis
 
 IMAGES = 40
 PICTURES = {f"robustness-{name}.png" for name in ("corruptions", "accuracy", "curves", "scores")}
@@ -39,7 +39,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def measure(folder: Path, *runs: str, **options) -> list[Findings]:
+def measure(folder: Path, *runs: str, **options) -> list[Analysis]:
     settings: dict[str, Any] = {
         "images": IMAGES,
         "root": str(folder),
@@ -50,7 +50,7 @@ def measure(folder: Path, *runs: str, **options) -> list[Findings]:
 
 
 @pytest.fixture(scope="module")
-def found(folder) -> Findings:
+def found(folder) -> Analysis:
     return measure(folder, ood=[folder / "stripes"], baseline="run")[0]
 
 

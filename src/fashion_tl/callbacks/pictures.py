@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import visible
-from fashion_tl.records.findings import write_arrays
+from fashion_tl.records.analysis import write_arrays
 
 LARGEST = 64
 

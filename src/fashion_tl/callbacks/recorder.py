@@ -29,7 +29,7 @@ from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
 from fashion_tl.process import PeakMemory
-from fashion_tl.records.findings import write_arrays
+from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.record import (
     COMPLETED,
     FAILED,

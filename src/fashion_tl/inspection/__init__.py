@@ -1,1 +1,1 @@
-"""Looking into finished runs: errors and calibration, heat maps and filters, corruptions and other kinds of images."""
+"""Inspection of finished runs: errors and calibration, saliency and channels, robustness and OOD detection."""

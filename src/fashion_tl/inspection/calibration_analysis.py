@@ -18,7 +18,7 @@ from fashion_tl.metrics.metrics import Floats, Ints, calibration_error, cross_en
 from fashion_tl.metrics.selective import accuracy_at_coverage, area_under_risk_coverage, risk_coverage
 from fashion_tl.plots.reliability import draw_reliability
 from fashion_tl.plots.style import GREY, INK, PALETTE, png, style
-from fashion_tl.records.findings import Findings
+from fashion_tl.records.analysis import Analysis
 from fashion_tl.records.predictions import Predictions
 
 AS_TRAINED = "as trained"
@@ -34,11 +34,11 @@ FIGURES = {
 }
 
 
-def add_calibration(findings: Findings, test: Predictions, calibration: Calibration) -> None:
+def add_calibration(analysis: Analysis, test: Predictions, calibration: Calibration) -> None:
     """Add tables, pictures and figures.
 
     Args:
-        findings: Where they are added.
+        analysis: Where they are added.
         test: Test predictions.
         calibration: The scalings, fitted to validation images.
     """
@@ -54,16 +54,16 @@ def add_calibration(findings: Findings, test: Predictions, calibration: Calibrat
         [names[name] + (", chosen" if name == chosen else ""), *(own[key] for key in FIGURES)]
         for name, own in figures.items()
     ]
-    findings.add_table("Calibration on the test images (15 bins)", ["", *FIGURES.values()], rows)
+    analysis.add_table("Calibration on the test images (15 bins)", ["", *FIGURES.values()], rows)
     parts = ("brier", "reliability", "resolution", "uncertainty", "remainder")
-    findings.add_table(
+    analysis.add_table(
         "Brier score = reliability - resolution + uncertainty + remainder",
         ["", "score", *parts[1:]],
         [[names[name], *(own[part] for part in parts)] for name, own in figures.items()],
     )
-    _scalings_table(findings, calibration)
+    _scalings_table(analysis, calibration)
     selective = {name: _selective(softmax(logits), test.labels) for name, logits in scaled.items()}
-    findings.add_table(
+    analysis.add_table(
         "Selective prediction: accuracy on the most confident images, and the area under the risk-coverage curve",
         ["", *(f"at {c:.0%} coverage" for c in COVERAGES), "area"],
         [[names[name], *found["accuracy_at"].values(), found["aurc"]] for name, found in selective.items()],
@@ -71,10 +71,10 @@ def add_calibration(findings: Findings, test: Predictions, calibration: Calibrat
     after = TEMPERATURE if chosen == AS_TRAINED else chosen
     shown = {names[name]: softmax(scaled[name]) for name in (AS_TRAINED, after)}
     alt = f"Reliability diagrams on the test images, as trained and after {names[after]}"
-    findings.add_picture("diagnose-reliability.png", reliability_diagrams(shown, test.labels), alt)
+    analysis.add_picture("diagnose-reliability.png", reliability_diagrams(shown, test.labels), alt)
     alt = "Risk-coverage curves: errors among the most confident images, against the share of images answered"
-    findings.add_picture("diagnose-risk-coverage.png", risk_coverage_curves(shown, test.labels), alt)
-    findings.figures["calibration"] = {
+    analysis.add_picture("diagnose-risk-coverage.png", risk_coverage_curves(shown, test.labels), alt)
+    analysis.figures["calibration"] = {
         "chosen": chosen,
         "temperature": calibration.temperature,
         "validation_images": calibration.images,
@@ -102,7 +102,7 @@ def calibration_figures(logits: Floats, labels: Ints) -> dict[str, float]:
     }
 
 
-def _scalings_table(findings: Findings, calibration: Calibration) -> None:
+def _scalings_table(analysis: Analysis, calibration: Calibration) -> None:
     losses = calibration.losses
     values = {TEMPERATURE: f"T = {calibration.temperature:.4f}", VECTOR: "a scale and a bias for each class"}
     rows = [
@@ -112,7 +112,7 @@ def _scalings_table(findings: Findings, calibration: Calibration) -> None:
     caption = f"Scalings fitted to {calibration.images:,} validation images; the cross-validated NLL chooses"
     if not losses:
         caption += " (some class has fewer than 5 validation images: no cross-validation, the temperature is taken)"
-    findings.add_table(caption, ["scaling", "value", "cross-validated NLL", "chosen"], rows)
+    analysis.add_table(caption, ["scaling", "value", "cross-validated NLL", "chosen"], rows)
 
 
 def _selective(probabilities: Floats, labels: Ints) -> dict[str, Any]:

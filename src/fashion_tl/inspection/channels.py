@@ -11,17 +11,17 @@ from fashion_tl.callbacks.pictures import first_convolution
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.explained_images import PEAKS, ExplainedRun
 from fashion_tl.inspection.layers import Target
-from fashion_tl.inspection.tiles import Tile, draw_tiles, outlined
 from fashion_tl.plots.filters import CAPTION, filter_grid
-from fashion_tl.records.findings import Findings
+from fashion_tl.plots.tiles import Tile, draw_tiles, outlined
+from fashion_tl.records.analysis import Analysis
 
 EXEMPLARS, MOST_CHANNELS, MOST_FILTERS = 8, 12, 128
 
 
-def filter_analysis(explained: ExplainedRun) -> Findings:
+def filter_analysis(explained: ExplainedRun) -> Analysis:
     """Draw the filters of the first convolution."""
     first = first_convolution(explained.run.module)
-    found = Findings("First-layer filters")
+    found = Analysis("First-layer filters")
     if first is None:
         found.note = "This network has no convolution, so there are no filters to draw."
         return found
@@ -38,7 +38,7 @@ def filter_analysis(explained: ExplainedRun) -> Findings:
     return found
 
 
-def channel_analysis(explained: ExplainedRun, wanted: Sequence[int]) -> Findings:
+def channel_analysis(explained: ExplainedRun, wanted: Sequence[int]) -> Analysis:
     """Find the test images that excite each of some channels most.
 
     Args:
@@ -68,7 +68,7 @@ def channel_analysis(explained: ExplainedRun, wanted: Sequence[int]) -> Findings
     )
     if not wanted:
         note += " Channels: for each class the one whose peak sets it apart from all others most."
-    found = Findings("Test images that excite a channel most", note, figures=explained.layer_figures())
+    found = Analysis("Test images that excite a channel most", note, figures=explained.layer_figures())
     found.add_picture(
         "explain_channels-exemplars.png",
         draw_tiles(rows, heads, f"{run.label}: test images that excite a channel most", note),

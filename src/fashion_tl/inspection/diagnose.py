@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_tl.errors import check_at_least
+from fashion_tl.errors import check_options
 
 if TYPE_CHECKING:
-    from fashion_tl.records.findings import Findings
+    from fashion_tl.records.analysis import Analysis
 
 
 def diagnose(
@@ -19,7 +19,7 @@ def diagnose(
     checkpoint_dir: Path = Path("checkpoints"),
     root: str | None = None,
     batch_size: int = 512,
-) -> Findings:
+) -> Analysis:
     """Measure a run's errors and calibration, and calibrate its checkpoint.
 
     Writes ``analysis/diagnose.json`` with its pictures, and ``calibration.json`` beside the checkpoint.
@@ -39,32 +39,32 @@ def diagnose(
     Raises:
         UserError: If the run or a file is missing or damaged; nothing is written then.
     """
-    check_at_least(("batch_size", batch_size, 1))
+    check_options(batch_size=(batch_size, 1))
     from fashion_tl.inspection.calibration import digest, fit_calibration, write_calibration
     from fashion_tl.inspection.calibration_analysis import add_calibration
     from fashion_tl.inspection.error_analysis import add_errors
     from fashion_tl.inspection.groups_and_costs import read_costs, read_groups
-    from fashion_tl.inspection.inference import test_predictions, validation_predictions
+    from fashion_tl.inspection.inference import recorded_predictions, validation_predictions
     from fashion_tl.inspection.run import open_run
-    from fashion_tl.records.findings import Findings
+    from fashion_tl.records.analysis import Analysis
 
     opened = open_run(run, log_dir, checkpoint_dir, root)
     logs, names = opened.paths.logs, opened.class_names
     cost_matrix = None if costs is None else read_costs(costs, names)
     grouping = read_groups(groups, names)
-    test, validation = test_predictions(opened), validation_predictions(opened, batch_size)
+    test, validation = recorded_predictions(opened), validation_predictions(opened, batch_size)
     calibration = fit_calibration(validation.logits, validation.labels, digest(opened.paths.best), names)
-    findings = Findings(
+    analysis = Analysis(
         "Errors and calibration",
         f"On {len(test.labels):,} test images. Thresholds and scalings are fitted to {len(validation.labels):,} "
         "validation images alone, which the choice of the checkpoint has seen. Errors are those of the run as trained: "
         "a temperature changes no predicted class, vector scaling may.",
     )
-    add_calibration(findings, test, calibration)
-    add_errors(findings, opened, test, validation, calibration, grouping, cost_matrix)
-    path = findings.write(logs, "diagnose")
+    add_calibration(analysis, test, calibration)
+    add_errors(analysis, opened, test, validation, calibration, grouping, cost_matrix)
+    path = analysis.write(logs, "diagnose")
     sidecar = write_calibration(opened.paths.best, calibration)
-    figures = findings.figures["calibration"]
+    figures = analysis.figures["calibration"]
     before, after = figures["test"]["as trained"]["ece"], figures["test"][figures["chosen"]]["ece"]
     covered = figures["selective"][figures["chosen"]]["accuracy_at"]["0.90"]
     shown = {
@@ -72,7 +72,7 @@ def diagnose(
         "calibration_error_calibrated": after,
         "accuracy_at_90_percent_coverage": covered,
     }
-    findings.log(logs, "diagnose", shown)
+    analysis.log(logs, "diagnose", shown)
     print(f"calibration error {before:.4f}, calibrated ({calibration.method}) {after:.4f}: {sidecar}")
     print(f"accuracy at 90 % coverage {covered:.4f}: {path}")
-    return findings
+    return analysis

@@ -11,7 +11,6 @@ import numpy as np
 
 from fashion_tl.inspection.calibration import Calibration
 from fashion_tl.inspection.run import OpenedRun
-from fashion_tl.inspection.tiles import Tile, draw_tiles, in_rows
 from fashion_tl.metrics.decisions import best_thresholds, cost_weighted_error, least_cost_decisions
 from fashion_tl.metrics.errors import (
     accuracy_by_group,
@@ -21,7 +20,8 @@ from fashion_tl.metrics.errors import (
     most_confident_mistakes,
 )
 from fashion_tl.metrics.metrics import Floats, Ints, confusion_matrix, per_class, softmax
-from fashion_tl.records.findings import Findings
+from fashion_tl.plots.tiles import Tile, draw_tiles, in_rows
+from fashion_tl.records.analysis import Analysis
 from fashion_tl.records.predictions import Predictions
 
 SHOWN, PAIRS, IN_A_PAIR, COLUMNS = 24, 8, 8, 6
@@ -32,7 +32,7 @@ Groups = dict[str, tuple[str, ...]]
 class _Case:
     """A run's test predictions, and where their analysis goes."""
 
-    findings: Findings
+    analysis: Analysis
     run: OpenedRun
     probabilities: Floats
     predicted: Ints
@@ -54,11 +54,11 @@ class _Case:
         """Add a picture of test images with lines of text, if there are any."""
         if len(positions):
             drawn = draw_tiles(in_rows(self.tiles(positions, texts), COLUMNS), side=1.45)
-            self.findings.add_picture(f"diagnose-{name}.png", drawn, alt)
+            self.analysis.add_picture(f"diagnose-{name}.png", drawn, alt)
 
 
 def add_errors(
-    findings: Findings,
+    analysis: Analysis,
     run: OpenedRun,
     test: Predictions,
     validation: Predictions,
@@ -69,7 +69,7 @@ def add_errors(
     """Add tables, pictures and figures about errors.
 
     Args:
-        findings: Where they are added.
+        analysis: Where they are added.
         run: The run.
         test: Its test predictions.
         validation: Its validation predictions, which thresholds are fitted to.
@@ -80,7 +80,7 @@ def add_errors(
     probabilities = softmax(test.logits)
     predicted: Ints = probabilities.argmax(axis=1).astype(np.int64)
     matrix = confusion_matrix(predicted, test.labels, len(run.class_names))
-    case = _Case(findings, run, probabilities, predicted, matrix)
+    case = _Case(analysis, run, probabilities, predicted, matrix)
     figures: dict[str, Any] = {"confused_pairs": _pairs(case)}
     if groups is not None:
         figures["groups"] = _groups(case, groups)
@@ -89,7 +89,7 @@ def add_errors(
         figures["costs"] = _costs(case, calibration.probabilities(test.logits), costs)
     figures["most_confident_mistakes"] = _confident(case)
     figures["label_errors"] = _label_errors(case)
-    findings.figures["errors"] = figures
+    analysis.figures["errors"] = figures
 
 
 def _pairs(case: _Case) -> list[dict[str, Any]]:
@@ -104,10 +104,10 @@ def _pairs(case: _Case) -> list[dict[str, Any]]:
         heads.append(f"{true}\ntaken for\n{taken}")
         figures.append({"true": true, "predicted": taken, "images": pair.images, "share": pair.share})
     columns = ["mistake", "images", "share of the true class", "share of all mistakes"]
-    case.findings.add_table("Most confused pairs", columns, rows)
+    case.analysis.add_table("Most confused pairs", columns, rows)
     if tiles:
         alt = "The most confused pairs of classes; in each row the most confident mistakes, with their confidence"
-        case.findings.add_picture("diagnose-confused-pairs.png", draw_tiles(tiles, heads, side=1), alt)
+        case.analysis.add_picture("diagnose-confused-pairs.png", draw_tiles(tiles, heads, side=1), alt)
     return figures
 
 
@@ -116,7 +116,7 @@ def _groups(case: _Case, groups: Groups) -> dict[str, dict[str, Any]]:
     rows = [[name, g.images, g.accuracy, g.group_accuracy, g.within] for name, g in found.items()]
     columns = ["group", "images", "right class", "right group", "right class within the group"]
     members = "; ".join(f"{name}: {', '.join(names)}" for name, names in groups.items())
-    case.findings.add_table(f"Accuracy by group ({members})", columns, rows)
+    case.analysis.add_table(f"Accuracy by group ({members})", columns, rows)
     return {name: vars(g) for name, g in found.items()}
 
 
@@ -138,7 +138,7 @@ def _thresholds(case: _Case, validation: Predictions) -> dict[str, dict[str, Any
             "test_f1": scores[0],
             "test_f1_most_probable": float(usual[k]),
         }
-    case.findings.add_table(
+    case.analysis.add_table(
         "Threshold of each class against the rest: fitted to F1 on validation images, evaluated on test images",
         [
             "class",
@@ -156,7 +156,7 @@ def _costs(case: _Case, calibrated: Floats, costs: Floats) -> dict[str, float]:
         [name, cost_weighted_error(decided, case.labels, costs), float(np.mean(decided == case.labels))]
         for name, decided in (("the most probable class", case.predicted), ("least expected cost, calibrated", least))
     ]
-    case.findings.add_table("Mean cost of a test image", ["decision for", "mean cost", "accuracy"], rows)
+    case.analysis.add_table("Mean cost of a test image", ["decision for", "mean cost", "accuracy"], rows)
     return {"most_probable": rows[0][1], "least_expected": rows[1][1], "least_expected_accuracy": rows[1][2]}
 
 
@@ -187,7 +187,7 @@ def _label_errors(case: _Case) -> dict[str, Any]:
         f"Likely label errors of the test, by confident learning: {len(doubted.indices):,} of {len(labels):,} images. "
         "A weak model doubts many correct labels: look at the pictures."
     )
-    case.findings.add_table(caption, ["label", "images", "share of all test images"], rows)
+    case.analysis.add_table(caption, ["label", "images", "share of all test images"], rows)
     first = doubted.indices[:SHOWN]
     texts = [
         f"label {names[labels[i]]}\nrather {names[k]}\n#{i}" for i, k in zip(first, doubted.suggested, strict=False)

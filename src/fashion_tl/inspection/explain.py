@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fashion_tl.errors import UserError, check_at_least
+from fashion_tl.errors import UserError, check_options
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fashion_tl.inspection.explained_images import ExplainedRun
     from fashion_tl.inspection.run import OpenedRun
-    from fashion_tl.records.findings import Findings
+    from fashion_tl.records.analysis import Analysis
 
 MOST_IMAGES, PROJECTED = 48, 2000
 
@@ -61,10 +61,10 @@ def explain(
     Raises:
         UserError: If a run, stage, channel, class or image is not there, or runs are not alike.
     """
-    counts = [("projector", count, 1) for count in projector or ()]
-    check_at_least(("batch_size", batch_size, 1), ("seed", seed, 0), *counts)
-    if len(counts) > 1:
-        raise UserError(f"--projector takes one number, not {len(counts)}.")
+    if len(projector or ()) > 1:
+        raise UserError(f"--projector takes one number, not {projector}.")
+    projected = projector[0] if projector else PROJECTED
+    check_options(batch_size=(batch_size, 1), seed=(seed, 0), projector=(projected, 1))
     from fashion_tl.inspection import saliency_analysis as saliency
     from fashion_tl.inspection.channels import channel_analysis, check_channels, filter_analysis
     from fashion_tl.inspection.explained_images import check_same_test, prepare
@@ -81,7 +81,7 @@ def explain(
     objectives = [parse_objectives(features or [], run.run.class_names, run.target) for run in explained]
     names, given = _decoded(opened, images or [], invert, skip_unreadable)
 
-    found: list[tuple[OpenedRun, str, Findings]] = []
+    found: list[tuple[OpenedRun, str, Analysis]] = []
     for one, wanted, goals in zip(explained, numbers, objectives, strict=True):
         if without_choice:
             found.append((one.run, saliency.stem(method), saliency.saliency_analysis(one)))
@@ -96,17 +96,17 @@ def explain(
         found.append((opened[0], "explain_images", saliency.given_images_analysis(explained, given, names)))
     if without_choice and len(explained) > 1:
         found.append((opened[0], f"{saliency.stem(method)}_compared", saliency.comparison_analysis(explained)))
-    for run, name, findings in found:
-        path = findings.write(run.paths.logs, name)
-        findings.log(run.paths.logs, name)
-        for file in (path.name, *findings.pictures):
+    for run, name, analysis in found:
+        path = analysis.write(run.paths.logs, name)
+        analysis.log(run.paths.logs, name)
+        for file in (path.name, *analysis.pictures):
             print(path.parent / file)
     for one in explained if projector is not None else ():
-        print(_project(one, (projector or [PROJECTED])[0], seed))
+        print(_project(one, projected, seed))
 
 
 def _decoded(runs: list[OpenedRun], paths: list[Path], invert: bool, skip: bool) -> tuple[list[str], list[Tensor]]:
-    """Decode image files as each run holds its images; returns their names, and the images for each run."""
+    """Decode image files as each run stores its images; returns their names, and the images for each run."""
     if not paths:
         return [], []
     import torch

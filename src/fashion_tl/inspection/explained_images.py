@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from fashion_tl.errors import UserError
-from fashion_tl.inspection.inference import Reader, classify, infer, test_predictions, tracked
+from fashion_tl.inspection.inference import Reader, classify, infer, recorded_predictions, tracked
 from fashion_tl.inspection.layers import Target, choose_target, find_targets
 from fashion_tl.inspection.run import OpenedRun, picture
 from fashion_tl.inspection.saliency import METHODS, Saliency, saliency_method
-from fashion_tl.inspection.tiles import Picture
 from fashion_tl.metrics.metrics import Floats, softmax
 from fashion_tl.models.staged import HEAD
 from fashion_tl.plots.style import CORRECT, INK, WRONG
+from fashion_tl.plots.tiles import Picture
 
 SCALE_NOTE = "Bright: strongest evidence for the class in this image; dark: none."
 PEAKS, MAPS = "peaks", "maps"
@@ -32,11 +32,10 @@ class ExplainedImage:
     Attributes:
         name: What to call the image, such as "test image 17".
         image: Grey (H, W) or colour (H, W, 3), 0 to 1.
-        saliency: Saliency (h, w), 0 to 1, of the class ``shown``.
+        saliency: Saliency (h, w), 0 to 1, of the predicted class or another one.
         truth: Name of the true class, if known.
         predicted: Name of the predicted class.
         confidence: Its probability, 0 to 1.
-        shown: Class that the saliency is for.
         index: Position in the test set, if it is of it.
     """
 
@@ -46,7 +45,6 @@ class ExplainedImage:
     truth: str | None
     predicted: str
     confidence: float
-    shown: str
     index: int | None = None
 
     @property
@@ -100,7 +98,7 @@ class ExplainedRun:
     def probabilities(self) -> Floats:
         """Class probabilities (N, K) of the test images: as recorded, or computed where they are not."""
         try:
-            return softmax(test_predictions(self.run).logits)
+            return softmax(recorded_predictions(self.run).logits)
         except UserError:
             return softmax(self.activations[0])
 
@@ -150,7 +148,6 @@ class ExplainedRun:
                 truth=None if truths is None else truths[i],
                 predicted=labels[guess[i]],
                 confidence=float(sure[i]),
-                shown=labels[wanted[i]],
                 index=None if positions is None else positions[i],
             )
             for i in range(len(images))

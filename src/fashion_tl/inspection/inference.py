@@ -13,7 +13,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.inspection.calibration import digest
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.checks import check_scores
-from fashion_tl.records.findings import write_arrays
+from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.predictions import Predictions, read_arrays, read_predictions
 from fashion_tl.training.classifier import ImageClassifier
 
@@ -80,7 +80,7 @@ def reading(readers: Mapping[str, Reader]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def test_predictions(run: OpenedRun) -> Predictions:
+def recorded_predictions(run: OpenedRun) -> Predictions:
     """Read the logits of the test from a run's record.
 
     Raises:
@@ -93,9 +93,6 @@ def test_predictions(run: OpenedRun) -> Predictions:
     except UserError as error:
         raise UserError(f"{run.paths.logs}: {error}. Train and test the run again.") from error
     return found
-
-
-test_predictions.__test__ = False  # type: ignore[attr-defined]  # no test, though pytest would take its name for one
 
 
 def validation_predictions(run: OpenedRun, batch_size: int) -> Predictions:

@@ -57,15 +57,6 @@ class Target:
         return replace(self, module=network.backbone.get_submodule(self.name))
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One call of a layer: its output as a map, and whether a gradient from the logits reaches the map."""
-
-    target: Target
-    reached: bool
-    weighs: bool  # whether the layer is a single one with parameters of its own
-
-
 def find_targets(network: StagedNetwork, channels: int, image_size: int) -> dict[str, Target]:
     """Find the layer of each stage that a map is best taken from, by running noise through the network once.
 
@@ -81,25 +72,20 @@ def find_targets(network: StagedNetwork, channels: int, image_size: int) -> dict
     Returns:
         Targets by stage, in the order of the stages; a stage without a map is left out.
     """
-    found: dict[str, list[_Call]] = {}
-    for call in _calls(network, channels, image_size):
-        if call.reached:
-            found.setdefault(call.target.stage, []).append(call)
-    targets = {}
+    targets: dict[str, Target] = {}
+    calls = _calls(network, channels, image_size)
     for stage in network.stage_names:
-        calls = found.get(stage, [])
-        weighted = [place for place, call in enumerate(calls) if call.weighs]
-        if weighted:
-            side = calls[weighted[-1]].target.side
-            targets[stage] = [call.target for call in calls[weighted[-1] :] if call.target.side == side][-1]
+        own = [(target, weighted) for target, weighted in calls if target.stage == stage]
+        last = max((place for place, (_, weighted) in enumerate(own) if weighted), default=None)
+        if last is not None:
+            targets[stage] = [target for target, _ in own[last:] if target.side == own[last][0].side][-1]
     return targets
 
 
 def choose_target(targets: Mapping[str, Target], network: StagedNetwork, stage: str | None) -> Target:
-    """Choose the target of a stage by its name, or of the last stage whose map is more than a few blotches.
+    """Choose the target of a stage by its name, or of the last stage whose map has at least 4 x 4 places.
 
-    Small images leave the last stages with 2 x 2 or 3 x 3 places; the last stage of at least 4 x 4 is taken then, if
-    there is one.
+    Small images leave the last stages with 2 x 2 or 3 x 3 places; the last stage is taken if none has more.
 
     Raises:
         UserError: If there is no such stage, or its output is no map.
@@ -118,7 +104,12 @@ def choose_target(targets: Mapping[str, Target], network: StagedNetwork, stage: 
     return targets[stage]
 
 
-def _calls(network: StagedNetwork, channels: int, image_size: int) -> list[_Call]:
+def _calls(network: StagedNetwork, channels: int, image_size: int) -> list[tuple[Target, bool]]:
+    """List, in the order of their calls, the layers whose output is a map that a gradient from the logits reaches.
+
+    Returns:
+        Each layer, and whether it is a single one with parameters of its own.
+    """
     backbone: Any = network.backbone
     stages_of: dict[str, set[str]] = {}
     for name, stage, _ in network.staged_parameters():
@@ -138,8 +129,8 @@ def _calls(network: StagedNetwork, channels: int, image_size: int) -> list[_Call
         owned = stages_of.get(known, set())
         if known != name and len(owned) != 1:
             owned = {current}
-        weighs = any(True for _ in module.parameters(recurse=False))
-        if weighs and len(owned) == 1:
+        weighted = any(True for _ in module.parameters(recurse=False))
+        if weighted and len(owned) == 1:
             current = next(iter(owned))
         skipped = isinstance(module, nn.Identity | nn.Dropout) or _INSIDE_ATTENTION.search(name)
         if len(owned) != 1 or skipped or not isinstance(output, Tensor) or not output.requires_grad:
@@ -148,7 +139,7 @@ def _calls(network: StagedNetwork, channels: int, image_size: int) -> list[_Call
         if shape is not None:
             layout, width, side, front = shape
             outputs.append(output)
-            seen.append((Target(next(iter(owned)), name, module, layout, width, side, front), weighs))
+            seen.append((Target(next(iter(owned)), name, module, layout, width, side, front), weighted))
 
     hooks = [
         module.register_forward_hook(lambda module, _, output, name=name: note(name, module, output))
@@ -165,8 +156,9 @@ def _calls(network: StagedNetwork, channels: int, image_size: int) -> list[_Call
         for hook in hooks:
             hook.remove()
     return [
-        _Call(target, gradient is not None and bool(target.fold(gradient).any()), weighs)
-        for (target, weighs), gradient in zip(seen, gradients, strict=True)
+        (target, weighted)
+        for (target, weighted), gradient in zip(seen, gradients, strict=True)
+        if gradient is not None and target.fold(gradient).any()
     ]
 
 

@@ -38,7 +38,7 @@ def ood_sets(
     """Collect sets of images of other kinds than a run was trained on.
 
     Args:
-        spec: How the run holds its images.
+        spec: How the run stores its images.
         root: Folder with the data; MNIST's test images are read from ``root/MNIST/raw``.
         source: The run's own source, which is not OOD.
         folders: Folders of image files, searched at any depth.
@@ -46,7 +46,7 @@ def ood_sets(
         seed: The same seed takes the same images.
 
     Returns:
-        Images (at most ``count``, C, H, W), uint8, as the run holds its own, of each set by name, and a line for each
+        Images (at most ``count``, C, H, W), uint8, as the run stores its own, of each set by name, and a line for each
         set that was left out.
 
     Raises:
@@ -78,7 +78,7 @@ def ood_sets(
 
 
 def as_stored(images: Tensor, spec: InputSpec) -> Tensor:
-    """Bring images (N, C, H, W), uint8, to the size and channels in which a run holds its own."""
+    """Bring images (N, C, H, W), uint8, to the size and channels in which a run stores its own."""
     values = resize_images(to_float(images), spec.stored, "bilinear")
     if spec.channels == 1 and values.shape[1] == 3:
         values = to_grey(values)

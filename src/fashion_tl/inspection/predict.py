@@ -7,7 +7,7 @@ import io
 import sys
 from pathlib import Path
 
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, check_options
 
 
 def predict(
@@ -41,8 +41,7 @@ def predict(
     from fashion_tl.records.record import write_text
     from fashion_tl.training.loading import load_classifier
 
-    if batch_size < 1:
-        raise UserError(f"--batch_size is {batch_size}, it must be at least 1.")
+    check_options(batch_size=(batch_size, 1))
     files = image_files(images)
     probabilities_of = load_calibration(checkpoint) if calibrated else softmax
     module = load_classifier(checkpoint)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fashion_tl.errors import UserError, check_at_least
+from fashion_tl.errors import UserError, check_options
 
 if TYPE_CHECKING:
     from fashion_tl.inspection.run import OpenedRun
-    from fashion_tl.records.findings import Findings
+    from fashion_tl.records.analysis import Analysis
 
 TRAIN_IMAGES, VAL_IMAGES = 10_000, 2000
 
@@ -24,7 +24,7 @@ def robustness(
     checkpoint_dir: Path = Path("checkpoints"),
     root: str | None = None,
     batch_size: int = 250,
-) -> list[Findings]:
+) -> list[Analysis]:
     """Measure runs on corrupted, shifted and rotated images, and how well they detect out-of-distribution images.
 
     Writes ``analysis/robustness.json``, its pictures and ``robustness.npz`` of scores for each run.
@@ -47,11 +47,11 @@ def robustness(
         UserError: If a run or file is missing or damaged, or the baseline was tested on other images; nothing is
             written then.
     """
-    check_at_least(("images", images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0))
+    check_options(images=(images, 1), batch_size=(batch_size, 1), seed=(seed, 0))
     from fashion_tl import __version__
     from fashion_tl.data.sources import data_root
     from fashion_tl.inspection.calibration import digest, read_calibration
-    from fashion_tl.inspection.corruption_error import Subset, corruption_figures, mean_corruption_error, subset_of
+    from fashion_tl.inspection.corruption_error import corruption_figures, mean_corruption_error, subset_of
     from fashion_tl.inspection.ood import detect, ood_sets
     from fashion_tl.inspection.robustness_analysis import robustness_analysis, scalars, summary
     from fashion_tl.inspection.run import open_run
@@ -66,34 +66,32 @@ def robustness(
                 "size: their errors cannot be compared. Choose a baseline of the same data."
             )
 
-    def settings(run: OpenedRun, subset: Subset) -> dict[str, Any]:
+    tests = {run.paths.logs: subset_of(run.data.splits["test"], images, seed) for run in opened.values()}
+    measured: dict[Path, dict[str, Any]] = {}
+
+    def settings(run: OpenedRun) -> dict[str, Any]:
         return {
             "seed": seed,
-            "images": len(subset.labels),
+            "images": len(tests[run.paths.logs].labels),
             "test_images": len(run.labels),
             "checkpoint": digest(run.paths.best),
             "fashion_tl": __version__,
         }
 
-    measured: dict[Path, dict[str, Any]] = {}
-
-    def corrupted(run: OpenedRun, subset: Subset) -> dict[str, Any]:
-        if run.paths.logs not in measured:
+    def corrupted(run: OpenedRun) -> dict[str, Any]:
+        logs = run.paths.logs
+        if logs not in measured:
             calibration = read_calibration(run.paths.best)
-            measured[run.paths.logs] = corruption_figures(run.module, subset, seed, batch_size, calibration)
-        return measured[run.paths.logs]
+            measured[logs] = corruption_figures(run.module, tests[logs], seed, batch_size, calibration)
+        return measured[logs]
 
-    reference = None
-    if base is not None:
-        subset = subset_of(base.data.splits["test"], images, seed)
-        reference = _recorded(base, settings(base, subset)) or corrupted(base, subset)
+    reference = None if base is None else _recorded(base, settings(base)) or corrupted(base)
     results = []
     for run in (opened[name] for name in dict.fromkeys(runs)):
         data, calibration = run.data, read_calibration(run.paths.best)
         folder = getattr(data.source, "root", data_root(root))
         sets, left_out = ood_sets(run.module.input_spec, folder, data.source_name, list(ood or []), images, seed)
-        test = subset_of(data.splits["test"], images, seed)
-        figures = corrupted(run, test)
+        test, figures = tests[run.paths.logs], corrupted(run)
         errors = mean_corruption_error(figures["cells"], figures["clean"], reference)
         train = subset_of(data.splits["train"], TRAIN_IMAGES, seed)
         validation = subset_of(data.splits["val"], VAL_IMAGES, seed)
@@ -104,18 +102,18 @@ def robustness(
                 f"{run.paths.name} has no calibration (`fashion-tl diagnose` makes one): no calibrated figures"
             )
         whole = {
-            "settings": settings(run, test),
+            "settings": settings(run),
             **figures,
             "corruption_error": {**errors, "baseline": None if base is None else base.label},
             "out_of_distribution": detected,
             "left_out": left_out,
         }
         results.append((run, robustness_analysis(whole, scores, test), scores))
-    for run, findings, scores in results:
-        path = findings.write(run.paths.logs, "robustness", scores)
-        findings.log(run.paths.logs, "robustness", scalars(findings.figures))
-        print("\n".join(summary(run.label, findings.figures)) + f"\n  {path}")
-    return [findings for _, findings, _ in results]
+    for run, analysis, scores in results:
+        path = analysis.write(run.paths.logs, "robustness", scores)
+        analysis.log(run.paths.logs, "robustness", scalars(analysis.figures))
+        print("\n".join(summary(run.label, analysis.figures)) + f"\n  {path}")
+    return [analysis for _, analysis, _ in results]
 
 
 def _test_images(run: OpenedRun) -> list[Any]:
@@ -128,7 +126,7 @@ def _recorded(run: OpenedRun, settings: dict[str, Any]) -> dict[str, Any] | None
     """Return a run's recorded figures, if they were measured in the same way."""
     import json
 
-    from fashion_tl.records.findings import FOLDER
+    from fashion_tl.records.analysis import FOLDER
 
     try:
         path = run.paths.logs / FOLDER / "robustness.json"

@@ -12,10 +12,10 @@ from fashion_tl.inspection.corruption_error import CURVES, Subset
 from fashion_tl.inspection.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from fashion_tl.inspection.ood import HEAD_DISTANCE, IN_DISTRIBUTION
 from fashion_tl.inspection.run import picture
-from fashion_tl.inspection.tiles import Tile, draw_tiles, in_rows
 from fashion_tl.metrics.metrics import Floats
 from fashion_tl.plots.style import GREY, PALETTE, png, style
-from fashion_tl.records.findings import Findings
+from fashion_tl.plots.tiles import Tile, draw_tiles, in_rows
+from fashion_tl.records.analysis import Analysis
 
 LEVELS = [str(level) for level in range(1, STRENGTHS + 1)]
 UNITS = {"horizontal shift": "px", "vertical shift": "px", "rotation": "degrees"}
@@ -46,7 +46,7 @@ def summary(label: str, figures: dict[str, Any]) -> list[str]:
     return lines + [f"  {line}" for line in figures["left_out"]]
 
 
-def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test: Subset) -> Findings:
+def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test: Subset) -> Analysis:
     """Lay out figures.
 
     Args:
@@ -56,23 +56,24 @@ def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test
         test: The test images; the first one is shown under every corruption.
     """
     settings, images = figures["settings"], len(test.labels)
-    error = f"At an accuracy of 0.9 the standard error is {(0.09 / images) ** 0.5:.3f}. " if images < 10_000 else ""
-    note = (
-        f"On {images:,} of {settings['test_images']:,} test images, drawn by seed {settings['seed']}, corrupted as "
-        f"held. {error}{' '.join(f'{line[0].upper()}{line[1:]}.' for line in figures['left_out'])}"
-    )
-    findings = Findings("Robustness", note.strip(), figures=figures)
-    _accuracy_table(findings)
-    _calibration_table(findings)
+    lines = [
+        f"on {images:,} of {settings['test_images']:,} test images, drawn by seed {settings['seed']}, as stored",
+        *([f"at an accuracy of 0.9 the standard error is {(0.09 / images) ** 0.5:.3f}"] if images < 10_000 else []),
+        *figures["left_out"],
+    ]
+    note = " ".join(f"{line[0].upper()}{line[1:]}." for line in lines)
+    analysis = Analysis("Robustness", note, figures=figures)
+    _add_accuracy(analysis)
+    _add_calibration(analysis)
     for kind in CURVES:
         values, accuracies = _curve(figures, kind)
         columns = [UNITS[kind], *(f"{value:g}" for value in values)]
-        findings.add_table(f"Accuracy against {kind}", columns, [["accuracy", *accuracies]])
-    _detection_table(findings)
+        analysis.add_table(f"Accuracy against {kind}", columns, [["accuracy", *accuracies]])
+    _add_detection(analysis)
     rows = [
         [name, *(f"{s:g}" for s in entry.strengths), entry.unit, entry.source] for name, entry in CORRUPTIONS.items()
     ]
-    findings.add_table(
+    analysis.add_table(
         "The corruptions; pixels are those of an image of 28", ["corruption", *LEVELS, "strength is", "source"], rows
     )
     for name, drawn, alt in (
@@ -81,8 +82,8 @@ def robustness_analysis(figures: dict[str, Any], scores: dict[str, Floats], test
         ("curves", accuracy_curves(figures), "Accuracy against shift and rotation of the images"),
         ("scores", score_histograms(figures, scores), "Histograms of the scores of test images and OOD images"),
     ):
-        findings.add_picture(f"robustness-{name}.png", drawn, alt)
-    return findings
+        analysis.add_picture(f"robustness-{name}.png", drawn, alt)
+    return analysis
 
 
 def _curve(figures: dict[str, Any], kind: str) -> tuple[list[float], list[float]]:
@@ -91,51 +92,49 @@ def _curve(figures: dict[str, Any], kind: str) -> tuple[list[float], list[float]
     return sorted(cells), [cells[value]["accuracy"] for value in sorted(cells)]
 
 
-def _accuracy_table(findings: Findings) -> None:
-    clean, errors = findings.figures["clean"]["accuracy"], findings.figures["corruption_error"]
+def _rows(figures: dict[str, Any], figure: str) -> list[list[Any]]:
+    """Return a row of one figure for clean images and for each corruption: by strength, then the mean."""
+    cells = {"clean": [figures["clean"]] * STRENGTHS, **figures["cells"]}
+    values = {name: [cell[figure] for cell in row] for name, row in cells.items()}
+    return [[name, *row, float(np.mean(row))] for name, row in values.items()]
+
+
+def _add_accuracy(analysis: Analysis) -> None:
+    errors, rows = analysis.figures["corruption_error"], _rows(analysis.figures, "accuracy")
     columns = ["corruption", *LEVELS, "mean"]
-    rows: list[list[Any]] = [["clean", *[clean] * len(LEVELS), clean]]
-    for name, row in findings.figures["cells"].items():
-        values = [cell["accuracy"] for cell in row]
-        rows.append([name, *values, float(np.mean(values))])
     caption = f"Accuracy by corruption and strength; mean corrupted error {errors['error']:.4f}"
-    ratios, baseline = errors.get("by_corruption"), errors["baseline"]
-    if ratios is not None:
-        columns.append(f"corruption error / {baseline}")
+    if errors.get("by_corruption") is not None:
+        columns.append(f"corruption error / {errors['baseline']}")
         means = [
             f"{name} {errors[key]:.4f}"
             if errors[key] is not None
             else f"{name} not defined (the baseline loses nothing)"
             for key, name in (("mce", "mean corruption error"), ("relative_mce", "relative"))
         ]
-        caption += f"; relative to {baseline}: {', '.join(means)}"
-        for row, ratio in zip(rows, ["", *ratios.values()], strict=True):
+        caption += f"; relative to {errors['baseline']}: {', '.join(means)}"
+        for row, ratio in zip(rows, ["", *errors["by_corruption"].values()], strict=True):
             row.append(ratio)
-    findings.add_table(caption, columns, rows)
+    analysis.add_table(caption, columns, rows)
 
 
-def _calibration_table(findings: Findings) -> None:
-    clean, cells = findings.figures["clean"], findings.figures["cells"]
-    calibrated = clean["ece_calibrated"] is not None
-    rows: list[list[Any]] = []
-    for name, row in {"clean": [clean] * len(LEVELS), **cells}.items():
-        values = [cell["ece"] for cell in row]
-        rows.append([name, *values, float(np.mean(values))])
-        if calibrated:
-            rows[-1].append(float(np.mean([cell["ece_calibrated"] for cell in row])))
-    columns = ["corruption", *LEVELS, "mean", *(["mean, calibrated"] if calibrated else [])]
-    findings.add_table("Expected calibration error by corruption and strength (15 bins)", columns, rows)
+def _add_calibration(analysis: Analysis) -> None:
+    rows, columns = _rows(analysis.figures, "ece"), ["corruption", *LEVELS, "mean"]
+    if analysis.figures["clean"]["ece_calibrated"] is not None:
+        columns.append("mean, calibrated")
+        for row, calibrated in zip(rows, _rows(analysis.figures, "ece_calibrated"), strict=True):
+            row.append(calibrated[-1])
+    analysis.add_table("Expected calibration error by corruption and strength (15 bins)", columns, rows)
 
 
-def _detection_table(findings: Findings) -> None:
-    ood = findings.figures["out_of_distribution"]
+def _add_detection(analysis: Analysis) -> None:
+    ood = analysis.figures["out_of_distribution"]
     rows = [
         [f"{name} ({ood['images'][name]:,})", score + (" (best)" if ood["best"][name] == score else "")]
         + [found[key] for key in ("auroc", "aupr_inside", "aupr_outside", "fpr95")]
         for name, by_score in ood["sets"].items()
         for score, found in by_score.items()
     ]
-    findings.add_table(
+    analysis.add_table(
         f"Detection of out-of-distribution images against {ood['images'][IN_DISTRIBUTION]:,} test images; Gaussians of "
         f"{', '.join(ood['stages'])} fitted to {ood['training_images']:,} training images",
         ["OOD images", "score", "AUROC", "AUPR, in-distribution", "AUPR, OOD", "FPR at 95 % TPR"],
@@ -217,6 +216,7 @@ def score_histograms(figures: dict[str, Any], scores: dict[str, Floats]) -> byte
             axes.spines["left"].set_visible(False)
             axes.set_title(f"AUROC {sets[ood][name]['auroc']:.3f}", fontsize=8, pad=2)
             axes.tick_params(labelsize=7)
+            axes.locator_params(axis="x", nbins=4)
         for axes, ood in zip(grid[:, 0], sets, strict=True):
             axes.set_ylabel(ood, fontsize=9)
         for axes, name in zip(grid[-1], names, strict=True):

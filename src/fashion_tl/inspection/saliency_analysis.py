@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from fashion_tl.inspection.explained_images import SCALE_NOTE, ExplainedImage, ExplainedRun
-from fashion_tl.inspection.randomisation import Step, randomise_downwards
-from fashion_tl.inspection.saliency import METHODS
-from fashion_tl.inspection.tiles import Tile, draw_tiles, heat_map, in_rows, overlay
+from fashion_tl.inspection.saliency import METHODS, Step, randomise_downwards
 from fashion_tl.metrics.errors import most_confident_mistakes
-from fashion_tl.records.findings import Findings
+from fashion_tl.plots.tiles import Tile, draw_tiles, heat_map, in_rows, overlay
+from fashion_tl.records.analysis import Analysis
 
 EACH, MOST_CLASSES, WORST, RANDOMISED, DISAGREEMENTS = 2, 20, 12, 6, 6
 
@@ -23,9 +22,9 @@ def stem(method: str) -> str:
     return "explain" if method == "grad_cam" else f"explain_{method}"
 
 
-def saliency_analysis(explained: ExplainedRun) -> Findings:
+def saliency_analysis(explained: ExplainedRun) -> Analysis:
     """Explain two test images of each class and the most confident mistakes, and randomise the network."""
-    found = Findings(f"Saliency: {METHODS[explained.method]}", explained.note)
+    found = Analysis(f"Saliency: {METHODS[explained.method]}", explained.note)
     found.figures = {**explained.layer_figures(), "method": explained.method}
     items = explained.explain(explained.first_of_each_class(EACH, MOST_CLASSES))
     found.add_picture(
@@ -72,7 +71,7 @@ def draw_side_by_side(rows: Sequence[Sequence[ExplainedImage]], heads: Sequence[
     return draw_tiles(tiles, title=title, note=note, side=1.5)
 
 
-def _mistakes(explained: ExplainedRun, found: Findings) -> None:
+def _mistakes(explained: ExplainedRun, found: Analysis) -> None:
     labels = explained.run.labels
     positions = most_confident_mistakes(explained.probabilities, labels, WORST).tolist()
     found.figures["worst"] = []
@@ -98,7 +97,7 @@ def _mistakes(explained: ExplainedRun, found: Findings) -> None:
     found.figures["worst"] = [item.figures() for item in items]
 
 
-def _randomised(explained: ExplainedRun, found: Findings) -> None:
+def _randomised(explained: ExplainedRun, found: Analysis) -> None:
     run = explained.run
     positions = explained.first_of_each_class(1, RANDOMISED)
     with torch.no_grad():
@@ -138,7 +137,7 @@ def _correlation(step: Step) -> str:
     return "no map" if step.mean is None else f"{step.mean:.2f}"
 
 
-def given_images_analysis(runs: Sequence[ExplainedRun], given: Sequence[Tensor], names: Sequence[str]) -> Findings:
+def given_images_analysis(runs: Sequence[ExplainedRun], given: Sequence[Tensor], names: Sequence[str]) -> Analysis:
     """Explain given images, by one run or by several side by side.
 
     Args:
@@ -148,7 +147,7 @@ def given_images_analysis(runs: Sequence[ExplainedRun], given: Sequence[Tensor],
     """
     explained = [run.explain_images(images, names) for run, images in zip(runs, given, strict=True)]
     labels = [run.run.label for run in runs]
-    found = Findings("Given images", runs[0].note)
+    found = Analysis("Given images", runs[0].note)
     drawn = (
         draw_explained(explained[0], f"{labels[0]}: given images", runs[0].note)
         if len(runs) == 1
@@ -161,11 +160,11 @@ def given_images_analysis(runs: Sequence[ExplainedRun], given: Sequence[Tensor],
     return found
 
 
-def comparison_analysis(runs: Sequence[ExplainedRun]) -> Findings:
+def comparison_analysis(runs: Sequence[ExplainedRun]) -> Analysis:
     """Lay the saliency of several runs side by side: one image of each class, and images on which they disagree."""
     labels, method = [run.run.label for run in runs], runs[0].method
     layers = "; ".join(f"{run.run.label}: {run.layer}" for run in runs) if method == "grad_cam" else ""
-    found = Findings(f"Saliency side by side: {METHODS[method]}", f"{layers or SCALE_NOTE}")
+    found = Analysis(f"Saliency side by side: {METHODS[method]}", f"{layers or SCALE_NOTE}")
     found.figures = {"method": method, "runs": {run.run.label: run.layer_figures() for run in runs}}
     sets = [("classes", "The first test image of each class", runs[0].first_of_each_class(1, MOST_CLASSES))]
     sets += [("disagreements", "Test images of most confident disagreement", disagreements(runs, DISAGREEMENTS))]

@@ -16,8 +16,8 @@ from fashion_tl.inspection.explained_images import ExplainedRun
 from fashion_tl.inspection.inference import progress, reading
 from fashion_tl.inspection.layers import Target
 from fashion_tl.inspection.run import picture
-from fashion_tl.inspection.tiles import Tile, draw_tiles, in_rows
-from fashion_tl.records.findings import Findings
+from fashion_tl.plots.tiles import Tile, draw_tiles, in_rows
+from fashion_tl.records.analysis import Analysis
 from fashion_tl.training.classifier import ImageClassifier
 
 MOST_MADE, STEPS = 12, 256
@@ -27,7 +27,7 @@ MOST_TURN, MOST_ZOOM, MOST_SHIFT = 5.0, 0.1, 1 / 8  # degrees; shares
 _COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 
-def feature_analysis(explained: ExplainedRun, objectives: Sequence[Objective], seed: int) -> Findings:
+def feature_analysis(explained: ExplainedRun, objectives: Sequence[Objective], seed: int) -> Analysis:
     """Make images that excite channels or classes, all classes if none is named."""
     names = explained.run.class_names[:MOST_MADE]
     wanted = list(objectives) or [Objective("class", i, name) for i, name in enumerate(names)]
@@ -37,7 +37,7 @@ def feature_analysis(explained: ExplainedRun, objectives: Sequence[Objective], s
         f"and a penalty on total variation (Olah et al. 2017); seed {seed}. {explained.layer}"
     )
     rows = [[o.name, o.kind, b, a] for o, b, a in zip(wanted, first, last, strict=True)]
-    found = Findings(
+    found = Analysis(
         "Images made to excite a class or a channel", note, figures={**explained.layer_figures(), "seed": seed}
     )
     tiles = [
@@ -94,8 +94,8 @@ def visualise(
 ) -> tuple[Tensor, list[float], list[float]]:
     """Make an image for each objective by gradient ascent (Olah et al. 2017, "Feature Visualization").
 
-    The image is held as its Fourier spectrum with decorrelated colours, turned, zoomed and shifted at random before
-    every step, with a penalty on its total variation.
+    The image is represented by its Fourier spectrum with decorrelated colours, and rotated, zoomed and shifted at
+    random before every step, with a penalty on its total variation.
 
     Args:
         module: A classifier in eval mode; it stays as it is.

@@ -1,4 +1,4 @@
-"""What a command found out about a run: one document with its pictures, written whole, shown in TensorBoard too."""
+"""The analysis of a run: one document with its pictures, written whole, shown in TensorBoard too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = "analysis"
 
 
 @dataclass
-class Findings:
+class Analysis:
     """A document in the form that a report over records shows, and its pictures.
 
     Attributes:

@@ -9,8 +9,7 @@ from scipy import stats
 from tests.inspection.networks import transfer
 
 from fashion_tl.inspection.layers import choose_target, find_targets
-from fashion_tl.inspection.randomisation import Step, randomise_downwards, rank_correlation
-from fashion_tl.inspection.saliency import grad_cam
+from fashion_tl.inspection.saliency import Step, grad_cam, randomise_downwards, rank_correlation
 
 
 def test_rank_correlation_is_spearmans_with_ties() -> None:
