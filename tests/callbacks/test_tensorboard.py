@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fashion_tl.callbacks.pictures import first_convolution
 from fashion_tl.callbacks.tensorboard import confusion_picture, grid
 from fashion_tl.cli import main
+from fashion_tl.models.filters import first_convolution
 from fashion_tl.models.scratch import LightCNN
 from fashion_tl.records.record import read_record
 

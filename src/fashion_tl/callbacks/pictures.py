@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,24 +11,10 @@ from torch.nn import functional as F
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import visible
+from fashion_tl.models.filters import first_convolution
 from fashion_tl.records.analysis import write_arrays
 
 LARGEST = 64
-
-
-class Convolution(NamedTuple):
-    """A convolution by its name, with its weights (O, I, h, w)."""
-
-    name: str
-    weight: np.ndarray
-
-
-def first_convolution(module: nn.Module) -> Convolution | None:
-    """Find the first two-dimensional convolution of a network."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            return Convolution(name.removeprefix("network."), layer.weight.detach().float().cpu().numpy())
-    return None
 
 
 def keep_filters(module: nn.Module, folder: Path) -> None:

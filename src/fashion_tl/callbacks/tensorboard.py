@@ -12,10 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from fashion_tl.callbacks.pictures import first_convolution
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import visible
+from fashion_tl.models.filters import first_convolution
 from fashion_tl.plots.filters import filter_grid
 from fashion_tl.records.record import RunPaths
 from fashion_tl.training.classifier import ImageClassifier

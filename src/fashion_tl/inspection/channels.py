@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fashion_tl.callbacks.pictures import first_convolution
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.explained_images import PEAKS, ExplainedRun
 from fashion_tl.inspection.layers import Target
+from fashion_tl.models.filters import first_convolution
 from fashion_tl.plots.filters import CAPTION, filter_grid
 from fashion_tl.plots.tiles import Tile, draw_tiles, outlined
 from fashion_tl.records.analysis import Analysis

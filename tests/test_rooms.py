@@ -1,0 +1,45 @@
+"""Imports point one way, and what must stay light imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src" / "fashion_tl"
+# From the top to the bottom; a room imports from those below it (CONTRIBUTING.md).
+ROOMS = (
+    *("cli.py", "report", "inspection", "runs", "callbacks", "training", "features", "models", "data"),
+    *("plots", "metrics", "records"),
+)
+LIGHT = ("plots", "metrics", "records", "report", "cli.py", "commands.py", "errors.py")
+HEAVY = {"torch", "torchvision", "lightning", "timm", "torchmetrics", "captum"}
+
+
+def imports(path: Path, at_run_time: bool = False) -> list[str]:
+    """List the modules that a file imports, with those that it imports for types alone unless told otherwise."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if at_run_time and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    found = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    return found + [alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names]
+
+
+def test_all_rooms_are_listed() -> None:
+    assert {path.name for path in SRC.iterdir() if (path / "__init__.py").is_file()} == set(ROOMS) - {"cli.py"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_down(room: str) -> None:
+    above = ROOMS[: ROOMS.index(room)]
+    for path in [SRC / room] if room.endswith(".py") else sorted((SRC / room).glob("*.py")):
+        wrong = [name for name in imports(path) if name.startswith("fashion_tl.") and name.split(".")[1] in above]
+        assert wrong == [], path
+
+
+@pytest.mark.parametrize("room", LIGHT)
+def test_what_reads_records_imports_neither_torch_nor_lightning(room: str) -> None:
+    for path in [SRC / room] if room.endswith(".py") else sorted((SRC / room).glob("*.py")):
+        assert not {name.split(".")[0] for name in imports(path, at_run_time=True)} & HEAVY, path
