@@ -24,7 +24,6 @@ from fashion_tl.errors import UserError
 from fashion_tl.features.keys import function_hash, versions
 from fashion_tl.features.store import (
     CacheWriteError,
-    Writer,
     cache_dir,
     key_of,
     limit_bytes,
@@ -32,13 +31,14 @@ from fashion_tl.features.store import (
     read,
     required_bytes,
     room,
+    write,
 )
 from fashion_tl.models.split import SplitError, chain_network
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.progress import progress_of
 
 MODES = ("auto", "off", "require")
-VERSION = 3
+VERSION = 4
 RESIDENT_SHARE = 0.25  # of a GPU's free memory, for each split: the rest is for the network
 
 
@@ -183,7 +183,7 @@ class FeatureCache(Callback):
                 reason = f"the entry {key_of(wanted[part][boundary])} of the cache vanished as soon as it was written"
                 break
             views: Mapping[str, float] = data.views if part == "train" else {"identity": 1.0}
-            by_view = [[arrays[name] for name in sorted(arrays) if name.startswith(f"{view}/")] for view in views]
+            by_view = [[arrays[name] for name in sorted(arrays) if name.startswith(f"{view}-")] for view in views]
             features = CachedFeatures(by_view, tuple(views.values()), widen=not str(trainer.precision).endswith("true"))
             free = torch.cuda.mem_get_info(module.device)[0] if module.device.type == "cuda" else 0
             found[part] = features.to(module.device) if features.nbytes <= free * RESIDENT_SHARE else features
@@ -282,11 +282,11 @@ class FeatureCache(Callback):
             rows_of = self._rows(trainer, module, missing, len(split))
         start = 0
         with ExitStack() as files:
-            writers = {b: files.enter_context(Writer(self.folder, missing[b], sizes[b])) for b in missing}
+            arrays = {b: files.enter_context(write(self.folder, missing[b], sizes[b])) for b in missing}
             workers = getattr(getattr(trainer, "datamodule", None), "num_workers", 0)
             for images in split.in_order(self.batch_size, workers):
                 for b, name, rows in rows_of(images):
-                    writers[b][name][start : start + len(images)] = rows
+                    arrays[b][name][start : start + len(images)] = rows
                 start += len(images)
         where = " and ".join(module.network.describe(b) for b in missing)
         seconds = time.perf_counter() - began
@@ -327,7 +327,7 @@ class FeatureCache(Callback):
                 with trainer.precision_plugin.forward_context(), torch.inference_mode():
                     outputs = lower(module.preprocess(VIEWS[view](images).to(module.device)))
                     for b, tensors in zip(missing, outputs, strict=True):
-                        rows += [(b, f"{view}/{i:03d}", _stored(tensor, precision)) for i, tensor in enumerate(tensors)]
+                        rows += [(b, f"{view}-{i:03d}", _stored(tensor, precision)) for i, tensor in enumerate(tensors)]
             return rows
 
         return rows_of

@@ -35,12 +35,16 @@ class StagedNetwork(nn.Module):
         self.boundary = 0
         self.batch_norm: BatchNormPolicy = "train"
         self._in_eval: list[nn.Module] = []
-        self._top_stage: dict[str, int] = {}
+        # The lowest stage of the parameters in each module, and the highest of all that is in it.
+        self._lowest: dict[str, int] = {}
+        self._highest: dict[str, int] = {}
+        parameters = dict(backbone.named_parameters())
         for member, stage in stages.items():
-            parts = member.split(".")
-            for depth in range(len(parts) + 1):
-                path = ".".join(parts[:depth])
-                self._top_stage[path] = max(self._top_stage.get(path, 0), self.stage_names.index(stage))
+            index, parts = self.stage_names.index(stage), member.split(".")
+            for path in (".".join(parts[:depth]) for depth in range(len(parts) + 1)):
+                self._highest[path] = max(self._highest.get(path, 0), index)
+                if member in parameters:
+                    self._lowest[path] = min(self._lowest.get(path, index), index)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, K) of normalised images (B, C, H, W)."""
@@ -88,6 +92,16 @@ class StagedNetwork(nn.Module):
         trained = self.stage_names[boundary:]
         return HEAD if not trained else f"{trained[0]}{' and above' if len(trained) > 1 else ' and head'}"
 
+    def side(self, name: str, boundary: int) -> Literal["below", "above", "both"]:
+        """Say on which side of a boundary a module lies, by its qualified name."""
+        root, _, path = name.partition(".")
+        if root != "backbone":
+            return "above" if root else "both"
+        highest = self._highest.get(path, len(self.stage_names))
+        if highest < boundary:
+            return "below"
+        return "both" if self._lowest.get(path, highest) < boundary else "above"
+
     def freeze_below(self, boundary: int, batch_norm: BatchNormPolicy = "train") -> None:
         """Freeze every stage below a boundary and train the rest.
 
@@ -107,9 +121,8 @@ class StagedNetwork(nn.Module):
                 parameter.grad = None
         self._in_eval = [
             module
-            for name, module in self.backbone.named_modules()
-            if self._top_stage.get(name, len(self.stage_names)) < boundary
-            or (isinstance(module, _BatchNorm) and batch_norm != "train")
+            for name, module in self.named_modules()
+            if self.side(name, boundary) == "below" or (isinstance(module, _BatchNorm) and batch_norm != "train")
         ]
         self.train(self.training)
 
