@@ -172,7 +172,7 @@ class FeatureCache(Callback):
             try:
                 for part in parts:
                     self._ensure(trainer, module, data.splits[part], wanted[part], boundary, part)
-            except CacheWriteError as error:
+            except (CacheWriteError, SplitError) as error:
                 reason = str(error)
         reason = trainer.strategy.broadcast(reason)  # the others wait for it
         if reason is not None:
