@@ -225,17 +225,16 @@ def _feature_modules(backbone: nn.Module) -> list[str]:
 
 
 def _ended(backbone: nn.Module) -> list[tuple[str, list[str]]]:
-    """Name and list the parameters up to the end of each module that ``feature_info`` names; the rest joins the last."""
+    """Name and list the parameters up to the end of each module that ``feature_info`` names, the last to the end."""
     parameters = [name for name, _ in backbone.named_parameters()]
-    inside = {
-        end: [i for i, p in enumerate(parameters) if p.startswith(f"{end}.")] for end in _feature_modules(backbone)
-    }
-    begun, groups = 0, []
-    for end, members in inside.items():
+    groups: list[tuple[str, list[str]]] = []
+    begun = 0
+    for end in _feature_modules(backbone):
+        members = [i for i, parameter in enumerate(parameters) if parameter.startswith(f"{end}.")]
+        if members and not groups and members[0] > 0:
+            groups.append(("stem", parameters[: members[0]]))
+            begun = members[0]
         if members:
-            if not groups and members[0] > 0:
-                groups.append(("stem", parameters[: members[0]]))
-                begun = members[0]
             groups.append((end, parameters[begun : members[-1] + 1]))
             begun = members[-1] + 1
     if groups:
