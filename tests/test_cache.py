@@ -242,13 +242,13 @@ def test_a_phase_whose_features_do_not_fit_loses_its_cache_alone(fit: Fit, folde
     ("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16), ("32-true", torch.float32)]
 )
 def test_features_are_stored_in_the_precision_of_the_run(precision: str, dtype: torch.dtype) -> None:
-    from fashion_tl.callbacks.features import _stored
     from fashion_tl.data.batches import Batch, CachedFeatures
+    from fashion_tl.features.extraction import stored
 
     features = torch.tensor([[1.0, -3.0], [6e4, 2.0**-9]]).to(dtype)
     if dtype != torch.float16:
         features[1, 0] = 1e5  # beyond what float16 holds
-    found = CachedFeatures([[_stored(features.float(), precision)]])
+    found = CachedFeatures([[stored(features.float(), precision)]])
     (rows_of,) = found.fetch(Batch(torch.tensor([1, 0]), torch.tensor([0, 0])), training=False)
     assert rows_of.dtype == torch.float32
     assert torch.equal(rows_of, features.float()[[1, 0]])
