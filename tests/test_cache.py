@@ -13,6 +13,7 @@ from fashion_tl.cli import main
 from fashion_tl.data.batches import ResidentImages, Split
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.images import InMemoryImages
+from fashion_tl.features.store import clear, entries
 from fashion_tl.records.record import read_record
 
 from .conftest import Fit
@@ -64,7 +65,7 @@ def test_cached_and_uncached_runs_are_equal(fit: Fit, folder: Path, backbone, tr
     flags = (*flags, "--data.augment.hflip", "0.5", "--model.lr", "0.003", "--data.source.num_train", "100")
     for mode in ("off", "require"):
         assert fit(*flags, "--cache", mode, name=mode, epochs=3) == 0
-    assert len(list(folder.glob("*.ftl"))) >= 3
+    assert len(list(folder.glob("[!.]*"))) >= 3
     assert_equal_runs("off", "require")
 
 
@@ -125,7 +126,7 @@ def test_require_refuses_before_anything_is_written(fit: Fit, capsys):
 def test_one_pass_keeps_what_later_phases_need(fit: Fit, folder: Path, capsys):
     assert fit("--model.train", "head", "--cache_keep", "[layer4, layer2]", name="first") == 0
     assert "below layer2 and above and layer4 and head and head computed once" in capsys.readouterr().out
-    assert len(list(folder.glob("*.ftl"))) == 9
+    assert len(list(folder.glob("[!.]*"))) == 9
     for train in ("layer4", "layer2"):
         flags = ("--model.init_from", "first", "--model.train", train, "--cache")
         assert fit(*flags, "require", name=f"kept_{train}") == 0
@@ -138,7 +139,7 @@ def test_one_pass_serves_all_phases_of_a_schedule(fit: Fit, folder: Path, capsys
     assert fit("--model.train", "{0: head, 1: layer4, 2: layer3}", "--cache", "require", epochs=3) == 0
     said = capsys.readouterr().out
     assert all(said.count(f"cache: features of {part} below") == 1 for part in ("train", "val", "test"))
-    assert len(list(folder.glob("*.ftl"))) == 7  # three boundaries of two parts, and the test's
+    assert len(list(folder.glob("[!.]*"))) == 7  # three boundaries of two parts, and the test's
 
 
 def test_images_that_lie_on_the_device_train_the_same(fit: Fit, monkeypatch):
@@ -173,17 +174,17 @@ def test_no_room_means_a_line_and_training_without(fit: Fit, folder: Path, capsy
     monkeypatch.setenv("FASHION_TL_CACHE_LIMIT", "0.000001")
     assert fit("--model.train", "head") == 0
     assert "cache: not used" in capsys.readouterr().out
-    assert list(folder.glob("*.ftl")) == []
+    assert list(folder.glob("[!.]*")) == []
 
 
 def test_a_damaged_file_is_noticed_and_computed_again(fit: Fit, folder: Path, capsys):
     assert fit("--model.train", "head", name="first") == 0
-    for file in folder.glob("*.ftl"):
+    for file in folder.glob("[!.]*/*.npy"):
         content = bytearray(file.read_bytes())
-        content[20] ^= 1
+        content[-20] ^= 1
         file.write_bytes(content)
     capsys.readouterr()
-    with pytest.warns(UserWarning, match="damaged header; removed, to be computed again"):
+    with pytest.warns(UserWarning, match="damaged values in .*; removed, to be computed again"):
         assert fit("--model.train", "head", name="second") == 0
     assert "computed once" in capsys.readouterr().out
     assert_equal_runs("first", "second")
@@ -202,7 +203,7 @@ def test_cache_list_and_clear(fit: Fit, folder: Path, capsys):
     assert "test_resnet at head, train, 32 px" in listed
     assert main(["cache", "clear"]) == 0
     assert "removed" in capsys.readouterr().out
-    assert list(folder.glob("*.ftl")) == []
+    assert list(folder.glob("[!.]*")) == []
 
 
 def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypatch, capsys):
@@ -233,9 +234,8 @@ def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypa
 def test_a_phase_whose_features_do_not_fit_loses_its_cache_alone(fit: Fit, folder: Path, capsys, monkeypatch):
     flags = ("--model.train", "{0: head, 1: layer2}", "--model.optimizer", "sgd")
     assert fit(*flags, name="fits", epochs=2) == 0
-    sizes = sorted(file.stat().st_size for file in folder.glob("*.ftl"))
-    for file in folder.glob("*.ftl"):
-        file.unlink()
+    sizes = sorted(entry.bytes for entry in entries(folder))
+    assert clear(folder) == (len(sizes), sum(sizes))
     monkeypatch.setenv("FASHION_TL_CACHE_LIMIT", str((sizes[-1] - 1) / 2**30))  # all but the largest entry fit
     capsys.readouterr()
     assert fit(*flags, name="tight", epochs=2) == 0
@@ -249,13 +249,13 @@ def test_a_phase_whose_features_do_not_fit_loses_its_cache_alone(fit: Fit, folde
     ("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16), ("32-true", torch.float32)]
 )
 def test_features_are_stored_in_the_precision_of_the_run(precision: str, dtype: torch.dtype) -> None:
-    from fashion_tl.callbacks.features import _stored
     from fashion_tl.data.batches import Batch, CachedFeatures
+    from fashion_tl.features.extraction import stored
 
     features = torch.tensor([[1.0, -3.0], [6e4, 2.0**-9]]).to(dtype)
     if dtype != torch.float16:
         features[1, 0] = 1e5  # beyond what float16 holds
-    found = CachedFeatures([[_stored(features.float(), precision)]])
+    found = CachedFeatures([[stored(features.float(), precision)]])
     (rows_of,) = found.fetch(Batch(torch.tensor([1, 0]), torch.tensor([0, 0])), training=False)
     assert rows_of.dtype == torch.float32
     assert torch.equal(rows_of, features.float()[[1, 0]])

@@ -37,10 +37,18 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {  # image size, arguments: fe
     "hrnet_w18_small": (32, {}),  # lists of tensors between stages
     "fastvit_t8": (64, {}),
     "ghostnet_050": (32, {}),  # dropout in the forward of the network itself
-    "coat_tiny": (32, {"serial_depths": (1, 1, 1, 1), "parallel_depth": 1}),  # four activations
+    "coat_tiny": (32, {"serial_depths": (1, 1, 1, 1), "parallel_depth": 2}),  # blocks that share modules
+    "tnt_s_patch16_224": (32, {"depth": 2}),  # folds images into rows
 }
-# Networks with frozen parameters that are read above the boundary, or on both sides of it.
-READ_ABOVE = {"xcit_nano_12_p16_224", "coat_tiny"}
+# Networks with frozen parameters outside of modules, such as a token: both parts read them.
+READ_ABOVE = {
+    "vit_tiny_patch16_224",
+    "vit_small_patch16_dinov3",
+    "eva02_tiny_patch14_224",
+    "xcit_nano_12_p16_224",
+    "coat_tiny",
+    "tnt_s_patch16_224",
+}
 
 
 @cache
@@ -219,6 +227,7 @@ class Body(nn.Module):
     def __init__(self, forward: Forward) -> None:
         super().__init__()
         self.low = nn.Conv2d(3, 4, 1)
+        self.lower = nn.Conv2d(4, 4, 1)
         self.top = nn.Conv2d(4, 4, 1)
         self.rgb = nn.Conv2d(3, 4, 1)
         self.token = nn.Parameter(torch.ones(1, 4))
@@ -240,29 +249,28 @@ def custom(forward: Forward) -> StagedNetwork:
 
 
 def odd(body: Any, given: Tensor) -> Any:
-    """Numbers, sizes, buffers, new tensors, containers and two activations cross the boundary."""
-    low = body.low(given)
+    """Numbers, sizes, buffers, new tensors and containers cross the boundary, and a module is called twice."""
+    low, again = body.low(given), body.low(given.flip(-1))
     count, channels, *sides = low.shape
     grid = torch.arange(channels) if max(sides) == 8 else None
-    first, rest = {"a": low, "b": [low[:, :2], low.shape]}, []
+    first, rest = {"a": low, "b": [again[:, :2], low.shape]}, []
     for item in first["b"][:1]:
         rest.append(item)
     top = body.top(first["a"] * body.scale[:, None, None]).mean((2, 3)) + grid
-    return top + body.token.expand(count, -1) + rest[0].reshape(count, -1)[:, : len(low.shape)]
+    return top + body.token.expand(count, -1) + rest[0].reshape(count, -1)[:, : len(low.shape)] + torch.ones(count, 1)
 
 
 def test_whatever_crosses_the_boundary_is_carried() -> None:
     network = custom(odd)
-    split = split_network(network, 1, 8)
     for dtype in (torch.float32, torch.float64):
-        network.to(dtype)
+        split = split_network(network.to(dtype), 1, 8)
         for count in (1, 2, 7):
             given = images(count, 8).to(dtype)
             assert len(split.lower(given)) == 2
             assert torch.equal(whole(split, given), network(given))
 
 
-def dropped_below(body: Any, given: Tensor) -> Any:
+def dropped(body: Any, given: Tensor) -> Any:
     return body.top(F.dropout(body.low(given), training=body.training)).mean((2, 3))
 
 
@@ -276,25 +284,37 @@ def decides_by_content(body: Any, given: Tensor) -> Any:
     return body.top(low if low.sum() > 0 else -low).mean((2, 3))
 
 
-def overwrites(body: Any, given: Tensor) -> Any:
+def mixes(body: Any, given: Tensor) -> Any:
     low = body.low(given)
-    return low.add_(body.top(low)).mean((2, 3))
+    return body.top(low - low.mean(0)).mean((2, 3)) * low.numel()
+
+
+@pytest.mark.parametrize("forward", [dropped, other_way_in_training, decides_by_content, mixes])
+def test_what_happens_above_the_boundary_is_free(forward: Forward) -> None:
+    network = custom(forward)
+    split = split_network(network, 1, 8)
+    for mode in (True, False):
+        network.train(mode)
+        features = split.lower(images(5, 8))
+        torch.manual_seed(0)
+        expected = network(images(5, 8))
+        torch.manual_seed(0)
+        assert torch.equal(split.upper(*features), expected)
 
 
 @pytest.mark.parametrize(
     ("forward", "reason"),
     [
-        (lambda b, x: (b.top(b.low(x)) + b.rgb(x)).mean((2, 3)), "what trains reads the images themselves"),
-        (lambda b, x: b.rgb(x).mean((2, 3)), "what trains reads the images themselves"),
-        (lambda b, x: b.top(b.low(x).flatten(0, 1)[:4][None])[0].mean((1, 2)), "does not hold one row per image"),
-        (lambda b, x: b.top(b.low(x) - b.low(x).mean(0)).mean((2, 3)), "mixes the images of a batch"),
-        (lambda b, x: b.top(b.low(x)).mean((2, 3)) * b.low(x).numel(), "reads a int that is not a tensor"),
-        (lambda b, x: b.top(b.low(x) + torch.rand_like(x[:, :1])).mean((2, 3)), "compute something else"),
-        (lambda b, x: b.top(b.low(x)).mean((2, 3)) + torch.zeros(len(x), 1), "tracing its forward failed"),
-        (dropped_below, "outside of the modules that can be frozen, depends on training mode"),
-        (other_way_in_training, "takes another way in training"),
-        (decides_by_content, "decides by what is in the images"),
-        (overwrites, "what trains overwrites what is frozen"),
+        (lambda b, x: (b.top(b.low(x)) + b.rgb(x)).mean((2, 3)), "reads more than .* the images themselves"),
+        (lambda b, x: b.rgb(x).mean((2, 3)), "what trains reads nothing of what is frozen"),
+        (lambda b, x: b.top(b.lower(b.low(x) - b.low(x).mean(0))).mean((2, 3)), "mixes the images of a batch"),
+        (lambda b, x: b.top(b.low(x.flatten(0, 1)[:3][None]).expand(len(x), -1, -1, -1)).mean((2, 3)), "reads nothing"),
+        (lambda b, x: b.top(b.lower(torch.rand_like(b.low(x)))).mean((2, 3)), "draws random numbers"),
+        (
+            lambda b, x: b.top(b.lower(F.dropout(b.low(x), training=b.training))).mean((2, 3)),
+            "depends on training mode",
+        ),
+        (lambda b, x: b.top(b.low(x))[9].mean((1, 2)), "do not run .index 9 is out of bounds"),
     ],
 )
 def test_what_cannot_be_split_is_refused_with_a_reason(forward: Forward, reason: str) -> None:
@@ -304,13 +324,4 @@ def test_what_cannot_be_split_is_refused_with_a_reason(forward: Forward, reason:
     with pytest.raises(SplitError, match=f"^cannot split Body below 'top': .*{reason}"):
         split_network(network, 1, 8)
     assert network.training
-    assert "training" not in vars(nn.Module)
     assert set(vars(network)) == attributes
-
-
-def test_a_network_whose_stages_fold_images_into_rows_is_refused() -> None:
-    made = create_backbone("tnt_s_patch16_224", pretrained=False, image_size=32, arguments={"depth": 2})
-    network = StagedNetwork(made.module, nn.Linear(made.features, 3), divide_timm(made.module))
-    network.freeze_below(2)
-    with pytest.raises(SplitError, match=r"TNT below 'blocks\.1': a tensor of shape \(8, 16, 24\) for 2 images"):
-        split_network(network, 2, 32)

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fashion_tl.errors import UserError
 from fashion_tl.models.backbones import create_backbone
+from fashion_tl.models.split import split_network
 from fashion_tl.models.staged import (
     BatchNormPolicy,
     StagedNetwork,
@@ -264,9 +265,34 @@ def test_unknown_boundaries_tell_what_is_allowed(boundary: str | int, message: s
         build("resnet18").resolve(boundary)
 
 
-def test_a_module_that_timm_does_not_describe_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"Sequential divides into stages.*--model\.backbone"):
-        divide_timm(nn.Sequential(nn.Linear(2, 2)))
+@pytest.mark.parametrize(
+    ("name", "size", "names"),
+    [
+        ("poolformer_s12", 32, ("stem", *(f"stages.{i}" for i in range(4)))),
+        ("pit_ti_224", 64, ("stem", *(f"transformers.{i}" for i in range(3)))),
+        ("rdnet_tiny", 32, ("stem", *(f"dense_stages.{i}" for i in (0, 1, 5, 6)))),
+    ],
+)
+def test_a_network_without_group_matcher_is_divided_by_its_features(
+    name: str, size: int, names: tuple[str, ...]
+) -> None:
+    made = create_backbone(name, pretrained=False, image_size=size)
+    network = StagedNetwork(made.module, nn.Linear(made.features, 3), divide_timm(made.module))
+    assert network.stage_names == names
+    staged = [id(parameter) for _, _, parameter in network.staged_parameters()]
+    assert sorted(staged) == sorted(id(parameter) for parameter in network.parameters())
+    network.freeze_below(2)
+    split = split_network(network, 2, size)
+    network.eval()
+    given = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(split.upper(*split.lower(given)), network(given))
+
+
+def test_a_network_that_timm_does_not_describe_is_divided_into_its_children() -> None:
+    body = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    body.register_parameter("token", nn.Parameter(torch.zeros(2)))
+    assert divide_timm(body) == {"token": "0", "0.weight": "0", "0.bias": "0", "1": "1", "2.weight": "2", "2.bias": "2"}
 
 
 def test_children_become_stages_in_order() -> None:

@@ -8,38 +8,24 @@ process. Losses equal those of the uncached run within float32 rounding, for the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
 
 from fashion_tl.data.batches import VIEWS, CachedFeatures, Split, declared
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.errors import UserError
-from fashion_tl.features.keys import function_hash, versions
-from fashion_tl.features.store import (
-    CacheWriteError,
-    Writer,
-    cache_dir,
-    key_of,
-    limit_bytes,
-    lock,
-    read,
-    required_bytes,
-    room,
-)
-from fashion_tl.models.split import SplitError, chain_network
+from fashion_tl.features.extraction import Extraction
+from fashion_tl.features.store import CacheWriteError, cache_dir
+from fashion_tl.models.split import SplitError
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.progress import progress_of
 
 MODES = ("auto", "off", "require")
-VERSION = 3
 
 
 class FeatureCache(Callback):
@@ -151,7 +137,7 @@ class FeatureCache(Callback):
             raise self._refusal(reason)
         if reason not in self._said:
             self._said.add(reason)
-            _say(f"cache: not used, {reason}")
+            rank_zero_only(print)(f"cache: not used, {reason}")
 
     def _use(
         self,
@@ -163,28 +149,40 @@ class FeatureCache(Callback):
         parts: Sequence[str],
     ) -> str | None:
         """Have the features computed, once by one process, and use them; returns why that is not possible."""
+        boundaries = {*others, *(module.network.resolve(name) for name in self.keep)}
+        extraction = Extraction(
+            module.network,
+            module.preprocess,
+            {"architecture": module.architecture, "image_size": module.input_spec.image_size},
+            str(trainer.precision),
+            trainer.precision_plugin.forward_context,
+            self.folder,
+            self.batch_size,
+            getattr(data, "num_workers", 0),
+        )
+        views = {part: dict(data.views) if part == "train" else {"identity": 1.0} for part in parts}
         reason, found = None, {}
         try:
-            upper, wanted = self._wanted(trainer, module, data, boundary, others, parts)
+            upper = extraction.split(boundary, [b for b in sorted(boundaries) if 0 < b < boundary])
         except SplitError as error:
             return str(error)
         if trainer.local_rank == 0:
             try:
                 for part in parts:
-                    self._ensure(trainer, module, data.splits[part], wanted[part], boundary, part)
-            except CacheWriteError as error:
+                    extraction.ensure(data.splits[part], part, list(views[part]), boundary)
+            except (CacheWriteError, SplitError) as error:
                 reason = str(error)
         reason = trainer.strategy.broadcast(reason)  # the others wait for it
         if reason is not None:
             return reason
         for part in parts:
-            arrays = read(self.folder, wanted[part][boundary])
+            arrays = extraction.read(data.splits[part], part, list(views[part]), boundary)
             if arrays is None:
-                reason = f"the entry {key_of(wanted[part][boundary])} of the cache vanished as soon as it was written"
+                reason = f"the cached features of {part} vanished as soon as they were written"
                 break
-            views: Mapping[str, float] = data.views if part == "train" else {"identity": 1.0}
-            by_view = [[arrays[name] for name in sorted(arrays) if name.startswith(f"{view}/")] for view in views]
-            features = CachedFeatures(by_view, tuple(views.values()), widen=not str(trainer.precision).endswith("true"))
+            features = CachedFeatures(
+                arrays, tuple(views[part].values()), widen=not str(trainer.precision).endswith("true")
+            )
             free = torch.cuda.mem_get_info(module.device)[0] if module.device.type == "cuda" else 0
             found[part] = features.to(module.device) if features.nbytes <= free * RESIDENT_SHARE else features
         reasons = trainer.strategy.reduce(
@@ -196,141 +194,6 @@ class FeatureCache(Callback):
             data.splits[part].source = features
         module.set_active_network(upper)
         return None
-
-    def _wanted(
-        self,
-        trainer: Trainer,
-        module: ImageClassifier,
-        data: Any,  # noqa: ANN401 - with splits and views
-        boundary: int,
-        others: Sequence[int],
-        parts: Sequence[str],
-    ) -> tuple[nn.Module, dict[str, dict[int, dict[str, Any]]]]:
-        """Return the upper part of the network, and for each part of the data what describes features by boundary.
-
-        Beside those of this phase these are what later phases or runs need, out of the same pass.
-        """
-        kept = [module.network.resolve(name) for name in self.keep]
-        lower = {b: module.split(b) for b in [boundary, *sorted({b for b in (*kept, *others) if 0 < b < boundary})]}
-        functions = {b: function_hash(split.lower, module.preprocess) for b, split in lower.items()}
-        common = {
-            "version": VERSION,
-            "libraries": versions(),
-            "architecture": module.architecture,
-            "image_size": module.input_spec.image_size,
-            "device": module.device.type,
-            "precision": str(trainer.precision),
-        }
-        names = (*module.network.stage_names, "head")
-        wanted = {
-            part: {
-                b: {
-                    **common,
-                    "boundary": names[b],
-                    "function": function,
-                    "part": part,
-                    "samples": data.splits[part].identity,
-                    "views": list(data.views) if part == "train" else ["identity"],
-                }
-                for b, function in functions.items()
-            }
-            for part in parts
-        }
-        return lower[boundary].upper, wanted
-
-    def _ensure(
-        self,
-        trainer: Trainer,
-        module: ImageClassifier,
-        split: Split,
-        wanted: dict[int, dict[str, Any]],
-        boundary: int,
-        part: str,
-    ) -> None:
-        """Compute what is missing, unless another run is computing the same: then wait for it."""
-
-        def waiting() -> None:
-            _say("cache: another run computes the same, waiting for it")
-
-        with ExitStack() as locks:
-            for key in sorted(key_of(description) for description in wanted.values()):
-                locks.enter_context(lock(self.folder, key, waiting=waiting))
-            missing = {b: d for b, d in sorted(wanted.items()) if read(self.folder, d) is None}
-            if missing:
-                self._compute(trainer, module, split, missing, boundary, part)
-
-    def _compute(
-        self,
-        trainer: Trainer,
-        module: ImageClassifier,
-        split: Split,
-        missing: dict[int, dict[str, Any]],
-        boundary: int,
-        part: str,
-    ) -> None:
-        """Compute the features at some boundaries in one pass over a part of the data."""
-        began = time.perf_counter()
-        rows_of = self._rows(trainer, module, missing, len(split))
-        sizes: dict[int, dict[str, Any]] = {b: {} for b in missing}
-        for b, name, row in rows_of(next(split.in_order(1))):
-            sizes[b][name] = (row.dtype, (len(split), *row.shape[1:]))
-        fitting = self._fitting(sizes, boundary)
-        if not fitting:
-            return
-        if fitting != list(missing):
-            missing = {b: missing[b] for b in fitting}
-            rows_of = self._rows(trainer, module, missing, len(split))
-        start = 0
-        with ExitStack() as files:
-            writers = {b: files.enter_context(Writer(self.folder, missing[b], sizes[b])) for b in missing}
-            workers = getattr(getattr(trainer, "datamodule", None), "num_workers", 0)
-            for images in split.in_order(self.batch_size, workers):
-                for b, name, rows in rows_of(images):
-                    writers[b][name][start : start + len(images)] = rows
-                start += len(images)
-        where = " and ".join(module.network.describe(b) for b in missing)
-        seconds = time.perf_counter() - began
-        _say(f"cache: features of {part} below {where} computed once, {start:,} images in {seconds:.1f} s")
-
-    def _fitting(self, sizes: Mapping[int, dict[str, Any]], boundary: int) -> list[int]:
-        """Choose the boundaries whose features fit the disk and the limit; those of this phase come first.
-
-        Raises:
-            CacheWriteError: If not even those of this phase fit.
-        """
-        extra = sorted((b for b in sizes if b != boundary), key=lambda b: required_bytes(sizes[b]))
-        own = [boundary] if boundary in sizes else []
-        for count in range(len(extra), -1, -1):
-            chosen = sorted([*own, *extra[:count]])
-            reason = room(self.folder, sum(required_bytes(sizes[b]) for b in chosen), limit_bytes())
-            if reason is None:
-                return chosen
-        if own:
-            raise CacheWriteError(reason)
-        return []
-
-    def _rows(
-        self, trainer: Trainer, module: ImageClassifier, missing: Mapping[int, Mapping[str, Any]], count: int
-    ) -> Callable[[Tensor], list[tuple[int, str, np.ndarray]]]:
-        """Return a function from images as stored, ``count`` in all, to the rows of each boundary and view."""
-        from fashion_tl.features.inference import prepare  # with timm, which a run from scratch can do without
-
-        size, channels = module.input_spec.image_size, module.preprocess.channels
-        chain: Sequence[nn.Module] = chain_network(module.network, list(missing), size, channels)[:-1]
-        views: list[str] = next(iter(missing.values()))["views"]
-        precision = str(trainer.precision)
-        lower = prepare(chain, count * len(views), self.batch_size)
-
-        def rows_of(images: Tensor) -> list[tuple[int, str, np.ndarray]]:
-            rows = []
-            for view in views:
-                with trainer.precision_plugin.forward_context(), torch.inference_mode():
-                    outputs = lower(module.preprocess(VIEWS[view](images).to(module.device)))
-                    for b, tensors in zip(missing, outputs, strict=True):
-                        rows += [(b, f"{view}/{i:03d}", _stored(tensor, precision)) for i, tensor in enumerate(tensors)]
-            return rows
-
-        return rows_of
 
 
 def why_not(module: ImageClassifier, data: object, boundary: int) -> str | None:
@@ -358,24 +221,6 @@ def why_not(module: ImageClassifier, data: object, boundary: int) -> str | None:
 def _splits(data: object) -> Mapping[str, Split]:
     found = getattr(data, "splits", None)
     return found if isinstance(found, Mapping) and all(isinstance(split, Split) for split in found.values()) else {}
-
-
-def _stored(tensor: Tensor, precision: str) -> np.ndarray:
-    """Lay images (B, C, H, W) as (B, H, W, C): read back, that is channels_last without a copy.
-
-    Features of a run in half precision are stored in its own type: bfloat16 (as uint16) or float16.
-    """
-    kept = tensor
-    if tensor.is_floating_point():
-        kept = tensor.bfloat16() if "bf16" in precision else tensor.half() if "16" in precision else tensor
-    kept = kept.permute(0, 2, 3, 1) if kept.ndim == 4 else kept
-    kept = kept.contiguous().view(torch.uint16) if kept.dtype == torch.bfloat16 else kept
-    return kept.cpu().numpy()
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    print(text)
 
 
 def _cuda(device: torch.device) -> list[int]:

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from fashion_tl.models.stand_ins import StandIn
+
 _Pointwise = tuple[str, list[float], str]
 
 _ACTIVATIONS: dict[type[nn.Module], _Pointwise] = {
@@ -59,6 +61,8 @@ def fold(part: nn.Module, inputs: int) -> tuple[nn.Module, int]:
         The part rewritten, for channels_last batches of one shape on a CPU, in 32 bits, and how many BatchNorms went.
         Its first call packs the weights for the shape that it is given.
     """
+    if not any(isinstance(module, _BatchNorm) for module in part.modules()):
+        return part, 0
     root = _Root(part, inputs)
     graph = _Tracer().trace(root)
     modules = dict(root.named_modules())
@@ -74,7 +78,10 @@ def fold(part: nn.Module, inputs: int) -> tuple[nn.Module, int]:
             target = str(node.target)
             attributes[f"a{i}"] = modules[target] if node.op == "call_module" else _attribute(root, target)
             node.target = f"a{i}"
-    return fx.GraphModule(attributes, graph, "Folded"), folded
+    run = fx.GraphModule(attributes, graph, "Folded")
+    if run.graph.eliminate_dead_code():  # zeros in the place of what trains
+        run.recompile()
+    return run, folded
 
 
 class _Root(nn.Module):
@@ -89,11 +96,11 @@ class _Root(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Looks into modules with BatchNorm inside and keeps all others whole."""
+    """Looks into modules with BatchNorm or stand-ins inside and keeps all others whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Say whether a module is kept whole."""
-        return isinstance(m, _BatchNorm) or not any(isinstance(inner, _BatchNorm) for inner in m.modules())
+        return isinstance(m, _BatchNorm) or not any(isinstance(i, _BatchNorm | StandIn) for i in m.modules())
 
 
 def _module(node: fx.Node, modules: dict[str, nn.Module]) -> type[nn.Module] | None:

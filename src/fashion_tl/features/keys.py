@@ -14,10 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fashion_tl.models.parts import Part
+from fashion_tl.models.stand_ins import StandIn
+
 LIBRARIES = ("fashion_tl", "torch", "torchvision", "timm", "pillow", "numpy")
 # Their code is told by their versions.
 _TOLD = ("torch", "torchvision", "timm", "numpy", "builtins", "functools", "collections")
-_BOOKKEEPING = set(vars(nn.Module())) | {"_compiled_call_impl", "_trainer", "_network", "_code", "_moded"}
+_TIMM = {"pretrained_cfg", "default_cfg", "feature_info"}  # where weights come from, which stages there are
+_BOOKKEEPING = set(vars(nn.Module())) | {"_compiled_call_impl", "_trainer"} | _TIMM
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -78,7 +82,8 @@ def _described(value: Any, within: set[int]) -> Any:  # noqa: ANN401 - any value
         return [_described(value.__func__, within), type(value.__self__).__qualname__]
     kind = [_described(each, within) for each in type(value).__mro__[:-1]]
     if isinstance(value, nn.Module):
-        own = {name: item for name, item in vars(value).items() if name not in _BOOKKEEPING}
+        skipped = _BOOKKEEPING.union(value.rest if isinstance(value, Part | StandIn) else ())
+        own = {name: item for name, item in vars(value).items() if name not in skipped}
         hooks = [list(getattr(value, name).values()) for name in _HOOKS]
         children = [(name, _described(child, within)) for name, child in value.named_children()]
         return [kind, _described(own, within), _described(hooks, within), children]

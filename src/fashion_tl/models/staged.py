@@ -35,12 +35,16 @@ class StagedNetwork(nn.Module):
         self.boundary = 0
         self.batch_norm: BatchNormPolicy = "train"
         self._in_eval: list[nn.Module] = []
-        self._top_stage: dict[str, int] = {}
+        # The lowest stage of the parameters in each module, and the highest of all that is in it.
+        self._lowest: dict[str, int] = {}
+        self._highest: dict[str, int] = {}
+        parameters = dict(backbone.named_parameters())
         for member, stage in stages.items():
-            parts = member.split(".")
-            for depth in range(len(parts) + 1):
-                path = ".".join(parts[:depth])
-                self._top_stage[path] = max(self._top_stage.get(path, 0), self.stage_names.index(stage))
+            index, parts = self.stage_names.index(stage), member.split(".")
+            for path in (".".join(parts[:depth]) for depth in range(len(parts) + 1)):
+                self._highest[path] = max(self._highest.get(path, 0), index)
+                if member in parameters:
+                    self._lowest[path] = min(self._lowest.get(path, index), index)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, K) of normalised images (B, C, H, W)."""
@@ -88,6 +92,16 @@ class StagedNetwork(nn.Module):
         trained = self.stage_names[boundary:]
         return HEAD if not trained else f"{trained[0]}{' and above' if len(trained) > 1 else ' and head'}"
 
+    def side(self, name: str, boundary: int) -> Literal["below", "above", "both"]:
+        """Say on which side of a boundary a module lies, by its qualified name."""
+        root, _, path = name.partition(".")
+        if root != "backbone":
+            return "above" if root else "both"
+        highest = self._highest.get(path, len(self.stage_names))
+        if highest < boundary:
+            return "below"
+        return "both" if self._lowest.get(path, highest) < boundary else "above"
+
     def freeze_below(self, boundary: int, batch_norm: BatchNormPolicy = "train") -> None:
         """Freeze every stage below a boundary and train the rest.
 
@@ -107,9 +121,8 @@ class StagedNetwork(nn.Module):
                 parameter.grad = None
         self._in_eval = [
             module
-            for name, module in self.backbone.named_modules()
-            if self._top_stage.get(name, len(self.stage_names)) < boundary
-            or (isinstance(module, _BatchNorm) and batch_norm != "train")
+            for name, module in self.named_modules()
+            if self.side(name, boundary) == "below" or (isinstance(module, _BatchNorm) and batch_norm != "train")
         ]
         self.train(self.training)
 
@@ -143,10 +156,11 @@ class StagedNetwork(nn.Module):
 
 
 def divide_by_children(backbone: nn.Module) -> dict[str, str]:
-    """Divide a backbone into its direct children, one stage each."""
+    """Divide a backbone into its direct children, one stage each; its own parameters belong to the first."""
     members = [*dict(backbone.named_parameters()), *_parameterless(backbone)]
     order = [name for name, _ in backbone.named_children()]
-    return {m: m.split(".")[0] for m in sorted(members, key=lambda m: order.index(m.split(".")[0]))}
+    stage_of = {m: top if (top := m.split(".")[0]) in order else order[0] for m in members}
+    return dict(sorted(stage_of.items(), key=lambda item: order.index(item[1])))
 
 
 def divide_timm(backbone: nn.Module) -> dict[str, str]:
@@ -155,38 +169,24 @@ def divide_timm(backbone: nn.Module) -> dict[str, str]:
     Parameters are grouped by the coarse ``group_matcher`` of the model. A group takes the name of what its pattern
     matched ("layer4", "blocks.5"), the first group is the stem. Groups of vectors alone (a last norm) join the group
     before them. Where groups are single layers (VGG), those between two entries of ``feature_info`` are one stage.
+    A model without ``group_matcher`` (MetaFormer, PiT) is divided behind the modules that ``feature_info`` names, and
+    one without either into its children.
 
     Args:
         backbone: A model made by timm with ``num_classes=0``.
 
     Returns:
         The stage of every parameter and every parameterless module.
-
-    Raises:
-        UserError: If timm does not describe how this model divides.
     """
-    from timm.models import group_parameters
-
     described: Any = backbone
     try:
-        matcher = described.group_matcher(coarse=True)
-    except (AttributeError, AssertionError) as error:
-        raise UserError(
-            f"timm does not say how {type(backbone).__name__} divides into stages (no group_matcher). "
-            "Choose another backbone with --model.backbone; timm.list_models() lists them."
-        ) from error
-    parameters = dict(backbone.named_parameters())
-    groups: list[list[str]] = []
-    for members in group_parameters(backbone, matcher, reverse=False).values():
-        if groups and all(parameters[m].ndim <= 1 for m in members):
-            groups[-1] += members
-        else:
-            groups.append(list(members))
-    layers = {name for name, module in backbone.named_modules() if not any(True for _ in module.children())}
-    if sum(_group_name(members, matcher) in layers for members in groups) * 2 > len(groups):
-        groups = _join_layers(backbone, groups)
-    names = ["stem", *(_group_name(members, matcher) for members in groups[1:])]
-    stage_of = {member: name for name, members in zip(names, groups, strict=True) for member in members}
+        groups = _matched(backbone, described.group_matcher(coarse=True))
+    except (AttributeError, AssertionError):  # of a model without it, and of one that leaves it undefined
+        groups = _ended(backbone)
+    if not groups:
+        return divide_by_children(backbone)
+    stage_of = {member: name for name, members in groups for member in members}
+    names = [name for name, _ in groups]
     previous = names[0]
     order = {name: i for i, name in enumerate(names)}
     for name, module in backbone.named_modules():
@@ -200,10 +200,51 @@ def divide_timm(backbone: nn.Module) -> dict[str, str]:
     return dict(sorted(stage_of.items(), key=lambda item: order[item[1]]))
 
 
+def _matched(backbone: nn.Module, matcher: Any) -> list[tuple[str, list[str]]]:  # noqa: ANN401 - of several kinds
+    """Name and list the parameters of each group of timm's ``group_matcher``."""
+    from timm.models import group_parameters
+
+    parameters = dict(backbone.named_parameters())
+    groups: list[list[str]] = []
+    for members in group_parameters(backbone, matcher, reverse=False).values():
+        if groups and all(parameters[m].ndim <= 1 for m in members):
+            groups[-1] += members
+        else:
+            groups.append(list(members))
+    layers = {name for name, module in backbone.named_modules() if not any(True for _ in module.children())}
+    if sum(_group_name(members, matcher) in layers for members in groups) * 2 > len(groups):
+        groups = _join_layers(backbone, groups)
+    names = ["stem", *(_group_name(members, matcher) for members in groups[1:])]
+    return list(zip(names, groups, strict=True))
+
+
+def _feature_modules(backbone: nn.Module) -> list[str]:
+    """Return the modules that timm's ``feature_info`` names."""
+    info: Any = getattr(backbone, "feature_info", None) or []
+    return [entry["module"] for entry in (info.info if hasattr(info, "info") else info)]
+
+
+def _ended(backbone: nn.Module) -> list[tuple[str, list[str]]]:
+    """Name and list the parameters up to the end of each module that ``feature_info`` names, the last to the end."""
+    parameters = [name for name, _ in backbone.named_parameters()]
+    groups: list[tuple[str, list[str]]] = []
+    begun = 0
+    for end in _feature_modules(backbone):
+        members = [i for i, parameter in enumerate(parameters) if parameter.startswith(f"{end}.")]
+        if members and not groups and members[0] > 0:
+            groups.append(("stem", parameters[: members[0]]))
+            begun = members[0]
+        if members:
+            groups.append((end, parameters[begun : members[-1] + 1]))
+            begun = members[-1] + 1
+    if groups:
+        groups[-1][1].extend(parameters[begun:])
+    return groups
+
+
 def _join_layers(backbone: nn.Module, groups: list[list[str]]) -> list[list[str]]:
     """Join groups of one layer each up to the next module that ``feature_info`` names."""
-    info: Any = getattr(backbone, "feature_info", [])
-    ends = {entry["module"] for entry in (info.info if hasattr(info, "info") else info)}
+    ends = _feature_modules(backbone)
     merged: list[list[str]] = [[]]
     pending = {member: i for i, group in enumerate(groups) for member in group}
     taken: set[int] = set()

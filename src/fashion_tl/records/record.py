@@ -8,13 +8,14 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from fashion_tl.errors import UserError, unknown_name
-from fashion_tl.locks import claim
 
 # What NumPy raises for an archive that is cut short or has other bytes.
 BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -90,22 +91,26 @@ def taken(paths: RunPaths, new: bool) -> Iterator[None]:
     Raises:
         UserError: If another process has taken the version.
     """
-    lock = paths.logs.with_name(f".{paths.logs.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = claim(lock)
+    refusal = UserError(
+        f"another process has taken {paths.logs}: "
+        + ("start this one again." if new else "wait until it is done, or stop it.")
+    )
+    paths.logs.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(paths.logs.with_name(f".{paths.logs.name}.lock"), timeout=0)
     try:
-        if held is None or (new and paths.logs.exists()):
-            raise UserError(
-                f"another process has taken {paths.logs}: "
-                + ("start this one again." if new else "wait until it is done, or stop it.")
-            )
+        lock.acquire()
+    except Timeout as error:
+        raise refusal from error
+    try:
+        if new and paths.logs.exists():
+            raise refusal
         if new:
             paths.logs.mkdir()
         yield
     finally:
-        if held is not None:
-            lock.unlink(missing_ok=True)  # while it is locked: who waits for this file sees that it is gone
-            os.close(held[0])
+        with suppress(OSError):  # Windows keeps a file that is open
+            Path(lock.lock_file).unlink()  # while it is locked, so that no other process gets this file
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:
