@@ -81,8 +81,8 @@ def test_figures_agree_with_scikit_learn(folder, found) -> None:
             both = np.concatenate([inside, outside])
             truth = np.arange(len(both)) < len(inside)
             assert figures["auroc"] == pytest.approx(roc_auc_score(truth, both), abs=1e-9)
-            assert figures["aupr_inside"] == pytest.approx(average_precision_score(truth, both), abs=1e-9)
-            assert figures["aupr_outside"] == pytest.approx(average_precision_score(~truth, -both), abs=1e-9)
+            assert figures["aupr_in"] == pytest.approx(average_precision_score(truth, both), abs=1e-9)
+            assert figures["aupr_out"] == pytest.approx(average_precision_score(~truth, -both), abs=1e-9)
             false, true, _ = roc_curve(truth, both, drop_intermediate=False)
             assert figures["fpr95"] == pytest.approx(false[true >= 0.95][0], abs=1e-9)
 

@@ -53,17 +53,17 @@ def test_figures_against_counting(case: str) -> None:
 
 
 def test_by_hand() -> None:
-    assert detection([3, 2], [1, 0]).__dict__ == {"auroc": 1, "aupr_inside": 1, "aupr_outside": 1, "fpr95": 0}
+    assert detection([3, 2], [1, 0]).__dict__ == {"auroc": 1, "aupr_in": 1, "aupr_out": 1, "fpr95": 0}
     found = detection([3, 1], [2])
-    assert found.aupr_inside == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
-    assert found.aupr_outside == pytest.approx(1 / 2)  # the one outside image comes second from below
+    assert found.aupr_in == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
+    assert found.aupr_out == pytest.approx(1 / 2)  # the one outside image comes second from below
 
 
 @pytest.mark.parametrize(
     ("inside", "outside"), [([], [1.0]), ([1.0], []), ([np.nan], [1.0]), ([1.0], [np.inf]), ([[1.0]], [1.0])]
 )
 def test_scores_that_cannot_be_compared_are_refused(inside, outside) -> None:
-    with pytest.raises(UserError, match="cannot be told apart"):
+    with pytest.raises(UserError, match="cannot be compared"):
         detection(inside, outside)
 
 

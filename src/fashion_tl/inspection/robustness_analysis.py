@@ -130,7 +130,7 @@ def _add_detection(analysis: Analysis) -> None:
     ood = analysis.figures["out_of_distribution"]
     rows = [
         [f"{name} ({ood['images'][name]:,})", score + (" (best)" if ood["best"][name] == score else "")]
-        + [found[key] for key in ("auroc", "aupr_inside", "aupr_outside", "fpr95")]
+        + [found[key] for key in ("auroc", "aupr_in", "aupr_out", "fpr95")]
         for name, by_score in ood["sets"].items()
         for score, found in by_score.items()
     ]

@@ -1,6 +1,6 @@
-"""Telling images of the known classes from others: scores, and how well a score separates.
+"""Detection of out-of-distribution (OOD) images: scores, and figures of how well a score separates.
 
-Every score is higher for images that look like the training data ("inside"), which are the positives unless said.
+Every score is higher for in-distribution images, which are the positives unless said.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from scipy import special
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import Floats, Ints, softmax
 
-ACCEPTED = 0.95  # share of the inside images that are to be accepted at least, where false positives are counted
+ACCEPTED = 0.95  # share of the in-distribution images that is accepted at least, where false positives are counted
 
 
 @dataclass(frozen=True)
 class Detection:
-    """How well a score separates images inside the training distribution from images outside it.
+    """How well a score separates in-distribution from OOD images.
 
     Attributes:
         auroc: Area under the ROC curve, 0 to 1, 0.5 for chance.
-        aupr_inside: Average precision with the inside images as positives, 0 to 1.
-        aupr_outside: Average precision with the outside images as positives, 0 to 1.
-        fpr95: Share of outside images that are let in where at least 95 % of the inside ones are, 0 (best) to 1.
+        aupr_in: Average precision with the in-distribution images as positives, 0 to 1.
+        aupr_out: Average precision with the OOD images as positives, 0 to 1.
+        fpr95: Share of OOD images that are accepted where at least 95 % of the in-distribution ones are, 0 (best) to 1.
     """
 
     auroc: float
-    aupr_inside: float
-    aupr_outside: float
+    aupr_in: float
+    aupr_out: float
     fpr95: float
 
 
-def detection(inside: npt.ArrayLike, outside: npt.ArrayLike) -> Detection:
+def detection(in_distribution: npt.ArrayLike, ood: npt.ArrayLike) -> Detection:
     """Compute the usual figures of out-of-distribution detection (Hendrycks and Gimpel 2017; Liu 2020).
 
     Args:
-        inside: Scores (N,) of images of the known classes.
-        outside: Scores (M,) of other images.
+        in_distribution: Scores (N,) of images of the known classes.
+        ood: Scores (M,) of other images.
 
     Raises:
         UserError: If one of the two is empty or not finite.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-    first, second = np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)
+    first, second = np.asarray(in_distribution, dtype=np.float64), np.asarray(ood, dtype=np.float64)
     for scores in (first, second):
         if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
             raise UserError(
-                f"scores of shapes {first.shape} and {second.shape} cannot be told apart: "
+                f"scores of shapes {first.shape} and {second.shape} cannot be compared: "
                 "both must be (N,) with at least one image, and finite."
             )
     truth, joined = np.repeat([1, 0], [first.size, second.size]), np.concatenate([first, second])
     false_positives, true_positives, _ = roc_curve(truth, joined, drop_intermediate=False)
     return Detection(
         auroc=float(roc_auc_score(truth, joined)),
-        aupr_inside=float(average_precision_score(truth, joined)),
-        aupr_outside=float(average_precision_score(1 - truth, -joined)),
+        aupr_in=float(average_precision_score(truth, joined)),
+        aupr_out=float(average_precision_score(1 - truth, -joined)),
         fpr95=float(false_positives[np.argmax(true_positives >= ACCEPTED)]),
     )
 
@@ -70,7 +70,7 @@ def max_softmax_score(logits: npt.ArrayLike) -> Floats:
 
 
 def energy_score(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
-    """Compute the negative energy T * log sum exp(logits / T) (Liu 2020), which is higher inside.
+    """Compute the negative energy T * log sum exp(logits / T) (Liu 2020), which is higher in-distribution.
 
     Args:
         logits: Logits (N, K).
