@@ -16,7 +16,7 @@ SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test bench bench-peers check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test test-fast bench bench-peers check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ demo: $(STAMP) ## the whole story offline: pretrain, two phases, scratch, table
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-fast: $(STAMP) ## run the tests that take less than about a second each
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow' $(ARGS)
 
 bench: $(STAMP) ## time both sides of every pair in turn, write benchmarks/results.md (bench-peers first)
 	FASHION_TL_DATA_DIR='$(DATA_DIR)' $(BIN)/python -m benchmarks.run $(ARGS)

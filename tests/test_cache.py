@@ -46,6 +46,7 @@ def assert_equal_runs(first: str, second: str) -> None:
         torch.testing.assert_close(value, states[1][key], atol=WEIGHT, rtol=WEIGHT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["test_resnet", "mobilenetv2_035", "test_vit"])
 @pytest.mark.parametrize("train", ["head", "1", "{0: head, 1: 1, 2: 2}"])
 def test_cached_and_uncached_runs_are_equal(fit: Fit, folder: Path, backbone, train):
@@ -69,6 +70,7 @@ def test_cached_and_uncached_runs_are_equal(fit: Fit, folder: Path, backbone, tr
     assert_equal_runs("off", "require")
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing(fit: Fit, capsys):
     flags = ("--model.train", "head", "--cache", "require")
     assert fit(*flags, name="first") == 0
@@ -77,6 +79,7 @@ def test_a_second_run_computes_nothing(fit: Fit, capsys):
     assert "computed once" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -100,6 +103,7 @@ def test_whatever_activations_depend_on_has_them_computed_again(fit: Fit, capsys
     assert "cache: features of train below" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
@@ -123,6 +127,7 @@ def test_require_refuses_before_anything_is_written(fit: Fit, capsys):
     assert not Path("checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_one_pass_keeps_what_later_phases_need(fit: Fit, folder: Path, capsys):
     assert fit("--model.train", "head", "--cache_keep", "[layer4, layer2]", name="first") == 0
     assert "below layer2 and above and layer4 and head and head computed once" in capsys.readouterr().out
@@ -135,6 +140,7 @@ def test_one_pass_keeps_what_later_phases_need(fit: Fit, folder: Path, capsys):
         assert_equal_runs(f"kept_{train}", f"plain_{train}")
 
 
+@pytest.mark.slow
 def test_one_pass_serves_all_phases_of_a_schedule(fit: Fit, folder: Path, capsys):
     assert fit("--model.train", "{0: head, 1: layer4, 2: layer3}", "--cache", "require", epochs=3) == 0
     said = capsys.readouterr().out
@@ -142,6 +148,7 @@ def test_one_pass_serves_all_phases_of_a_schedule(fit: Fit, folder: Path, capsys
     assert len(list(folder.glob("[!.]*"))) == 7  # three boundaries of two parts, and the test's
 
 
+@pytest.mark.slow
 def test_images_that_lie_on_the_device_train_the_same(fit: Fit, monkeypatch):
     flags = ("--model.train", "all", "--data.augment.hflip", "0.5", "--cache", "off")
     assert fit(*flags, name="plain") == 0
@@ -155,6 +162,7 @@ def test_images_that_lie_on_the_device_train_the_same(fit: Fit, monkeypatch):
     assert_equal_runs("plain", "resident")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["auto", "off"])
 def test_compiled_code_follows_a_change_of_phase(fit: Fit, capsys, cache):
     flags = ("--model.train", "{0: head, 1: layer4, 2: all}", "--model.lr", "0.003", "--cache", cache)
@@ -165,11 +173,13 @@ def test_compiled_code_follows_a_change_of_phase(fit: Fit, capsys, cache):
     assert "eager" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_off_writes_nothing(fit: Fit, folder: Path):
     assert fit("--model.train", "head", "--cache", "off") == 0
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_no_room_means_a_line_and_training_without(fit: Fit, folder: Path, capsys, monkeypatch):
     monkeypatch.setenv("FASHION_TL_CACHE_LIMIT", "0.000001")
     assert fit("--model.train", "head") == 0
@@ -177,6 +187,7 @@ def test_no_room_means_a_line_and_training_without(fit: Fit, folder: Path, capsy
     assert list(folder.glob("[!.]*")) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_noticed_and_computed_again(fit: Fit, folder: Path, capsys):
     assert fit("--model.train", "head", name="first") == 0
     for file in folder.glob("[!.]*/*.npy"):
@@ -190,11 +201,13 @@ def test_a_damaged_file_is_noticed_and_computed_again(fit: Fit, folder: Path, ca
     assert_equal_runs("first", "second")
 
 
+@pytest.mark.slow
 def test_the_record_says_how_long_the_cache_took(fit: Fit):
     assert fit("--model.train", "head") == 0
     assert read_record(Path("lightning_logs/run/version_0"))["time"]["cache_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_cache_list_and_clear(fit: Fit, folder: Path, capsys):
     assert fit("--model.train", "head") == 0
     capsys.readouterr()
@@ -206,6 +219,7 @@ def test_cache_list_and_clear(fit: Fit, folder: Path, capsys):
     assert list(folder.glob("[!.]*")) == []
 
 
+@pytest.mark.slow
 def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypatch, capsys):
     generator = torch.Generator().manual_seed(0)
     for name in ("cats", "dogs"):
@@ -231,6 +245,7 @@ def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypa
     assert_equal_runs("on", "off")
 
 
+@pytest.mark.slow
 def test_a_phase_whose_features_do_not_fit_loses_its_cache_alone(fit: Fit, folder: Path, capsys, monkeypatch):
     flags = ("--model.train", "{0: head, 1: layer2}", "--model.optimizer", "sgd")
     assert fit(*flags, name="fits", epochs=2) == 0

@@ -22,6 +22,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
@@ -94,6 +95,7 @@ def photographs(root: Path) -> Path:
 FOLDER = ("--data.source", "ImageFolder", "--data.source.root", ".", "--data.source.folder", "pets")
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_named_or_skipped_and_listed(fit: Fit, workdir: Path, capsys):
     folder = photographs(workdir)
     (folder / "train" / "cats" / "broken.jpg").write_bytes(b"\xff\xd8 not an image")
@@ -118,6 +120,7 @@ def test_an_empty_class_folder_and_one_missing_from_test_are_named(fit: Fit, wor
     assert not (workdir / "lightning_logs").exists()
 
 
+@pytest.mark.slow
 def test_phase_2_refuses_a_phase_1_of_another_backbone_or_other_classes(fit: Fit, workdir: Path, capsys):
     assert fit("--model.train", "head", name="phase1") == 0
     photographs(workdir)
@@ -141,6 +144,7 @@ def test_too_little_room_on_the_disk_is_said_before_anything_is_written(fit: Fit
     assert list(workdir.rglob("*")) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_run_is_named_and_the_record_says_so(
     fit: Fit, workdir: Path, capsys, monkeypatch
 ):

@@ -61,6 +61,7 @@ def write_photographs(root: Path) -> None:
                 Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOLDER)) for p in FILES])
 def test_experiment_runs(path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(os.environ, "FASHION_TL_DATA_DIR", str(workdir))

@@ -46,6 +46,7 @@ def logits(name: str, version: int = 0) -> np.ndarray[Any, Any]:
         return file["logits"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_exactly_its_record(fit: Fit):
     assert fit(*TWO_PHASES, *AUGMENTED, epochs=3) == 0
     logs = Path("lightning_logs/run/version_0")
@@ -71,6 +72,7 @@ def test_a_run_leaves_exactly_its_record(fit: Fit):
     assert rows[0].startswith("epoch,step,train/loss,train/accuracy,val/loss,val/accuracy,val/macro_f1,lr")
 
 
+@pytest.mark.slow
 def test_the_recorded_configuration_runs_again(fit: Fit, workdir: Path):
     assert fit(*TWO_PHASES, *AUGMENTED, "--seed_everything", "3", epochs=3) == 0
     from fashion_tl.cli import main
@@ -79,6 +81,7 @@ def test_the_recorded_configuration_runs_again(fit: Fit, workdir: Path):
     assert np.array_equal(logits("run"), logits("again"))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_logits_and_another_seed_others(fit: Fit):
     for version, seed in enumerate(("1", "1", "2")):
         assert fit(*TWO_PHASES, *AUGMENTED, "--seed_everything", seed, epochs=3) == 0
@@ -90,6 +93,7 @@ def test_the_same_seed_gives_the_same_logits_and_another_seed_others(fit: Fit):
 MIRRORED = ("--data.augment.hflip", "0.5", "--cache", "require")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("augmented", "epoch", "batch"),
     [(AUGMENTED, 0, 1), (AUGMENTED, 1, 2), (AUGMENTED, 2, 0), (AUGMENTED, 3, 1), (MIRRORED, 1, 2), (MIRRORED, 3, 1)],
@@ -112,6 +116,7 @@ def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(fit: Fit, st
     assert len(record["time"]["epoch_seconds"]) == 4
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_an_interrupted_record_and_status_143(fit: Fit, stop_at):
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -121,6 +126,7 @@ def test_sigterm_leaves_an_interrupted_record_and_status_143(fit: Fit, stop_at):
     assert Path("checkpoints/run/version_0/last.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_bit_identical_and_moves_in_the_next_phase(fit: Fit):
     assert fit("--model.train", "head", "--model.lr", "0.01", name="phase1", epochs=2) == 0
     from fashion_tl.training.loading import load_classifier
@@ -152,6 +158,7 @@ def state_before_training(name: str) -> dict[str, torch.Tensor]:
     return TransferClassifier(class_names=names, input_spec=spec, **arguments).state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["one_cycle", "step", "plateau", "constant"])
 def test_every_schedule_and_optimizer_runs(fit: Fit, schedule):
     optimizer = {"step": "sgd", "plateau": "adam"}.get(schedule, "adamw")
@@ -159,18 +166,21 @@ def test_every_schedule_and_optimizer_runs(fit: Fit, schedule):
     assert fit(*flags, epochs=3) == 0
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_and_clipping_are_the_trainers_own(fit: Fit):
     flags = ("--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "1.0")
     assert fit(*flags, epochs=2) == 0
     assert read_record(Path("lightning_logs/run/version_0"))["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_early_stopping_says_so(fit: Fit):
     assert fit("--patience", "1", "--model.lr", "1e-12", epochs=9) == 0
     record = read_record(Path("lightning_logs/run/version_0"))
     assert record["reason"].startswith("early stopping: val/accuracy did not improve for 1 epoch")
 
 
+@pytest.mark.slow
 def test_scratch_trains_at_the_size_the_images_have(fit: Fit):
     assert fit(classifier="ScratchClassifier") == 0
     record = read_record(Path("lightning_logs/run/version_0"))
@@ -178,11 +188,13 @@ def test_scratch_trains_at_the_size_the_images_have(fit: Fit):
     assert record["model"]["parameters"] < 500_000
 
 
+@pytest.mark.slow
 def test_the_learning_rate_finder_sets_a_rate(fit: Fit, capsys):
     assert fit("--find_lr", "true", "--data.batch_size", "8", "--model.backbone_lr", "0.0001") == 0
     assert "learning-rate finder: lr" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_tested_and_validated_by_its_verbs(fit: Fit, workdir, capsys):
     from fashion_tl.cli import main
 
@@ -200,6 +212,7 @@ def test_fast_dev_run_leaves_nothing(fit: Fit, workdir: Path):
     assert list(workdir.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_short_epochs_do_not_each_write_a_checkpoint_and_resuming_is_exact_all_the_same(
     fit: Fit, stop_at, monkeypatch: pytest.MonkeyPatch
 ):
@@ -215,6 +228,7 @@ def test_short_epochs_do_not_each_write_a_checkpoint_and_resuming_is_exact_all_t
     assert same(*(state(f"checkpoints/{name}/version_0/last.ckpt") for name in ("whole", "stopped")))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_where_it_came_from_and_its_configuration_still_runs_the_whole(fit: Fit, stop_at, capsys):
     from fashion_tl.cli import main
 
@@ -237,6 +251,7 @@ def test_a_resumed_run_says_where_it_came_from_and_its_configuration_still_runs_
     assert "resumed" not in whole
 
 
+@pytest.mark.slow
 def test_more_epochs_of_a_completed_run_choose_among_their_own(fit: Fit):
     assert fit("--model.lr", "0.01", name="run", epochs=2) == 0
     last = "checkpoints/run/version_0/last.ckpt"
@@ -246,6 +261,7 @@ def test_more_epochs_of_a_completed_run_choose_among_their_own(fit: Fit):
     assert record["best"]["epoch"] == torch.load("checkpoints/run/version_1/best.ckpt", weights_only=True)["epoch"]
 
 
+@pytest.mark.slow
 def test_nothing_left_to_train_is_said(fit: Fit, capsys):
     assert fit(epochs=1) == 0
     assert fit("--ckpt_path", "checkpoints/run/version_0/last.ckpt", epochs=1) == 2
@@ -253,6 +269,7 @@ def test_nothing_left_to_train_is_said(fit: Fit, capsys):
     assert not Path("lightning_logs/run/version_1").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused_before_anything_is_written(fit: Fit, capsys):
     assert fit() == 0
     given = ("--ckpt_path", "checkpoints/run/version_0/last.ckpt")
@@ -261,6 +278,7 @@ def test_a_checkpoint_of_another_network_is_refused_before_anything_is_written(f
     assert not Path("lightning_logs/other").exists()
 
 
+@pytest.mark.slow
 def test_without_a_logger_and_with_another_one(fit: Fit):
     assert fit("--trainer.logger", "false", name="none") == 0
     assert {p.name for p in Path("lightning_logs/none/version_0").iterdir()} == RUN_FILES
@@ -277,6 +295,7 @@ def rows(name: str = "run", version: int = 0) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_an_epoch_without_validation_has_none_in_its_row(fit: Fit) -> None:
     flags = ("--trainer.check_val_every_n_epoch", "2", "--patience", "1", "--model.schedule", "plateau")
     assert fit(*flags, classifier="ScratchClassifier", epochs=4) == 0
@@ -286,6 +305,7 @@ def test_an_epoch_without_validation_has_none_in_its_row(fit: Fit) -> None:
     assert torch.load("checkpoints/run/version_0/best.ckpt", weights_only=True)["epoch"] in (1, 3)
 
 
+@pytest.mark.slow
 def test_a_partial_last_epoch_is_validated_and_kept(fit: Fit) -> None:
     assert fit("--trainer.max_steps", "5", classifier="ScratchClassifier", epochs=9) == 0
     record = read_record(Path("lightning_logs/run/version_0"))
@@ -296,6 +316,7 @@ def test_a_partial_last_epoch_is_validated_and_kept(fit: Fit) -> None:
     assert torch.load("checkpoints/run/version_0/last.ckpt", weights_only=True)["global_step"] == 5
 
 
+@pytest.mark.slow
 def test_steps_alone_end_a_run(fit: Fit, workdir: Path) -> None:
     from fashion_tl.cli import main
 
@@ -307,6 +328,7 @@ def test_steps_alone_end_a_run(fit: Fit, workdir: Path) -> None:
     assert len(rows("run")) == 12
 
 
+@pytest.mark.slow
 def test_phases_that_never_run_do_not_count(fit: Fit) -> None:
     with pytest.warns(UserWarning, match="the phase 7: all begins after the end of the run and is left out"):
         assert fit("--model.train", "{0: head, 1: layer4, 7: all}", epochs=2) == 0
@@ -315,6 +337,7 @@ def test_phases_that_never_run_do_not_count(fit: Fit) -> None:
     assert float(rows()[-1]["lr"]) == 0  # the schedule has come to its end
 
 
+@pytest.mark.slow
 def test_images_per_second_are_of_images_that_were_seen(fit: Fit) -> None:
     assert fit("--trainer.limit_train_batches", "2", classifier="ScratchClassifier", epochs=2) == 0
     assert [row["images"] for row in rows()] == ["64", "64"]
@@ -328,6 +351,7 @@ def test_without_validation_a_run_is_refused_at_once(fit: Fit, workdir: Path, ca
     assert list(workdir.rglob("*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["val/loss", "val/macro_f1"])
 def test_any_figure_of_validation_may_choose(fit: Fit, monitor: str) -> None:
     flags = ("--monitor", monitor, "--patience", "5")
@@ -338,6 +362,7 @@ def test_any_figure_of_validation_may_choose(fit: Fit, monitor: str) -> None:
     assert torch.load("checkpoints/run/version_0/best.ckpt", weights_only=True)["epoch"] == best["epoch"]
 
 
+@pytest.mark.slow
 def test_class_weights_come_from_the_training_labels(fit: Fit) -> None:
     flags = ("--model.class_weights", "balanced", "--model.objective", "focal")
     assert fit(*flags, classifier="ScratchClassifier") == 0
@@ -376,6 +401,7 @@ def test_validation_that_broke_off_is_not_mixed_into_the_next(tmp_path: Path, mo
 # From a notebook
 
 
+@pytest.mark.slow
 def test_a_run_from_a_notebook(workdir: Path) -> None:
     import fashion_tl
 

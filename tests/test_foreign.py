@@ -337,6 +337,7 @@ class Hinge(Objective):
 '''
 
 
+@pytest.mark.slow
 def test_own_classes_work_from_the_command_line_and_reload_from_the_checkpoint(
     fit: Fit, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +408,7 @@ def test_averaging_by_lightning_leaves_frozen_statistics_alone(tmp_path: Path) -
     assert moved.abs().max() > 0  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_ema_validates_and_keeps_the_average(fit: Fit) -> None:
     callback = '[{"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}}]'
     flags = ["--trainer.callbacks", callback, "--model.train", "{0: head, 1: all}", "--model.optimizer", "sgd"]
@@ -418,6 +420,7 @@ def test_ema_validates_and_keeps_the_average(fit: Fit) -> None:
     assert torch.equal(load_classifier("checkpoints/run/version_0/last.ckpt").state_dict()[key], averaged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["val/accuracy", "val/loss", "train/loss"])
 def test_a_second_checkpoint_callback_with_any_monitor(fit: Fit, monitor: str) -> None:
     from fashion_tl.cli import main
@@ -432,6 +435,7 @@ def test_a_second_checkpoint_callback_with_any_monitor(fit: Fit, monitor: str) -
     assert fit(*flags, "--search", "{model.lr: [0.01]}", name="searched", classifier="ScratchClassifier") == 0
 
 
+@pytest.mark.slow
 def test_the_finders_of_lightning(tmp_path: Path) -> None:
     module = scratch()
     rates = Rates()

@@ -66,6 +66,7 @@ def test_a_stopped_run_goes_on(fit: Fit, stop_at: Any) -> None:
     assert losses("part") == pytest.approx(losses("whole"), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_compiled_code_follows_a_change_of_phase(fit: Fit) -> None:
     flags = ("--model.train", "{0: head, 1: layer4}", "--model.optimizer", "sgd", "--model.lr", "0.01", *GPU)
     assert fit(*flags, name="plain", epochs=2) == 0

@@ -20,6 +20,7 @@ AUGMENTED = (
 TRUE_HALF = ("bf16-true", "16-true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmented", [(), AUGMENTED], ids=["plain", "augmented"])
 @pytest.mark.parametrize("precision", [*TRUE_HALF, "bf16-mixed", "64-true"])
 def test_a_run_is_completed_in_every_precision(fit: Fit, precision, augmented):
@@ -32,6 +33,7 @@ def test_a_run_is_completed_in_every_precision(fit: Fit, precision, augmented):
         assert file["logits"].std() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", TRUE_HALF)
 def test_a_checkpoint_keeps_exact_statistics_and_scratch_networks_train_too(fit: Fit, precision):
     mean = ("--model.mean", "[0.485, 0.456, 0.406]", "--model.optimizer", "sgd")
@@ -51,6 +53,7 @@ def test_wrong_statistics_are_told_with_their_key(fit: Fit, capsys):
     assert not Path("lightning_logs").exists()
 
 
+@pytest.mark.slow
 def test_a_network_of_four_channels_takes_grey_images(fit: Fit):
     assert fit("--model.backbone_args", "{in_chans: 4}") == 0
     assert read_record(Path("lightning_logs/run/version_0"))["model"]["input"]["channels"] == 4

@@ -50,6 +50,7 @@ def take(mebibytes: int) -> int:
     return int(torch.ones(mebibytes * MIB // 4)[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux forgets a peak")
 def test_peak_memory_is_that_of_this_run_alone() -> None:
     peak = PeakMemory(CPU)
@@ -69,6 +70,7 @@ def test_peak_memory_is_that_of_this_run_alone() -> None:
     assert again < small + 200 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform_name", ["linux", "darwin"])
 def test_where_a_peak_cannot_be_forgotten_only_one_that_grew_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform_name: str
@@ -103,6 +105,7 @@ def test_on_a_gpu_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None
     assert peak.read() == 100
 
 
+@pytest.mark.slow
 def test_a_system_without_the_resource_module_fits_and_says_nothing_of_memory(tmp_path: Path) -> None:
     """Windows has no such module."""
     script = """

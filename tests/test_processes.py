@@ -80,6 +80,7 @@ def assert_one_run(name: str, alone: str) -> None:
             assert one[key] == pytest.approx(two[key], abs=1e-5), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "strategy"),
     [(ALONE, "ddp"), (ALONE, "ddp_spawn"), (LAUNCHED, "auto")],
@@ -95,6 +96,7 @@ def test_two_processes_do_what_one_does(fit: Fit, command: tuple[str, ...], stra
     assert_one_run("two", "one")
 
 
+@pytest.mark.slow
 def test_a_search_and_seeds_by_two_processes(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(tmp_path / "own"))
     one_epoch = ("--trainer.max_epochs", "1", "--model.train", "head")

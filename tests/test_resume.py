@@ -152,6 +152,7 @@ class Rates(Callback):
         self.seen.setdefault(trainer.current_epoch, trainer.optimizers[0].param_groups[-1]["lr"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "step"])
 def test_another_batch_size_between_epochs_keeps_the_rates(schedule: str, tmp_path: Path) -> None:
     stopped(tmp_path, schedule=schedule, step_size=2)
@@ -267,6 +268,7 @@ def state(path: str) -> dict[str, Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_within_an_epoch_and_its_lock(fit: Fit, stop_at, capsys) -> None:
     flags = ("--checkpoint_steps", "1", "--model.train", "{0: head, 2: all}", "--data.augment.translate", "2")
     assert fit(*flags, name="whole", epochs=4) == 0
@@ -291,6 +293,7 @@ def rows(name: str) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_last_and_best_name_checkpoints_of_the_newest_version(fit: Fit, stop_at, capsys) -> None:
     from fashion_tl.cli import main
 
@@ -304,6 +307,7 @@ def test_last_and_best_name_checkpoints_of_the_newest_version(fit: Fit, stop_at,
     assert "no version of the run 'other'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_live_run_cannot_be_resumed(fit: Fit, stop_at, capsys) -> None:
     from fashion_tl.records.record import paths_of, taken
 
@@ -318,6 +322,7 @@ def test_a_live_run_cannot_be_resumed(fit: Fit, stop_at, capsys) -> None:
     assert (paths.logs / "run.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_changed_plan_leaves_the_record_as_it_was(fit: Fit, stop_at, capsys) -> None:
     stop_at(1, 1, KeyboardInterrupt())
     assert fit("--model.train", "head", epochs=3) == 130
@@ -330,6 +335,7 @@ def test_a_changed_plan_leaves_the_record_as_it_was(fit: Fit, stop_at, capsys) -
     assert files == {path: path.read_bytes() for path in Path("lightning_logs/run/version_0").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_rate_that_was_found_is_found_once(fit: Fit, stop_at, capsys) -> None:
     flags = ("--find_lr", "true", "--data.batch_size", "8", "--model.backbone_lr", "0.0001")
     stop_at(1, 1, KeyboardInterrupt())

@@ -102,6 +102,7 @@ def test_images_of_any_number_of_channels_are_shown(channels: int):
     assert np.isfinite(laid).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 10, 25, 26, 100, 101, 1000])
 def test_confusion_picture_is_bounded_in_pixels_and_labels(classes: int, monkeypatch: pytest.MonkeyPatch):
     labels: list[list[str]] = []
@@ -122,6 +123,7 @@ def test_confusion_picture_is_bounded_in_pixels_and_labels(classes: int, monkeyp
     assert np.asarray(np.corrcoef(dark.T))[0, 1] > 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "tag"), [("confusion_picture", "test/confusion_matrix"), ("filter_grid", "filters/first_layer")]
 )
@@ -140,6 +142,7 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(
     assert type(error).__name__ in told
 
 
+@pytest.mark.slow
 def test_classes_may_have_names_that_look_like_formulas(fit: Fit, workdir: Path):
     for name in (r"$\frac{$", "5$ to 10$"):
         (workdir / "data" / name).mkdir(parents=True)
@@ -152,6 +155,7 @@ def test_classes_may_have_names_that_look_like_formulas(fit: Fit, workdir: Path)
     assert "test/confusion_matrix" in accumulator.Tags()["images"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_picture_is_drawn_stops(fit: Fit, monkeypatch: pytest.MonkeyPatch):
     def stop(*_, **__):
         raise KeyboardInterrupt

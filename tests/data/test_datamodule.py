@@ -176,6 +176,7 @@ def test_per_class() -> None:
         assert few.splits[name].indices.tolist() == every.splits[name].indices.tolist()
 
 
+@pytest.mark.slow
 def test_a_label_budget_counts_validation_and_a_smaller_one_is_part_of_a_larger() -> None:
     def labelled(budget: int, **changes: Any) -> dict[str, set[int]]:
         data = garments(400, label_budget=budget, **changes)

@@ -48,6 +48,7 @@ def test_every_prefix_is_balanced_and_shuffled(draw: Draw, names: tuple[str, ...
     assert not torch.equal(labels[: len(names)], labels[len(names) : 2 * len(names)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("draw", "names"), TASKS)
 def test_classes_differ_but_not_trivially(draw: Draw, names: tuple[str, ...]) -> None:
     images, labels = draw(1000, seed=0)

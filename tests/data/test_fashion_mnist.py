@@ -217,6 +217,7 @@ def test_folder_that_cannot_be_made(root: Path, tmp_path: Path) -> None:
 # The real files
 
 
+@pytest.mark.slow
 def test_official_sizes_balance_and_statistics(real_data: Path) -> None:
     for train, each in ((True, 6000), (False, 1000)):
         images, labels = load(real_data, train)

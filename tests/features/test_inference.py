@@ -96,6 +96,7 @@ def compile_as(result: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> l
     return uses
 
 
+@pytest.mark.slow
 def test_compiled_outputs_equal_eager_ones_and_nothing_else_changes() -> None:
     import torch._inductor.compile_fx
 
@@ -138,6 +139,7 @@ def test_compiled_outputs_equal_eager_ones_and_nothing_else_changes() -> None:
     assert freed() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "mobilenetv2_035", "test_efficientnet", "test_vit", "test_convnext"])
 def test_folded_outputs_equal_eager_ones_and_nothing_else_changes(name: str) -> None:
     staged = network(name)
@@ -303,6 +305,7 @@ def test_what_differs_or_fails_is_not_folded(monkeypatch: pytest.MonkeyPatch) ->
     assert prepare([block], 9 * BATCH - 1, BATCH).fold_reason == "few images"
 
 
+@pytest.mark.slow
 def test_many_passes_of_a_process_are_compiled_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     # As many as torch compiles of one code object, and more; what others compiled stays.
     compiler = torch.compile
@@ -406,6 +409,7 @@ def test_where_compiling_fails_batches_run_in_eager_mode(
     assert state(network())["inductor"] == before
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_no_failure(
     linear: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:

@@ -14,6 +14,8 @@ from fashion_tl.inspection import diagnose as verb
 from fashion_tl.inspection.calibration import load_calibration
 from fashion_tl.records.analysis import Analysis
 
+pytestmark = pytest.mark.slow
+
 PICTURES = {
     f"diagnose-{name}.png"
     for name in ("reliability", "risk-coverage", "confused-pairs", "confident-mistakes", "unsure-hits", "label-errors")

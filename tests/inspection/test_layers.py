@@ -14,6 +14,7 @@ from fashion_tl.inspection.layers import Target, choose_target, find_targets
 from fashion_tl.models.scratch import LightCNN, PlainCNN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "size", "expected"),
     [

@@ -16,6 +16,8 @@ from fashion_tl.inspection.corruptions import CORRUPTIONS
 from fashion_tl.inspection.robustness import robustness
 from fashion_tl.records.analysis import Analysis
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 40
 PICTURES = {f"robustness-{name}.png" for name in ("corruptions", "accuracy", "curves", "scores")}
 

@@ -24,6 +24,7 @@ def predictions(digits: int = 15) -> tuple[Floats, Ints]:
 # Thresholds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("digits", [15, 1])
 def test_thresholds_against_scikit_learn(digits: int) -> None:
     import sklearn.metrics as sklearn

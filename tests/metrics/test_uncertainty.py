@@ -167,6 +167,7 @@ def population(shape: str, error: float, size: int = 200_000) -> tuple[Floats, F
     return confidence, right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [500, 2000, 10_000])
 def test_calibration_interval_covers_the_true_error(images: int) -> None:
     shapes = ("everywhere", "temperature", "alternating", "last")

@@ -86,6 +86,7 @@ def whole(split: SplitNetwork, given: Tensor) -> Tensor:
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_parts_compute_what_the_network_computes(name: str) -> None:
     network, size = build(name), FAMILIES[name][0]
@@ -117,6 +118,7 @@ def test_parts_compute_what_the_network_computes(name: str) -> None:
     assert same(snapshot(network), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_parts_learn_what_the_network_learns(name: str) -> None:
     network, size = build(name), FAMILIES[name][0]
@@ -148,6 +150,7 @@ def test_parts_learn_what_the_network_learns(name: str) -> None:
     assert same(snapshot(split.lower), below)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_chain_gives_at_each_boundary_what_a_split_there_gives(name: str) -> None:
     network, size = build(name), FAMILIES[name][0]

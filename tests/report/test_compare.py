@@ -26,6 +26,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 def test_the_exact_files_of_a_report(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for draw, name in enumerate(("a", "b")):
         make.run(name, draw=draw, classes=["$x^2$", "<&>", "c", "d"])
@@ -57,6 +58,7 @@ def test_the_exact_files_of_a_report(make: Any, tmp_path: Path, capsys: pytest.C
     assert {name: (out / name).read_bytes() for name in files(out)} == before
 
 
+@pytest.mark.slow
 def test_an_old_report_is_replaced_and_other_files_stay(make: Any, tmp_path: Path) -> None:
     make.run("a")
     compare(log_dir=make.logs, output=tmp_path / "out")
@@ -136,6 +138,7 @@ def test_text_that_cannot_be_encoded(make: Any, tmp_path: Path) -> None:
     assert "😀" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_many_classes(make: Any, tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(60)]
     for draw, name in enumerate("ab"):
@@ -144,6 +147,7 @@ def test_many_classes(make: Any, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "index.html").stat().st_size < 2_000_000
 
 
+@pytest.mark.slow
 def test_twelve_runs_in_time(make: Any, tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(10)]
     for draw in range(12):
@@ -156,6 +160,7 @@ def test_twelve_runs_in_time(make: Any, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "index.html").stat().st_size < 4_000_000
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_lightning_is_imported(make: Any, tmp_path: Path) -> None:
     make.run("a")
     program = (

@@ -100,6 +100,7 @@ def test_every_test_figure(folders: dict[str, Path], make: Any, report: Callable
         assert float(row["accuracy_high"]) == pytest.approx(high, abs=EXACT)
 
 
+@pytest.mark.slow
 def test_bootstrap_intervals(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
     rows = rows_of(csv_text(report().sections))
     labels, logits = make.logits(folders["poor"])

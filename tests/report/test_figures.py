@@ -45,6 +45,7 @@ def test_every_pair_against_scipy(make: Any, report: Callable[..., Any]) -> None
     assert any(pair.p > pair.test.p for pair in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [0, 0.02])
 def test_the_calibration_interval_covers_the_true_error(error: float) -> None:
     rng = np.random.default_rng(0)

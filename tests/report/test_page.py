@@ -55,6 +55,7 @@ def test_confusion_matrices(folders: dict[str, Path], make: Any, report: Callabl
         assert embedded["matrices"][embedded["runs"].index(name)] == expected
 
 
+@pytest.mark.slow
 def test_the_confusion_tables(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
     from sklearn.metrics import confusion_matrix
 
@@ -66,6 +67,7 @@ def test_the_confusion_tables(folders: dict[str, Path], make: Any, report: Calla
         assert [[int(c.text) for c in row] for row in data_rows(table).values()] == expected
 
 
+@pytest.mark.slow
 def test_calibration_errors_beside_the_diagrams(
     folders: dict[str, Path], make: Any, parse: Any, tmp_path: Path
 ) -> None:
@@ -458,3 +460,16 @@ def test_analyses_are_shown_side_by_side(folders: dict[str, Path], report: Calla
 
 def test_without_analyses_there_is_no_such_part(folders: dict[str, Path], report: Callable[..., Any]) -> None:
     assert "Further analyses" not in report().text
+
+
+@pytest.mark.slow
+def test_plots_take_the_ground_of_the_page(folders: dict[str, Path], make: Any, tmp_path: Path) -> None:
+    from fashion_tl.report.compare import compare
+
+    compare(log_dir=make.logs, output=tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    plots = re.findall(r'<svg class="plot".*?</svg>', page, re.DOTALL)
+    assert len(plots) >= 8
+    for plot in plots:  # the first patch is the figure's, which the style sheet clears
+        axes = re.findall(r'id="[^"]*-patch_2">\s*<path [^>]*style="fill: ([^;"]+)', plot)
+        assert "#ffffff" not in axes

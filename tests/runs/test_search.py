@@ -49,6 +49,7 @@ def test_a_search_without_values_or_without_a_finite_figure_is_an_error(values, 
         search([], values, runner=Runs("val/loss", figures))
 
 
+@pytest.mark.slow
 def test_a_search_then_two_seeds_with_what_it_found(fit: Fit, capsys) -> None:
     assert fit("--model.train", "head", "--search", "{model.lr: [0.0000001, 0.01]}", "--seeds", "2", *BY_LOSS) == 0
     shown = capsys.readouterr().out
@@ -65,6 +66,7 @@ def test_a_search_then_two_seeds_with_what_it_found(fit: Fit, capsys) -> None:
     assert all(r["model"]["lr"] == 0.01 and r["status"] == COMPLETED for r in records)
 
 
+@pytest.mark.slow
 def test_a_repeated_run_equals_the_same_run_alone(fit: Fit) -> None:
     assert fit("--model.train", "head", "--seeds", "2", name="both") == 0
     assert fit("--model.train", "head", "--seed_everything", "1", name="alone") == 0
@@ -86,6 +88,7 @@ def test_mistakes_leave_nothing(fit: Fit, capsys, flags, reason) -> None:
     assert not LOGS.exists()
 
 
+@pytest.mark.slow
 def test_other_verbs_and_one_run_only_flags(fit: Fit, capsys) -> None:
     from fashion_tl.cli import main
 

@@ -169,6 +169,7 @@ def test_phases_beyond_the_end_are_left_out_with_a_warning(tmp_path: Path) -> No
     assert [phase.start for phase in module.current_plan().phases] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [-1, 3])
 def test_steps_alone_end_a_run(epochs: int, tmp_path: Path) -> None:
     module, watch = classifier(train={0: "head", 1: "layer4"}, lr=0.1), Watch()

@@ -25,6 +25,7 @@ _STYLE: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9.5,
+    "axes.facecolor": "none",  # the page has a ground of its own
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "text.color": INK,
