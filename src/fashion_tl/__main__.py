@@ -1,8 +1,6 @@
 """``python -m fashion_tl`` is the same as ``fashion-tl``."""
 
-import sys
-
-from fashion_tl.cli import main
+from fashion_tl.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()
