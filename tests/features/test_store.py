@@ -48,8 +48,8 @@ def write(
     values = values_of() if values is None else values
     with store.write(folder, description, spec(values)) as arrays:
         for name, array in values.items():
-            arrays[name][:2] = array[:2]
-            arrays[name][2:] = array[2:]
+            arrays[name](array[:2])
+            arrays[name](array[2:])
     return folder / store.key_of(description)
 
 
@@ -127,7 +127,7 @@ def test_a_description_that_changes_while_an_entry_is_written_changes_nothing(tm
     views: list[store.Plain] = ["identity"]
     with store.write(tmp_path, {"views": views}, {"x": (np.uint8, (2,))}) as arrays:
         views.extend(["mirror"] * 2000)
-        arrays["x"][:] = [1, 2]
+        arrays["x"](np.array([1, 2]))
     found = store.read(tmp_path, {"views": ["identity"]})
     assert found is not None
     assert found["x"].tolist() == [1, 2]
@@ -211,7 +211,7 @@ def test_an_exception_while_writing_leaves_nothing_and_stays_what_it_was(
     tmp_path: Path, problem: type[BaseException]
 ) -> None:
     with pytest.raises(problem) as told, store.write(tmp_path, DESCRIPTION, spec(values_of())) as arrays:  # noqa: PT012
-        arrays["labels"][:2] = [1, 2]
+        arrays["labels"](np.array([1, 2]))
         assert len(names(tmp_path)) == 1
         raise problem("an image")
     assert not isinstance(told.value, CacheWriteError)
@@ -250,19 +250,19 @@ def test_a_full_disk_that_cannot_reserve_blocks(tmp_path: Path, monkeypatch: pyt
     resource = pytest.importorskip("resource")
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    create = np.lib.format.open_memmap
-
-    def created(path: Path, *given: Any) -> Any:
-        values = create(path, *given)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        return values
-
-    monkeypatch.setattr(np.lib.format, "open_memmap", created)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
         with pytest.raises(CacheWriteError, match="cannot write the cache"):
             write(tmp_path, values={"x": np.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_an_entry_with_rows_missing_or_too_many_is_none(tmp_path: Path, count: int) -> None:
+    with pytest.raises(ValueError, match="has not as many rows"), store.write(tmp_path, {}, {"x": ("f4", (3, 2))}) as x:
+        x["x"](np.ones((count, 2)))
     assert names(tmp_path) == set()
 
 
@@ -292,13 +292,14 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 KILLED = """
 import os, sys
+import numpy as np
 from pathlib import Path
 from fashion_tl.features import store
 
 assert not {"torch", "lightning", "fashion_tl.cli"} & set(sys.modules)
 folder = Path(sys.argv[1])
 with store.lock(folder, store.key_of({"a": 1})), store.write(folder, {"a": 1}, {"x": ("f4", (1000, 8))}) as arrays:
-    arrays["x"][:500] = 1
+    arrays["x"](np.ones((500, 8)))
     print("half", flush=True)
     sys.stdin.read()
 """

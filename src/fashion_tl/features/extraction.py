@@ -137,16 +137,14 @@ class Extraction:
             return
         if fitting != list(missing):
             rows_of = self._rows(fitting, views, len(split))
-        start = 0
         with ExitStack() as files:
-            arrays = {b: files.enter_context(store.write(self.folder, missing[b], sizes[b])) for b in fitting}
+            appends = {b: files.enter_context(store.write(self.folder, missing[b], sizes[b])) for b in fitting}
             for images in split.in_order(self.batch_size, self.workers):
                 for b, name, rows in rows_of(images):
-                    arrays[b][name][start : start + len(images)] = rows
-                start += len(images)
+                    appends[b][name](rows)
         where = " and ".join(self.network.describe(b) for b in fitting)
         seconds = time.perf_counter() - began
-        print(f"cache: features of {part} below {where} computed once, {start:,} images in {seconds:.1f} s")
+        print(f"cache: features of {part} below {where} computed once, {len(split):,} images in {seconds:.1f} s")
 
     def _fitting(self, sizes: Mapping[int, dict[str, Any]], boundary: int) -> list[int]:
         """Choose the boundaries whose features fit the disk and the limit; the one that is needed comes first.

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -25,7 +27,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -35,6 +37,7 @@ from fashion_tl.errors import UserError
 
 Plain: TypeAlias = "bool | int | float | str | Sequence[Plain] | Mapping[str, Plain] | None"
 Arrays: TypeAlias = Mapping[str, tuple[DTypeLike, Sequence[int]]]
+Append: TypeAlias = Callable[[NDArray[Any]], None]
 
 VERSION = 2
 META = "meta.json"
@@ -153,11 +156,12 @@ def read(folder: Path, description: Mapping[str, Plain]) -> dict[str, NDArray[An
 
 
 @contextlib.contextmanager
-def write(folder: Path, description: Mapping[str, Plain], arrays: Arrays) -> Iterator[dict[str, np.memmap[Any, Any]]]:
+def write(folder: Path, description: Mapping[str, Plain], arrays: Arrays) -> Iterator[dict[str, Append]]:
     """Write an entry; it appears, whole, when the context ends, and not at all on an exception.
 
-    The files have blocks of their full size from the beginning: a full disk is an exception there, while on a page that
-    is mapped later it would kill the process. The caller holds the ``lock`` of the key.
+    Rows are written, not stored through a memory map, which takes several times as long, and the files have blocks of
+    their full size from the beginning, so that a full disk is an exception there. The caller holds the ``lock`` of the
+    key.
 
     Args:
         folder: The cache's folder; made if absent.
@@ -165,31 +169,39 @@ def write(folder: Path, description: Mapping[str, Plain], arrays: Arrays) -> Ite
         arrays: Dtype and shape of each array by a name that a file can have, rows first.
 
     Yields:
-        The arrays, to be filled.
+        For each array a function that appends rows.
 
     Raises:
         CacheWriteError: The disk refused something.
+        ValueError: Rows are missing, or too many.
     """
     path = folder / key_of(description)
     partial = folder / f".{path.name}.partial"
     described = json.loads(_canonical(description))  # a copy: the caller's may change
     sizes: dict[str, list[Any]] = {}
     try:
+        with contextlib.ExitStack() as opened:
+            with _disk(path):
+                shutil.rmtree(partial, ignore_errors=True)  # of a killed run
+                partial.mkdir(parents=True)
+                files = {}
+                for name, array in arrays.items():
+                    files[name] = _create(partial / f"{name}.npy", *array)
+                    opened.callback(_close, files[name])
+            yield {name: functools.partial(_append, path, file, arrays[name][0]) for name, file in files.items()}
+            with _disk(path):
+                for name, file in files.items():
+                    if file.tell() != _file_size(*arrays[name]):
+                        raise ValueError(f"the array {name} of the entry {path} has not as many rows as it was to have")
+                    file.flush()
+                    os.fsync(file.fileno())
+                    sizes[name] = [file.tell(), _crc(partial / f"{name}.npy")]
         with _disk(path):
-            shutil.rmtree(partial, ignore_errors=True)  # of a killed run
-            partial.mkdir(parents=True)
-            maps = {name: _create(partial / f"{name}.npy", *array) for name, array in arrays.items()}
-        yield maps
-        with _disk(path):
-            for name, values in maps.items():
-                values.flush()
-                path_of = partial / f"{name}.npy"
-                sizes[name] = [path_of.stat().st_size, _crc(path_of)]
             meta = {"version": VERSION, "description": described, "arrays": sizes}
-            with (partial / META).open("w", encoding="utf-8") as file:
-                json.dump({**meta, "sha256": _digest(meta)}, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())  # before the entry's name: after a power cut, that stands for whole values
+            with (partial / META).open("w", encoding="utf-8") as text:
+                json.dump({**meta, "sha256": _digest(meta)}, text, indent=1)
+                text.flush()
+                os.fsync(text.fileno())  # before the entry's name: after a power cut, that stands for whole values
             _remove(path)
             partial.replace(path)
     finally:
@@ -207,19 +219,40 @@ def _disk(path: Path) -> Iterator[None]:
         raise told from error
 
 
-def _create(path: Path, dtype: DTypeLike, shape: Sequence[int]) -> np.memmap[Any, Any]:
-    values = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), tuple(shape))
-    with path.open("r+b") as file:
-        size = path.stat().st_size
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except (AttributeError, OSError) as error:
-            if getattr(error, "errno", errno.ENOSYS) not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-            file.seek(values.offset)
-            for start in range(values.offset, size, 2**20):
-                file.write(bytes(min(2**20, size - start)))
-    return values
+def _header(dtype: DTypeLike, shape: Sequence[int]) -> bytes:
+    text = io.BytesIO()
+    about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(text, about)
+    return text.getvalue()
+
+
+def _file_size(dtype: DTypeLike, shape: Sequence[int]) -> int:
+    return len(_header(dtype, shape)) + np.dtype(dtype).itemsize * math.prod(shape)
+
+
+def _create(path: Path, dtype: DTypeLike, shape: Sequence[int]) -> BinaryIO:
+    """Begin a ``.npy`` file with blocks of its full size, where the system can reserve them."""
+    file = path.open("w+b")
+    try:
+        file.write(_header(dtype, shape))
+        file.flush()
+        os.posix_fallocate(file.fileno(), 0, _file_size(dtype, shape))
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            _close(file)
+            raise
+    return file
+
+
+def _close(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # what is still buffered may meet the full disk again
+        file.close()
+
+
+def _append(path: Path, file: BinaryIO, dtype: DTypeLike, rows: NDArray[Any]) -> None:
+    values = np.ascontiguousarray(rows, dtype)
+    with _disk(path):
+        file.write(values.data if values.size else b"")
 
 
 def required_bytes(arrays: Arrays) -> int:
