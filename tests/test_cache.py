@@ -1,20 +1,26 @@
-"""Runs on cached activations equal runs without, and the cache is used exactly where that is so."""
+"""Runs on cached features equal runs without, and the cache is used exactly where that is so."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
+from fashion_tl import FeatureCache, SyntheticGarments, TransferClassifier
 from fashion_tl.cli import main
+from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import ResidentImages, Split
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.features.store import clear, entries
 from fashion_tl.records.record import read_record
+from fashion_tl.runs.parser import quiet
+from fashion_tl.seeds import seeded
 
 from .conftest import Fit
 
@@ -46,24 +52,54 @@ def assert_equal_runs(first: str, second: str) -> None:
         torch.testing.assert_close(value, states[1][key], atol=WEIGHT, rtol=WEIGHT)
 
 
-@pytest.mark.slow
+class Losses(Callback):
+    """Validation loss of each epoch."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        self.values.append(float(trainer.callback_metrics["val/loss"]))
+
+
+def trained(backbone: str, train: Any, mode: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Train three epochs; returns validation losses and weights."""
+    with seeded(0), quiet():
+        size = 160 if backbone == "test_vit" else 32
+        source = SyntheticGarments(num_train=100, num_test=10)
+        data = ImageDataModule(source, image_size=size, batch_size=32, augment=Augment(hflip=0.5))
+        model = TransferClassifier(
+            list(data.class_names), backbone, False, train=train, dropout=0.1, lr=0.003, input_spec=data.input_spec
+        )
+        losses = Losses()
+        trainer = Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            callbacks=[FeatureCache(mode), losses],
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, data)
+        return losses.values, model.state_dict()
+
+
 @pytest.mark.parametrize("backbone", ["test_resnet", "mobilenetv2_035", "test_vit"])
-@pytest.mark.parametrize("train", ["head", "1", "{0: head, 1: 1, 2: 2}"])
-def test_cached_and_uncached_runs_are_equal(fit: Fit, folder: Path, backbone, train):
-    size = "160" if backbone == "test_vit" else "32"
-    flags: tuple[str, ...] = ("--model.batch_norm", "train")
-    flags = (
-        *flags,
-        "--model.backbone",
-        backbone,
-        "--data.image_size",
-        size,
-        "--model.train",
-        train,
-        "--model.dropout",
-        "0.1",
-    )
-    flags = (*flags, "--data.augment.hflip", "0.5", "--model.lr", "0.003", "--data.source.num_train", "100")
+@pytest.mark.parametrize("train", ["head", 1, {0: "head", 1: 1, 2: 2}])
+def test_training_on_cached_features_is_training_on_images(folder: Path, backbone: str, train: Any) -> None:
+    plain, cached = (trained(backbone, train, mode) for mode in ("off", "require"))
+    assert len(list(folder.glob("[!.]*"))) >= 2
+    assert cached[0] == pytest.approx(plain[0], abs=LOSS)
+    for key, value in plain[1].items():
+        torch.testing.assert_close(cached[1][key], value, atol=WEIGHT, rtol=WEIGHT)
+
+
+@pytest.mark.slow
+def test_cached_and_uncached_runs_are_equal(fit: Fit, folder: Path) -> None:
+    flags = ["--model.train", "{0: head, 1: 1, 2: 2}", "--model.dropout", "0.1", "--model.lr", "0.003"]
+    flags += ["--data.augment.hflip", "0.5", "--data.source.num_train", "100"]
     for mode in ("off", "require"):
         assert fit(*flags, "--cache", mode, name=mode, epochs=3) == 0
     assert len(list(folder.glob("[!.]*"))) >= 3
@@ -80,9 +116,10 @@ def test_a_second_run_computes_nothing(fit: Fit, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_whatever_features_depend_on_has_them_computed_again(fit: Fit, capsys) -> None:
+    flags = ("--model.train", "head", "--cache", "require")
+    assert fit(*flags, name="first") == 0
+    for change in (
         ("--seed_everything", "1"),  # other random weights
         ("--model.train", "1"),
         ("--model.backbone_args", "{act_layer: gelu}"),  # the same weights, another function
@@ -92,15 +129,10 @@ def test_a_second_run_computes_nothing(fit: Fit, capsys):
         ("--data.split_seed", "1"),
         ("--data.per_class", "5"),
         ("--data.augment.hflip", "0.5"),
-    ],
-    ids=lambda change: change[0],
-)
-def test_whatever_activations_depend_on_has_them_computed_again(fit: Fit, capsys, change):
-    flags = ("--model.train", "head", "--cache", "require")
-    assert fit(*flags, name="first") == 0
-    capsys.readouterr()
-    assert fit(*flags, *change, name="second") == 0
-    assert "cache: features of train below" in capsys.readouterr().out
+    ):
+        capsys.readouterr()
+        assert fit(*flags, *change, name="second") == 0
+        assert "cache: features of train below" in capsys.readouterr().out, change
 
 
 @pytest.mark.slow
