@@ -107,9 +107,11 @@ def lead(compared: Comparison) -> tuple[str, str]:
 
 
 def main_table(compared: Comparison) -> Table:
-    """Lay out every column for every run, sortable."""
+    """Lay out every column for every run, sortable; those of studies where a run belongs to one."""
+    studied = any(entry.run.get("study") for entry in compared.entries)
+    columns = [column for column in COLUMNS if studied or not column.study]
     head = [Cell("Run", attributes={"aria-sort": "none"})]
-    for column in COLUMNS:
+    for column in columns:
         kind = "study" if column.study else None
         sort = "descending" if column.key == "accuracy" else "none"
         head.append(Cell(column.heading, attributes={"aria-sort": sort, "class": kind}))
@@ -117,11 +119,12 @@ def main_table(compared: Comparison) -> Table:
     for entry in compared.entries:
         about = entry.run.text("study", "system")
         first = Cell(detail=f"version {entry.run.version}{f', {about}' if about else ''}", run=entry)
-        cells = [_column_cell(entry, column) for column in COLUMNS]
+        cells = [_column_cell(entry, column) for column in columns]
         rows.append(Row(first, cells, {"data-run": entry.label}))
+    beside = ", beside the figures of the published studies" if studied else ""
     caption = (
-        "Test figures, computed from the stored predictions, with their 95 % intervals, beside the figures of the "
-        "published studies; what was trained, and what it cost. Press a heading to sort."
+        f"Test figures, computed from the stored predictions, with their 95 % intervals{beside}; training and its "
+        "cost. Press a heading to sort."
     )
     return Table(caption, head, [("", rows)], "main", sortable=True)
 
@@ -132,7 +135,8 @@ def _column_cell(entry: Entry, column: Column) -> Cell:
         return missing(column.missing(entry), column.text(entry))
     if isinstance(value, str):
         width = "text long" if len(value) > LONG else "text"
-        return Cell(value, attributes={"data-sort": value, "class": f"study {width}" if column.study else width})
+        kind = f"study {width}" if column.study else width
+        return Cell(value, attributes={"data-sort": value, "class": kind, "title": value}, clamped=True)
     interval = interval_text(entry, column.key) if column.interval else ""
     return number(column.shown(value), value, interval, data_key=column.key)
 

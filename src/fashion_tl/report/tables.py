@@ -19,12 +19,14 @@ class Cell:
         detail: A smaller line below.
         run: The run that it names.
         attributes: Attributes of its element; those that are None are left out.
+        clamped: Whether no more than two lines are shown, so that a long text makes no tall row.
     """
 
     text: str = ""
     detail: str = ""
     run: Entry | None = None
     attributes: dict[str, str | None] = field(default_factory=dict)
+    clamped: bool = False
 
 
 @dataclass(frozen=True, eq=False)
