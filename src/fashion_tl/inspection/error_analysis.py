@@ -166,7 +166,7 @@ def _confident(case: _Case) -> list[int]:
     second = np.argsort(-case.probabilities, axis=1, kind="stable")[:, 1]
     for name, found, sign, other, alt in (
         ("confident-mistakes", wrong, "→", case.predicted, "The most confident mistakes: true class, predicted class"),
-        ("unsure-hits", right, "or", second, "The least confident correct predictions: class, second class"),
+        ("unsure-correct", right, "or", second, "The least confident correct predictions: class, second class"),
     ):
         texts = [
             f"{case.names[case.labels[i]]}\n{sign} {case.names[other[i]]}\n{case.probabilities[i].max():.3f}"
