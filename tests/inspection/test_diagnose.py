@@ -18,7 +18,14 @@ pytestmark = pytest.mark.slow
 
 PICTURES = {
     f"diagnose-{name}.png"
-    for name in ("reliability", "risk-coverage", "confused-pairs", "confident-mistakes", "unsure-correct", "label-errors")
+    for name in (
+        "reliability",
+        "risk-coverage",
+        "confused-pairs",
+        "confident-mistakes",
+        "unsure-correct",
+        "label-errors",
+    )
 }
 
 
