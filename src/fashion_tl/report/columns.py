@@ -185,7 +185,6 @@ COLUMNS = (
     _number("fit_seconds", "Wall-clock, s", seconds, "time", "fit_seconds"),
     _number("peak_memory_bytes", "Peak memory", mebibytes, "peak_memory_bytes"),
 )
-BY_KEY = {column.key: column for column in COLUMNS}
 
 
 def interval_text(entry: Entry, key: str, digits: int = 4) -> str:
