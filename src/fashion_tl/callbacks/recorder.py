@@ -28,7 +28,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
-from fashion_tl.process import PeakMemory
+from fashion_tl.process import PeakMemory, leave_group_at_exit
 from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.record import (
     COMPLETED,
@@ -98,6 +98,7 @@ class RunRecorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell all processes what the first one has chosen, and the other callbacks where their files go."""
         self._stage = stage
+        leave_group_at_exit()
         self.chosen, pl_module.plan = trainer.strategy.broadcast((self.chosen, pl_module.plan))
         for callback in _callbacks(trainer):
             if isinstance(callback, LastCheckpoint):
@@ -205,6 +206,10 @@ class RunRecorder(Callback):
         self.record["time"]["test_seconds"] = time.perf_counter() - self._test_began
         self.record.update(status=COMPLETED, finished=_now())
         self._write(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have the processes wait for the one that writes: the end of one closes its connections to the others."""
+        trainer.strategy.barrier()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write a record that says why the run ended early."""

@@ -38,7 +38,8 @@ def callbacks_of(
         tested: Whether a test follows; a candidate of a search keeps its record alone.
         trial: Whether nothing is to be left behind (``trainer.fast_dev_run``).
     """
-    callbacks: list[Callback] = [FreezeUnfreeze(), cache, *(trainer["callbacks"] or [])]
+    given = trainer["callbacks"] or []
+    callbacks: list[Callback] = [FreezeUnfreeze(), cache, *([given] if isinstance(given, Callback) else given)]
     if trainer["enable_progress_bar"]:
         callbacks.append(PhaseProgressBar())
     if trial:
