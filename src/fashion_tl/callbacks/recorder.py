@@ -28,6 +28,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
+from fashion_tl.errors import UserError
 from fashion_tl.process import PeakMemory, leave_group_at_exit
 from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.record import (
@@ -41,6 +42,7 @@ from fashion_tl.records.record import (
     write_text,
 )
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.divergence import DivergedError
 from fashion_tl.training.freezing import FreezeUnfreeze
 
 LIBRARIES = ("fashion_tl", "torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
@@ -219,14 +221,15 @@ class RunRecorder(Callback):
             signal = "Ctrl-C" if isinstance(exception, KeyboardInterrupt) else "SIGTERM"
             status, self._stopping = INTERRUPTED, f"stopped by {signal}"
         else:
-            status, self._stopping = FAILED, f"{type(exception).__name__}: {exception}"
+            told = str(exception) if isinstance(exception, UserError) else f"{type(exception).__name__}: {exception}"
+            status, self._stopping = FAILED, told
         if self._stage == "fit" and self._fit_began:
             self.fit_seconds += time.perf_counter() - self._fit_began
             self._summarise_training(trainer)
         self.record.update(status=status, reason=self._stopping, finished=_now())
         if self.paths.logs.exists():
             self._write(trainer)
-        if self.paths.last.is_file():
+        if self.paths.last.is_file() and not isinstance(exception, DivergedError):
             config, last = (shlex.quote(str(path)) for path in (self.paths.logs / "config.yaml", self.paths.last))
             print(f"{self.paths.name}: {self._stopping}. To go on: fashion-tl fit -c {config} --ckpt_path {last}")
 

@@ -15,6 +15,7 @@ from fashion_tl.callbacks.progress_bar import PhaseProgressBar
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.callbacks.tensorboard import TensorBoardPictures
 from fashion_tl.runs.configs import flat
+from fashion_tl.training.divergence import DivergenceGuard
 from fashion_tl.training.freezing import EarlyStopping, FreezeUnfreeze
 
 
@@ -39,7 +40,7 @@ def callbacks_of(
         trial: Whether nothing is to be left behind (``trainer.fast_dev_run``).
     """
     given = trainer["callbacks"] or []
-    callbacks: list[Callback] = [FreezeUnfreeze(), cache, *([given] if isinstance(given, Callback) else given)]
+    callbacks: list[Callback] = [FreezeUnfreeze(), DivergenceGuard(), cache, *([given] if isinstance(given, Callback) else given)]
     if trainer["enable_progress_bar"]:
         callbacks.append(PhaseProgressBar())
     if trial:
