@@ -88,8 +88,7 @@ def test_weights_that_no_loss_has_met_are_not_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("figure", ["val/accuracy", "val/loss"])
 def test_a_run_says_where_it_diverged_and_keeps_what_came_before(fit: Fit, capsys, figure: str) -> None:
     flags = ("--model.optimizer", "sgd", "--model.schedule", "step", "--model.gamma", "1", "--model.lr", "3e18")
-    flags += ("--model.warmup", "0", "--monitor", figure)
-    assert fit(*flags, classifier="ScratchClassifier", epochs=3) == 2
+    assert fit(*flags, "--model.warmup", "0", "--monitor", figure, classifier="ScratchClassifier", epochs=3) == 2
     shown = capsys.readouterr()
     assert "training diverged by step" in shown.err
     assert "learning rate 3e+18" in shown.err

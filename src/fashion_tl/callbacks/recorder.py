@@ -26,9 +26,9 @@ from fashion_tl.callbacks.features import FeatureCache
 from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
+from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
-from fashion_tl.errors import UserError
 from fashion_tl.process import PeakMemory, leave_group_at_exit
 from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.record import (
@@ -63,6 +63,9 @@ class RunRecorder(Callback):
         cache: The callback that knows the seconds spent on computing features.
         tested: Whether a test follows; without one the run is completed when its training is.
         own_start: Whether earlier epochs in a checkpoint are of this version too, so that its best may be among them.
+
+    Attributes:
+        trained: Whether the checkpoint to go on from is the end of the training, so that only the test is left.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class RunRecorder(Callback):
         self._stopping: str | None = None
         self._stage = ""
         self._first_epoch = 0
+        self.trained = False
         self._memory: PeakMemory | None = None
 
     @property
@@ -112,7 +116,11 @@ class RunRecorder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and to measure memory."""
         self._fit_began = time.perf_counter()
-        if self.tested:
+        if self.trained:
+            trainer.should_stop = True
+            if trainer.is_global_zero:
+                self.record = {**read_record(self.paths.logs), **self.record}
+        elif self.tested:
             self._memory = PeakMemory(trainer.strategy.root_device)
             self._memory.start()
 

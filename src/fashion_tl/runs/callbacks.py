@@ -40,7 +40,8 @@ def callbacks_of(
         trial: Whether nothing is to be left behind (``trainer.fast_dev_run``).
     """
     given = trainer["callbacks"] or []
-    callbacks: list[Callback] = [FreezeUnfreeze(), DivergenceGuard(), cache, *([given] if isinstance(given, Callback) else given)]
+    given = [given] if isinstance(given, Callback) else given
+    callbacks: list[Callback] = [FreezeUnfreeze(), DivergenceGuard(), cache, *given]
     if trainer["enable_progress_bar"]:
         callbacks.append(PhaseProgressBar())
     if trial:

@@ -89,7 +89,8 @@ class DivergenceGuard(Callback):
 
     @staticmethod
     def _broken(trainer: Trainer, module: LightningModule) -> bool:
-        sums = [parameter.detach().sum(dtype=torch.float32) for parameter in module.parameters() if parameter.is_floating_point()]
+        weights = [parameter.detach() for parameter in module.parameters() if parameter.is_floating_point()]
+        sums = [each.sum(dtype=torch.float32) for each in weights]
         broken = bool(sums) and not bool(torch.stack(sums).isfinite().all())
         return trainer.strategy.reduce_boolean_decision(broken, all=False)
 
