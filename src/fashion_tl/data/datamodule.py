@@ -110,6 +110,7 @@ class ImageDataModule(LightningDataModule):
         self.augment = augment or Augment()
         self.loaded: Loaded | None = None
         self.splits: dict[str, Split] = {}
+        self._loaders: list[BatchLoader] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images and split them, once.
@@ -188,7 +189,7 @@ class ImageDataModule(LightningDataModule):
         if seed is None:
             # Without a seed of the run every training has orders of its own, the same in all processes.
             seed = trainer.strategy.broadcast(torch.initial_seed())
-        return BatchLoader(
+        loader = BatchLoader(
             split,
             batch_size,
             shuffle,
@@ -198,6 +199,17 @@ class ImageDataModule(LightningDataModule):
             self.num_workers,
             pin_memory=device.type == "cuda",
         )
+        self._loaders.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the worker processes of the loaders that the trainer was given."""
+        while self._loaders:
+            self._loaders.pop().close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the worker processes."""
+        self.teardown("")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Inputs, Tensor]:
         """Turn a batch into inputs and labels; images are augmented in training."""
