@@ -47,7 +47,7 @@ def download(address: str, path: Path, check: Callable[[Path], object]) -> None:
     with lock:
         try:
             for pause in (*PAUSES, None):
-                if path.exists():
+                if path.is_file():
                     return
                 try:
                     _fetch(address, draft, ends)
