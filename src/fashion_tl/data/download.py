@@ -72,8 +72,8 @@ def download(address: str, path: Path, check: Callable[[Path], object]) -> None:
 def _fetch(address: str, draft: Path, ends: float) -> None:
     """Fetch what a draft lacks."""
     have = draft.stat().st_size if draft.exists() else 0
-    request = Request(address, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - a source's own
-    with urlopen(request, timeout=STALLED) as answer:  # noqa: S310
+    request = Request(address, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - of a source, by HTTP
+    with urlopen(request, timeout=STALLED) as answer:  # noqa: S310 - the same
         length = answer.headers.get("Content-Length", "")
         if answer.status != 206:
             have = 0
