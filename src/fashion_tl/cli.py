@@ -67,11 +67,7 @@ def console() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
-    status = main()
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()  # or its threads may abort the process at its exit
-    sys.exit(status)
+    sys.exit(main())
 
 
 def main(args: Sequence[str] | None = None) -> int:
