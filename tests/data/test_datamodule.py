@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -428,4 +430,25 @@ def test_worker_processes_end_with_a_run(
     flags = ("--data.source", "ImageFolder", "--data.source.root", ".", "--data.source.folder", "photos")
     small = ("--data.augment.rotation", "5", "--data.batch_size", "8", "--data.image_size", "32")
     assert fit(*flags, *small) == (130 if stopped else 0)
+    assert multiprocessing.active_children() == []
+
+
+def test_worker_processes_leave_signals_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    data = ImageDataModule(ImageFolder(".", root=tmp_path), image_size=8, batch_size=4, num_workers=2)
+    data.setup()
+    loader = data.train_dataloader()
+    batches = loader.read()
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        for stop in (signal.SIGTERM, signal.SIGINT):  # as a service manager does, or Ctrl-C in a terminal
+            os.kill(cast(int, worker.pid), stop)
+    assert len(list(batches)) == len(loader) - 1
+    loader.close()
     assert multiprocessing.active_children() == []
