@@ -26,6 +26,7 @@ from fashion_tl.callbacks.features import FeatureCache
 from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
+from fashion_tl.files import write_text
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
 from fashion_tl.process import PeakMemory
@@ -34,11 +35,11 @@ from fashion_tl.records.record import (
     COMPLETED,
     FAILED,
     INTERRUPTED,
+    PREDICTIONS,
     RUNNING,
     RunPaths,
     read_record,
     write_record,
-    write_text,
 )
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.freezing import FreezeUnfreeze
@@ -199,7 +200,7 @@ class RunRecorder(Callback):
         if not trainer.is_global_zero:
             return
         self.record["test"] = summarise(logits, labels, list(_classifier(pl_module).class_names))
-        write_arrays(self.paths.logs / "test_predictions.npz", {"index": index, "label": labels, "logits": logits})
+        write_arrays(self.paths.logs / PREDICTIONS, {"index": index, "label": labels, "logits": logits})
         keep_filters(pl_module, self.paths.logs)
         keep_test_images(getattr(trainer, "datamodule", None), self.paths.logs.parent.parent)
         self.record["time"]["test_seconds"] = time.perf_counter() - self._test_began

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
 from pathlib import Path
 
 from fashion_tl.errors import UserError
+from fashion_tl.files import draft_beside, naming, write_bytes
 from fashion_tl.plots.style import style
 from fashion_tl.report.charts import charts
 from fashion_tl.report.exports import csv_text, markdown_text
@@ -73,19 +73,18 @@ def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
     blocked = [name for name in contents if (output / name).is_dir()]
     if blocked:
         raise UserError(f"--output {output}: {blocked[0]} is a folder there. Remove it, or name another folder.")
-    draft = output / f".draft.{os.getpid()}"
+    draft = draft_beside(output / PAGE)
     try:
-        draft.mkdir(parents=True)
-        for name, content in contents.items():
-            path = draft / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
-        stale = _plots_of(output / MANIFEST) - contents.keys()
-        for name in sorted(contents, key=lambda name: (name in LAST, name)):
-            (output / name).parent.mkdir(exist_ok=True)
-            (draft / name).replace(output / name)
-        for name in stale:
-            (output / name).unlink(missing_ok=True)
+        with naming(output):
+            draft.mkdir(parents=True)
+            for name, content in contents.items():
+                write_bytes(draft / name, content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
+            stale = _plots_of(output / MANIFEST) - contents.keys()
+            for name in sorted(contents, key=lambda name: (name in LAST, name)):
+                (output / name).parent.mkdir(exist_ok=True)
+                (draft / name).replace(output / name)
+            for name in stale:
+                (output / name).unlink(missing_ok=True)
     except (NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError) as error:
         raise UserError(
             f"--output {output} cannot be written: {error.strerror} ({error.filename}). Name another folder."
