@@ -53,7 +53,7 @@ def write_text(path: Path, text: str) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a file; see ``replacing``."""
-    with source.open("rb") as file, replacing(target) as draft:
+    with naming(source), source.open("rb") as file, replacing(target) as draft:
         shutil.copyfileobj(file, draft, 2**20)
 
 
@@ -89,7 +89,7 @@ def draft_beside(path: Path) -> Path:
 
 def sha256(path: Path) -> str:
     """Hash a file; returns 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,6 +8,7 @@ import math
 import platform
 import shlex
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -221,7 +222,10 @@ class RunRecorder(Callback):
             self._summarise_training(trainer)
         self.record.update(status=status, reason=self._stopping, finished=_now())
         if self.paths.logs.exists():
-            self._write(trainer)
+            try:
+                self._write(trainer)
+            except OSError as error:  # what has ended the run is told, whatever the disk of its record does
+                print(f"{error.filename} stays as it was: {error.strerror}", file=sys.stderr)
         if self.paths.last.is_file():
             config, last = (shlex.quote(str(path)) for path in (self.paths.logs / "config.yaml", self.paths.last))
             print(f"{self.paths.name}: {self._stopping}. To go on: fashion-tl fit -c {config} --ckpt_path {last}")

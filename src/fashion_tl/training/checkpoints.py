@@ -7,6 +7,8 @@ import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +56,9 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: If it is damaged.
         """
-        verify(path)
-        return super().load_checkpoint(path, *args, **settings)
+        with reading(path):
+            verify(path)
+            return super().load_checkpoint(path, *args, **settings)
 
 
 def packed(checkpoint: dict[str, Any]) -> memoryview:
@@ -77,26 +80,21 @@ def verify(path: Any) -> None:  # noqa: ANN401 - whatever names a checkpoint for
     """
     if not isinstance(path, str | Path) or "://" in str(path):
         return
-    try:
-        with Path(path).open("rb") as file:
-            size = file.seek(0, io.SEEK_END)
-            file.seek(max(0, size - _TAIL))
-            tail = file.read()
-            if tail.startswith(_MARK):
-                file.seek(0)
-                left, found = size - _DIGITS, 0
-                while left and (block := file.read(min(left, 2**20))):
-                    left, found = left - len(block), zlib.crc32(block, found)
-                if b"%0*x" % (_DIGITS, found) != tail[len(_MARK) :]:
-                    raise ValueError("it is damaged, its checksum is wrong")
-            elif zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    if (member := archive.testzip()) is not None:
-                        raise ValueError(f"it is damaged, the checksum of {member} is wrong")
-    except FileNotFoundError:
-        raise
-    except BROKEN as error:
-        raise unreadable(path, error) from error
+    with reading(path), Path(path).open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        tail = file.read()
+        if tail.startswith(_MARK):
+            file.seek(0)
+            left, found = size - _DIGITS, 0
+            while left and (block := file.read(min(left, 2**20))):
+                left, found = left - len(block), zlib.crc32(block, found)
+            if b"%0*x" % (_DIGITS, found) != tail[len(_MARK) :]:
+                raise ValueError("it is damaged, its checksum is wrong")
+        elif zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if (member := archive.testzip()) is not None:
+                    raise ValueError(f"it is damaged, the checksum of {member} is wrong")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -106,14 +104,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: If there is none at that path, it cannot be read, or something else wrote it.
     """
     try:
-        verify(path)
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with reading(path):
+            verify(path)
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(
             f"there is no checkpoint {path}. A run writes its own as checkpoints/NAME/version_N/best.ckpt."
         ) from error
-    except BROKEN as error:
-        raise unreadable(path, error) from error
     if not isinstance(checkpoint, dict) or "fashion_tl_module" not in checkpoint:
         raise UserError(f"{path} was not written by fashion_tl; give a best.ckpt or last.ckpt of one of its runs.")
     wrong = [f"it has no {name}" for name in REQUIRED if checkpoint.get(name) is None] + wrong_types(checkpoint, TYPES)
@@ -123,10 +120,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def unreadable(path: Any, error: BaseException) -> UserError:  # noqa: ANN401 - as ``verify``
-    """Say in one line why a file cannot be read as a checkpoint."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(f"{path} cannot be read as a checkpoint: {reason}")
+@contextmanager
+def reading(path: Any) -> Iterator[None]:  # noqa: ANN401 - as ``verify``
+    """Have what goes wrong with a file that is there say in one line why it cannot be read as a checkpoint."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except BROKEN as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
 def _items(checkpoint: dict[str, Any]) -> list[tuple[Any, Any]]:
