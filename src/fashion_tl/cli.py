@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -63,11 +64,10 @@ def run(verb: str, args: list[str]) -> None:
 
 def console() -> None:
     """Run the command line as a program."""
-    status = main()
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()  # or its threads may abort the process at its exit
-    sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
+    sys.exit(main())
 
 
 def main(args: Sequence[str] | None = None) -> int:

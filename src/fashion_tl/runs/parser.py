@@ -91,6 +91,7 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--seeds", type=int, default=1, help="Runs to make, each with the next seed.")
     add("--search", type=dict[str, list[Any]] | None, help="Values to try first: {model.lr: [0.001, 0.01]}.")
     add("--study", type=dict[str, Any] | None, help="A study's figures, to set beside the run's.")
+    add("--resume", type=bool, default=False, help="Go on with the name's newest version if it is not done.")
     add("--ckpt_path", type=str | None, help="Checkpoint to go on from, or to evaluate: last, best or a path.")
     parser.set_defaults(
         {
@@ -147,6 +148,9 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
         raise UserError(f"--checkpoint_minutes is {config.checkpoint_minutes}, it must be above 0.")
     if config.checkpoint_steps is not None and config.checkpoint_steps < 1:
         raise UserError(f"--checkpoint_steps is {config.checkpoint_steps}, it must be at least 1.")
+    for flag, given in (("ckpt_path", config.ckpt_path), ("trainer.fast_dev_run", config.trainer.fast_dev_run)):
+        if config.resume and given:
+            raise UserError(f"--resume true finds the run to go on with itself; it cannot go with --{flag}.")
     config.extends = None
     trainer = config.trainer
     if trainer.max_epochs is None:
