@@ -19,6 +19,7 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fashion_tl.callbacks.features import MODES
 from fashion_tl.data.datamodule import ImageDataModule
@@ -29,6 +30,7 @@ from fashion_tl.data.objects import SyntheticObjects
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.imports import search_working_directory
 from fashion_tl.runs.configs import expand_extends
+from fashion_tl.training.checkpoints import VerifiedCheckpointIO
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.scratch import ScratchClassifier
 from fashion_tl.training.transfer import TransferClassifier
@@ -198,15 +200,18 @@ def instantiate(verb: str, config: Namespace) -> Namespace:
 
 
 def make_trainer(settings: Mapping[str, Any], **more: Any) -> Trainer:  # noqa: ANN401 - arguments of Trainer
-    """Build a Trainer.
+    """Build a Trainer that writes checkpoints whole and verifies them, unless given another ``CheckpointIO``.
 
     Raises:
         UserError: If the settings contradict each other, or devices are not there.
     """
     try:
-        return Trainer(**{**settings, **more})
+        trainer = Trainer(**{**settings, **more})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {error}") from error
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
+        trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
+    return trainer
 
 
 @contextmanager
