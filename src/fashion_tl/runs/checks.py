@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.records.record import COMPLETED, RunPaths, newest_completed, next_paths, paths_of, read_record, versions
+from fashion_tl.runs.ranges import check_lengths
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
@@ -106,15 +106,6 @@ def check_monitor(monitor: str, model: ImageClassifier) -> None:
         raise unknown_name("monitor", monitor, model.figures, "Set it with --monitor.")
 
 
-def check_devices(trainer: Mapping[str, Any]) -> None:
-    """Refuse more processes on a CPU than it has cores; Lightning refuses GPUs that are not there itself."""
-    devices, cores = trainer.get("devices"), os.cpu_count() or 1
-    on_cpu = trainer.get("accelerator") == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    count = int(str(devices)) if str(devices).isdigit() else 1
-    if on_cpu and count > cores:
-        raise UserError(f"trainer.devices is {devices}: this machine has {cores} CPU cores. Give at most {cores}.")
-
-
 def epoch_batches(trainer: Trainer, data: ImageDataModule) -> float:
     """Return the training batches of an epoch in each process."""
     batches, limit = data.count_batches(trainer.world_size), trainer.limit_train_batches
@@ -124,7 +115,8 @@ def epoch_batches(trainer: Trainer, data: ImageDataModule) -> float:
 
 
 def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> None:
-    """Refuse a plan that the length of the run does not suit."""
+    """Refuse a plan that the length of the run does not suit, and limits that leave nothing to do."""
+    check_lengths(trainer, data)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
     model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
@@ -246,6 +238,8 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
         f"{paths.name} version {paths.version}: {model.architecture} ({model.weights}), {parameters}",
         f"data: {data.source_name}, {sizes}, {len(data.class_names)} classes, {model.input_spec.image_size} px",
     ]
+    if run_seed() is None:
+        lines.append("seed: none, so that this run cannot be repeated")
     phases = model.plan.phases
     if len(phases) == 1:
         lines.append(f"trains: {model.describe_phase(0)}")

@@ -79,7 +79,6 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         built = instantiate("fit", checks.to_build(config, checkpoint))
         data, model, cache = built.data, built.model, FeatureCache(config.cache, config.cache_keep)
         checks.check_monitor(config.monitor, model)
-        checks.check_devices(built.trainer)
         data.prepare_data()
         data.setup("fit")
         cache.check(model, data)
