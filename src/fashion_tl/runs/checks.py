@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
@@ -100,10 +100,17 @@ def choose_paths(config: Namespace, checkpoint: Path | None) -> tuple[RunPaths, 
     return next_paths(config.log_dir, config.checkpoint_dir, config.name), True
 
 
-def check_monitor(monitor: str, model: ImageClassifier) -> None:
-    """Refuse a figure to choose by that validation does not log."""
+def check_monitor(monitor: str, model: ImageClassifier, callbacks: Callback | list[Callback] | None) -> None:
+    """Refuse a figure to choose by that nothing logs, of the run or of its callbacks."""
     if monitor not in model.figures:
         raise unknown_name("monitor", monitor, model.figures, "Set it with --monitor.")
+    given = [callbacks] if isinstance(callbacks, Callback) else callbacks or []
+    logged = (*model.figures, "train/loss", "train/accuracy")
+    if all(type(callback).__module__.partition(".")[0] == "lightning" for callback in given):  # others may log more
+        for callback in given:
+            figure = getattr(callback, "monitor", None) or monitor
+            if figure not in logged:
+                raise unknown_name("monitor", figure, logged, f"{type(callback).__name__} of trainer.callbacks has it.")
 
 
 def epoch_batches(trainer: Trainer, data: ImageDataModule) -> float:

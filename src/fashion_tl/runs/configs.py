@@ -31,6 +31,10 @@ def expand_extends(args: list[str]) -> list[str]:
     rest = iter(args)
     for arg in rest:
         flag, equals, value = arg.partition("=")
+        if flag == "--extends":
+            raise UserError(
+                "--extends is no flag: a file says `extends: BASE.yaml`. Name both with -c, the base first."
+            )
         if flag not in ("-c", "--config"):
             if "&" in arg or arg.count("[") + arg.count("{") > 100:
                 read_yaml(value if equals else arg, "the value " + shown(arg))
@@ -40,7 +44,8 @@ def expand_extends(args: list[str]) -> list[str]:
         if named is None:
             raise UserError(f"{flag} needs a value: the path of a YAML file.")
         if "\n" in named:  # the content of a file
-            _settings(named, "the configuration")
+            if "extends" in _settings(named, "the configuration"):
+                raise UserError("extends: only a file extends another one, which lies beside it.")
             expanded += ["-c", named]
             continue
         for path in _chain(Path(named)):

@@ -155,7 +155,7 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
 def _check_search(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
     """Refuse a search of which a candidate would be refused, before the first one trains."""
     for setting, tried in values.items():
-        if setting.partition(".")[0] in NOT_SEARCHED:
+        if str(setting).partition(".")[0] in NOT_SEARCHED:
             raise UserError(f"--search cannot try values of {setting}: a search names and keeps its candidates itself.")
         for value in tried:
             candidate = parse("fit", [*args, "--search=null", f"--{setting}={written(value)}"])

@@ -16,6 +16,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import StrategyRegistry
 
 from fashion_tl.callbacks.features import MODES
@@ -83,8 +84,9 @@ def check_settings(config: Namespace, verb: str) -> None:
     if config.ckpt_path == "":
         raise UserError("--ckpt_path is empty: give last, best or the path of a checkpoint, or leave it out.")
     check_name(config.name)
-    if config.trainer.max_time is not None:
-        _check_durations(config)
+    for key in DURATIONS:
+        if isinstance(config[key], str | Mapping | Namespace):
+            _check_duration(key, config[key])
     _check_devices(config.trainer)
     if verb == "fit":
         _check_folders(config)
@@ -116,12 +118,8 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 
     if kind is not None:
         hints, defaults = _signature(kind, key)
         for name, each in vars(value.get("init_args", value)).items():
-            if (
-                each is None
-                and type(None) not in get_args(hints.get(name, Any | None))
-                and defaults.get(name) is not None
-            ):
-                if name not in LINKED:
+            if each is None and name not in LINKED and defaults.get(name) is not None:
+                if type(None) not in get_args(hints.get(name, Any | None)):
                     yield f"{key}.{name}", _Null
             elif not (inspect.isroutine(each) and each is defaults.get(name)):
                 yield from _leaves(each, f"{key}.{name}")
@@ -166,10 +164,7 @@ def _number(value: Any) -> float | None:  # noqa: ANN401 - what a configuration 
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _check_durations(config: Namespace) -> None:
-    from lightning.pytorch.callbacks import Timer
-
-    given = config.trainer.max_time
+def _check_duration(key: str, given: str | Namespace | dict[str, int]) -> None:
     try:
         left = Timer(dict(vars(given)) if isinstance(given, Namespace) else given).time_remaining()
     except (MisconfigurationException, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -177,9 +172,7 @@ def _check_durations(config: Namespace) -> None:
     else:
         reason = ""
     if not left or left <= 0:
-        raise UserError(
-            f"trainer.max_time is {shown(given)}{reason}: give a time above 0 as DD:HH:MM:SS, such as 00:01:30:00."
-        )
+        raise UserError(f"{key} is {shown(given)}{reason}: give a time above 0 as DD:HH:MM:SS, such as 00:01:30:00.")
 
 
 def _check_devices(trainer: Namespace) -> None:
@@ -215,6 +208,10 @@ def _is_there(accelerator: str) -> bool:
 
 def _check_validation(trainer: Namespace) -> None:
     """Refuse a run that would end before its first validation, which chooses the checkpoint that is tested."""
+    if trainer.fast_dev_run:
+        return
+    if trainer.enable_checkpointing is False:
+        raise UserError("trainer.enable_checkpointing is false: a run tests its best checkpoint. Leave it out.")
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
     if every is not None and 0 < (epochs or 0) < every:
         raise UserError(
@@ -243,7 +240,7 @@ def check_lengths(trainer: Any, data: ImageDataModule) -> None:  # noqa: ANN401 
                 f"trainer.limit_{name}_batches is {limit}: of {batches} batches that leaves none. Give 1 or more for a "
                 "number of batches."
             )
-    train, limit, every = sizes["train"], trainer.limit_train_batches, trainer.val_check_interval
+    train, limit, every = sizes["train"], trainer.limit_train_batches, getattr(trainer, "val_check_interval", None)
     train = int(train * limit) if isinstance(limit, float) else min(train, limit or train)
     if trainer.check_val_every_n_epoch is not None and isinstance(every, int) and every > train:
         raise UserError(f"trainer.val_check_interval is {every}: an epoch has {train} batches. Give at most as many.")
@@ -252,11 +249,12 @@ def check_lengths(trainer: Any, data: ImageDataModule) -> None:  # noqa: ANN401 
 
 
 def _check_folders(config: Namespace) -> None:
+    if config.trainer.fast_dev_run:
+        return
+    for flag in ("log_dir", "checkpoint_dir"):
+        check_folder(config[flag] / config.name, f"--{flag}")
     if os.path.realpath(config.log_dir) == os.path.realpath(config.checkpoint_dir):
         raise UserError(f"--log_dir and --checkpoint_dir are both {config.log_dir}: give two folders.")
-    if not config.trainer.fast_dev_run:
-        for flag in ("log_dir", "checkpoint_dir"):
-            check_folder(config[flag] / config.name, f"--{flag}")
 
 
 def check_folder(folder: Path, flag: str) -> None:
