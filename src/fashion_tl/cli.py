@@ -63,11 +63,7 @@ def run(verb: str, args: list[str]) -> None:
 
 def console() -> None:
     """Run the command line as a program."""
-    status = main()
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()  # or its threads may abort the process at its exit
-    sys.exit(status)
+    sys.exit(main())
 
 
 def main(args: Sequence[str] | None = None) -> int:

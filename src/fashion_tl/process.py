@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import gc
 import os
 import platform
@@ -42,6 +44,17 @@ def is_first_process() -> bool:
 
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
     return rank == 0
+
+
+@functools.cache
+def leave_group_at_exit() -> None:
+    """Have this process leave the group of processes it has joined before it ends, else gloo's threads may abort it."""
+
+    def leave() -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    atexit.register(leave)
 
 
 def stop_looking_for_gpus() -> None:

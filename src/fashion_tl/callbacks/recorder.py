@@ -26,9 +26,10 @@ from fashion_tl.callbacks.features import FeatureCache
 from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
+from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
-from fashion_tl.process import PeakMemory
+from fashion_tl.process import PeakMemory, leave_group_at_exit
 from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.record import (
     COMPLETED,
@@ -41,6 +42,7 @@ from fashion_tl.records.record import (
     write_text,
 )
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.divergence import DivergedError
 from fashion_tl.training.freezing import FreezeUnfreeze
 
 LIBRARIES = ("fashion_tl", "torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
@@ -61,6 +63,9 @@ class RunRecorder(Callback):
         cache: The callback that knows the seconds spent on computing features.
         tested: Whether a test follows; without one the run is completed when its training is.
         own_start: Whether earlier epochs in a checkpoint are of this version too, so that its best may be among them.
+
+    Attributes:
+        trained: Whether the checkpoint to go on from is the end of the training, so that only the test is left.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class RunRecorder(Callback):
         self._stopping: str | None = None
         self._stage = ""
         self._first_epoch = 0
+        self.trained = False
         self._memory: PeakMemory | None = None
 
     @property
@@ -98,6 +104,7 @@ class RunRecorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell all processes what the first one has chosen, and the other callbacks where their files go."""
         self._stage = stage
+        leave_group_at_exit()
         self.chosen, pl_module.plan = trainer.strategy.broadcast((self.chosen, pl_module.plan))
         for callback in _callbacks(trainer):
             if isinstance(callback, LastCheckpoint):
@@ -109,7 +116,11 @@ class RunRecorder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and to measure memory."""
         self._fit_began = time.perf_counter()
-        if self.tested:
+        if self.trained:
+            trainer.should_stop = True
+            if trainer.is_global_zero:
+                self.record = {**read_record(self.paths.logs), **self.record}
+        elif self.tested:
             self._memory = PeakMemory(trainer.strategy.root_device)
             self._memory.start()
 
@@ -206,6 +217,10 @@ class RunRecorder(Callback):
         self.record.update(status=COMPLETED, finished=_now())
         self._write(trainer)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have the processes wait for the one that writes: the end of one closes its connections to the others."""
+        trainer.strategy.barrier()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write a record that says why the run ended early."""
         if self.chosen is None or not trainer.is_global_zero:
@@ -214,14 +229,15 @@ class RunRecorder(Callback):
             signal = "Ctrl-C" if isinstance(exception, KeyboardInterrupt) else "SIGTERM"
             status, self._stopping = INTERRUPTED, f"stopped by {signal}"
         else:
-            status, self._stopping = FAILED, f"{type(exception).__name__}: {exception}"
+            told = str(exception) if isinstance(exception, UserError) else f"{type(exception).__name__}: {exception}"
+            status, self._stopping = FAILED, told
         if self._stage == "fit" and self._fit_began:
             self.fit_seconds += time.perf_counter() - self._fit_began
             self._summarise_training(trainer)
         self.record.update(status=status, reason=self._stopping, finished=_now())
         if self.paths.logs.exists():
             self._write(trainer)
-        if self.paths.last.is_file():
+        if self.paths.last.is_file() and not isinstance(exception, DivergedError):
             config, last = (shlex.quote(str(path)) for path in (self.paths.logs / "config.yaml", self.paths.last))
             print(f"{self.paths.name}: {self._stopping}. To go on: fashion-tl fit -c {config} --ckpt_path {last}")
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any, cast
 
 import torch
@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from fashion_tl.data.augment import Augment
-from fashion_tl.data.batches import Batch, BatchLoader, Inputs, ResidentImages, Split, declared
+from fashion_tl.data.batches import Batch, BatchLoader, Inputs, ResidentImages, Split, declared, fingerprint
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.images import ImageSet, InMemoryImages
 from fashion_tl.data.memory import RESIDENT_SHARE
@@ -243,6 +243,21 @@ class ImageDataModule(LightningDataModule):
             "per_class": self.per_class,
             "skipped": loaded.skipped if loaded else [],
             **self.input_spec,
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the images of a run and their use depend on, as plain values; a run that goes on has the same."""
+        splits = {f"{name}_images": fingerprint(split.indices) for name, split in self.splits.items()}
+        images = self.loaded.fingerprint if self.loaded else None
+        augment = asdict(self.augment) if is_dataclass(self.augment) else type(self.augment).__name__
+        return {
+            "source": self.source_name,
+            "images": images,
+            **splits,
+            "class_names": self.class_names,
+            **self.input_spec,
+            "augment": augment,
         }
 
     def _test_set(self) -> str | None:

@@ -15,6 +15,7 @@ from fashion_tl.callbacks.progress_bar import PhaseProgressBar
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.callbacks.tensorboard import TensorBoardPictures
 from fashion_tl.runs.configs import flat
+from fashion_tl.training.divergence import DivergenceGuard
 from fashion_tl.training.freezing import EarlyStopping, FreezeUnfreeze
 
 
@@ -38,7 +39,9 @@ def callbacks_of(
         tested: Whether a test follows; a candidate of a search keeps its record alone.
         trial: Whether nothing is to be left behind (``trainer.fast_dev_run``).
     """
-    callbacks: list[Callback] = [FreezeUnfreeze(), cache, *(trainer["callbacks"] or [])]
+    given = trainer["callbacks"] or []
+    given = [given] if isinstance(given, Callback) else given
+    callbacks: list[Callback] = [FreezeUnfreeze(), DivergenceGuard(), cache, *given]
     if trainer["enable_progress_bar"]:
         callbacks.append(PhaseProgressBar())
     if trial:

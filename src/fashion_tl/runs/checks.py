@@ -6,7 +6,6 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -15,12 +14,12 @@ from lightning.pytorch import Callback, Trainer
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.models.staged import count_parameters
-from fashion_tl.records.record import COMPLETED, RunPaths, newest_completed, next_paths, paths_of, read_record, versions
+from fashion_tl.records.record import RunPaths, newest_completed
 from fashion_tl.runs.ranges import check_lengths
+from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_state
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.freezing import check_resumed
 
 
 def best_precision(accelerator: str) -> str:
@@ -60,44 +59,8 @@ def to_build(config: Namespace, checkpoint: Path | None) -> Namespace:
 def to_record(config: Namespace) -> Namespace:
     """Return the configuration that a record keeps: it runs the whole again, once."""
     changed = config.clone()
-    changed.ckpt_path, changed.seeds, changed.search = None, 1, None
+    changed.ckpt_path, changed.resume, changed.seeds, changed.search = None, False, 1, None
     return changed
-
-
-def resolve_checkpoint(config: Namespace) -> Path | None:
-    """Return the checkpoint that ``--ckpt_path`` names: a path, or last or best of the newest version of the name.
-
-    Raises:
-        UserError: If there is none.
-    """
-    given = config.ckpt_path
-    if given is None:
-        return None
-    if given not in ("last", "best"):
-        return Path(given)
-    for version in reversed(versions(config.checkpoint_dir, config.name)):
-        path = paths_of(config.log_dir, config.checkpoint_dir, config.name, version).checkpoints / f"{given}.ckpt"
-        if path.is_file():
-            return path
-    raise UserError(
-        f"--ckpt_path {given}: no version of the run {config.name!r} in {config.checkpoint_dir} has a {given}.ckpt."
-    )
-
-
-def choose_paths(config: Namespace, checkpoint: Path | None) -> tuple[RunPaths, bool]:
-    """Choose the folders of a run: those of the version that it goes on with, else a new version.
-
-    Returns:
-        The folders, and whether they are new.
-    """
-    if checkpoint is not None:
-        folder = checkpoint.resolve().parent
-        if folder.parent == (config.checkpoint_dir / config.name).resolve():
-            number = int(folder.name.removeprefix("version_"))
-            old = paths_of(config.log_dir, config.checkpoint_dir, config.name, number)
-            if (old.logs / "run.json").is_file() and read_record(old.logs)["status"] != COMPLETED:
-                return old, False
-    return next_paths(config.log_dir, config.checkpoint_dir, config.name), True
 
 
 def check_monitor(monitor: str, model: ImageClassifier, callbacks: Callback | list[Callback] | None) -> None:
@@ -113,75 +76,12 @@ def check_monitor(monitor: str, model: ImageClassifier, callbacks: Callback | li
                 raise unknown_name("monitor", figure, logged, f"{type(callback).__name__} of trainer.callbacks has it.")
 
 
-def epoch_batches(trainer: Trainer, data: ImageDataModule) -> float:
-    """Return the training batches of an epoch in each process."""
-    batches, limit = data.count_batches(trainer.world_size), trainer.limit_train_batches
-    if limit is not None:
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    return float(batches)
-
-
 def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> None:
     """Refuse a plan that the length of the run does not suit, and limits that leave nothing to do."""
     check_lengths(trainer, data)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
     model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
-
-
-def check_resume(path: Path, model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> None:
-    """Refuse to go on from a checkpoint of another network or plan, or from the end.
-
-    Args:
-        path: The checkpoint.
-        model: The classifier that goes on.
-        trainer: The trainer that goes on.
-        data: The data module, after ``setup``.
-
-    Raises:
-        UserError: If it does not fit; each difference is named.
-    """
-    checkpoint = load_checkpoint(path)
-    check_network(path, model, checkpoint)
-    saved = saved_state(path, checkpoint)
-    now = {
-        "plan": model.plan.settings(),
-        "seed": run_seed(),
-        "batches": epoch_batches(trainer, data),
-        "accumulate": trainer.accumulate_grad_batches,
-        "processes": trainer.world_size,
-    }
-    check_resumed(saved, now)
-    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
-    if 0 <= epochs <= saved["epoch"] or 0 <= steps <= saved["steps"]:
-        raise UserError(
-            f"{path} has {saved['epoch']} epochs and {saved['steps']} steps: nothing is left to train with "
-            f"trainer.max_epochs {epochs} and trainer.max_steps {steps}. Give larger ones."
-        )
-
-
-def saved_state(path: Path, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the plan and the progress that a checkpoint keeps.
-
-    Raises:
-        UserError: If it keeps none.
-    """
-    found: dict[str, Any] | None = (checkpoint or load_checkpoint(path)).get("callbacks", {}).get("FreezeUnfreeze")
-    if found is None:
-        raise UserError(f"{path} keeps no plan to go on with; start from its weights with --model.init_from.")
-    return found
-
-
-def check_network(path: Path, model: ImageClassifier, checkpoint: dict[str, Any] | None = None) -> None:
-    """Refuse a checkpoint of another network."""
-    saved, own = (checkpoint or load_checkpoint(path))["state_dict"], model.state_dict()
-    for name in sorted(saved.keys() | own.keys()):
-        shapes = [tuple(state[name].shape) if name in state else "nothing" for state in (saved, own)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"{path} does not fit the model of this configuration: at {name} it has {shapes[0]}, the model "
-                f"{shapes[1]}. Give the configuration of its run, such as -c lightning_logs/NAME/version_N/config.yaml."
-            )
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:

@@ -18,10 +18,11 @@ from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.callbacks.tensorboard import RunLogger
 from fashion_tl.errors import UserError
 from fashion_tl.process import is_first_process, keep_freed_memory, stop_looking_for_gpus
-from fashion_tl.records.record import FAILED, RunPaths, read_record, taken, write_record
+from fashion_tl.records.record import FAILED, RunPaths, next_paths, read_record, taken, write_record
 from fashion_tl.runs import checks
 from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
+from fashion_tl.runs.resume import find_version, is_trained, own_version
 from fashion_tl.seeds import seeded
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
@@ -71,11 +72,20 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
     """Run a parsed configuration; see ``fit``."""
     keep_freed_memory()
     stop_looking_for_gpus()
-    with quiet(), seeded(config.seed_everything) as seed, ExitStack() as held:
+    with quiet(), ExitStack() as held:
         # What belongs to the whole run is decided by the first process; the recorder tells the others.
         first, trial = is_first_process(), bool(config.trainer.fast_dev_run)
-        config.seed_everything = False if seed is None else seed
         checkpoint = checks.settle(config)
+        found = find_version(config) if config.resume else None
+        if found is not None:
+            if found.done:
+                if first:
+                    print(f"{found.paths.logs} is done already")
+                return Run(found.paths, found.record)
+            checkpoint = found.paths.last if found.paths.last.is_file() else None
+            config.seed_everything = False if found.record["seed"] is None else found.record["seed"]
+        seed = held.enter_context(seeded(config.seed_everything))
+        config.seed_everything = False if seed is None else seed
         built = instantiate("fit", checks.to_build(config, checkpoint))
         data, model, cache = built.data, built.model, FeatureCache(config.cache, config.cache_keep)
         checks.check_monitor(config.monitor, model, built.trainer.callbacks)
@@ -87,10 +97,13 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         if config.find_lr:
             checks.find_rate(config, model, data, checkpoint)
 
-        paths, new = checks.choose_paths(config, checkpoint) if first and not trial else (None, True)
+        own = found.paths if found is not None else own_version(config, checkpoint)
+        paths = None
+        if first and not trial:
+            paths = own or next_paths(config.log_dir, config.checkpoint_dir, config.name)
         facts = {"seed": seed, "command": command, "study": config.study}
         text = dump("fit", checks.to_record(config))
-        recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, own_start=not new)
+        recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, own_start=own is not None)
         logger = built.trainer.logger
         if logger is None:
             logger = RunLogger(paths) if tested and not trial else False
@@ -100,10 +113,10 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
 
         checks.check_plan(model, trainer, data)
         if checkpoint is not None:
-            checks.check_resume(checkpoint, model, trainer, data)
+            recorder.trained = is_trained(checkpoint, config, own, model, trainer, data)
         if paths is not None:
             checks.check_disk(paths, model)
-            held.enter_context(taken(paths, new))
+            held.enter_context(taken(paths, own is None))
             if tested:
                 print(checks.summary(paths, model, data))
         resumed = None if checkpoint is None else str(checkpoint)

@@ -83,6 +83,9 @@ def check_settings(config: Namespace, verb: str) -> None:
         raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
     if config.ckpt_path == "":
         raise UserError("--ckpt_path is empty: give last, best or the path of a checkpoint, or leave it out.")
+    for flag in ("ckpt_path", "trainer.fast_dev_run"):
+        if config.resume and config[flag]:
+            raise UserError(f"--resume true finds the run to go on with itself; it cannot go with --{flag}.")
     check_name(config.name)
     for key in DURATIONS:
         if isinstance(config[key], str | Mapping | Namespace):

@@ -10,8 +10,10 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_tl.errors import UserError
+from fashion_tl.records.record import versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.parser import Config, arguments, parse, written
+from fashion_tl.training.divergence import DivergedError
 
 Runner = Callable[..., Run]
 
@@ -39,12 +41,19 @@ def search(
     if empty:
         raise UserError(f"--search has no values for {', '.join(empty)}.")
     args = arguments(config, changes)
-    name = parse("fit", args).name
+    parsed = parse("fit", args)
+    name = parsed.name
+    if not parsed.resume and versions(parsed.log_dir, f"{name}.search"):
+        _say(f"search: all candidates are trained; --resume true takes those of {name}.search that are done.")
     best, chosen = -math.inf, None
     combinations = list(itertools.product(*values.values()))
     for number, combination in enumerate(combinations, 1):
         tried = dict(zip(values, combination, strict=True))
-        run = runner(args, {"seeds": 1, "search": None, **tried, "name": f"{name}.search"}, tested=False)
+        try:
+            run = runner(args, {"seeds": 1, "search": None, **tried, "name": f"{name}.search"}, tested=False)
+        except DivergedError as error:
+            _say(f"search {number}/{len(combinations)}: {_words(tried)}: {error}")
+            continue
         found = run.record.get("best") or {}
         monitor, value = str(found.get("monitor", "")), float(found.get("value", math.nan))
         _say(f"search {number}/{len(combinations)}: {_words(tried)}: {monitor} {value:.4f}")

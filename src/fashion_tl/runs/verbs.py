@@ -9,6 +9,7 @@ from fashion_tl.process import keep_freed_memory, stop_looking_for_gpus
 from fashion_tl.runs import checks
 from fashion_tl.runs.fit import run as run_once
 from fashion_tl.runs.parser import instantiate, make_trainer, parse, quiet
+from fashion_tl.runs.resume import check_network
 from fashion_tl.runs.search import repeat, search
 from fashion_tl.seeds import seeded
 
@@ -29,7 +30,12 @@ def _fit(flags: list[str]) -> None:
     for flag, why in (("ckpt_path", config.ckpt_path), ("trainer.fast_dev_run", config.trainer.fast_dev_run)):
         if why:
             raise UserError(f"--{flag} is for one run; it cannot go with --search or --seeds.")
-    repeat(flags, config.seeds, search(flags, config.search) if config.search else {})
+    try:
+        repeat(flags, config.seeds, search(flags, config.search) if config.search else {})
+    except (KeyboardInterrupt, SystemExit):
+        again = [*flags, *(() if config.resume else ("--resume", "true"))]
+        print(f"To go on with what is not done yet: {shlex.join(['fashion-tl', 'fit', *again])}")
+        raise
 
 
 def _evaluate(verb: str, flags: list[str]) -> None:
@@ -43,7 +49,7 @@ def _evaluate(verb: str, flags: list[str]) -> None:
         built = instantiate(verb, checks.to_build(config, checkpoint))
         built.data.prepare_data()
         built.data.setup(verb)
-        checks.check_network(checkpoint, built.model)
+        check_network(checkpoint, built.model)
         trainer = make_trainer(built.trainer, logger=built.trainer.logger or False, enable_checkpointing=None)
         evaluate = trainer.test if verb == "test" else trainer.validate
         evaluate(built.model, datamodule=built.data, ckpt_path=str(checkpoint), weights_only=True)

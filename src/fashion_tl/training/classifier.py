@@ -20,6 +20,7 @@ from fashion_tl.imports import class_path
 from fashion_tl.models.split import SplitNetwork, split_network
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
 from fashion_tl.seeds import run_seed, seed_batch
+from fashion_tl.training.divergence import DivergenceGuard
 from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
 from fashion_tl.training.freezing import FreezeUnfreeze
 from fashion_tl.training.objective import BALANCED, balanced_weights, make_objective
@@ -330,10 +331,10 @@ class ImageClassifier(LightningModule):
             seed_batch(seed, self.global_rank, self.trainer.current_epoch, batch, self.device)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Bring the freeze/unfreeze callback along, so that the module needs nothing but a Trainer."""
+        """Bring along what every training needs, so that the module needs nothing but a Trainer."""
         trainer: Any = self.trainer
-        given = any(isinstance(callback, FreezeUnfreeze) for callback in trainer.callbacks)
-        return [] if given else [FreezeUnfreeze()]
+        kinds = (FreezeUnfreeze, DivergenceGuard)
+        return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in trainer.callbacks)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over all parameters, and the schedule of its rates."""

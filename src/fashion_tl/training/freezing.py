@@ -90,7 +90,7 @@ class FreezeUnfreeze(Callback):
         """
         module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
         if self._saved is not None:
-            self.resumed = check_resumed(self._saved, run_state(module.plan, trainer, progress))
+            self.resumed = check_resumed(self._saved, run_state(module, trainer, progress))
             if _cut_before_validation(self._saved):
                 # Lightning counts that epoch as done, but would leave out the start of the next one.
                 trainer.fit_loop.reset_restart_stage()
@@ -133,7 +133,7 @@ class FreezeUnfreeze(Callback):
         if self._trainer is None:
             return {}
         module = cast(PlannedModule, self._trainer.lightning_module)
-        state = run_state(module.plan, self._trainer, progress_of(self._trainer))
+        state = run_state(module, self._trainer, progress_of(self._trainer))
         return {**state, "losses": dict(self.losses)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -203,11 +203,24 @@ def _in_last_phase(trainer: Trainer, module: LightningModule) -> bool:
     return trainer.current_epoch >= int(planned.current_plan().phases[-1].start)
 
 
-def run_state(plan: Plan, trainer: Trainer, progress: Progress) -> dict[str, Any]:
+def compared(module: PlannedModule, data: object) -> dict[str, Any]:
+    """Return what must be the same for a run to be the same run, as plain values."""
+    plan = module.plan.settings()
+    given = dict(getattr(module, "given", {}))
+    decided = {*plan, *plan["schedule"], "train", "schedule", "pretrained", "init_from", "class_names", "input_spec"}
+    return {
+        "plan": plan,
+        "seed": run_seed(),
+        "model": {name: value for name, value in given.items() if name not in decided},
+        "data": dict(getattr(data, "identity", {})),
+    }
+
+
+def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> dict[str, Any]:
     """Return what must be known of a run to go on with it, as plain values."""
     return {
-        "plan": plan.settings(),
-        "seed": run_seed(),
+        **compared(module, getattr(trainer, "datamodule", None)),
+        "stopped": trainer.should_stop,
         "epoch": progress.epoch,
         "batch": progress.batch,
         "batches": progress.batches if math.isfinite(progress.batches) else None,
@@ -239,6 +252,10 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     for key, what in (("seed", "seed"), ("batches", "batches in an epoch"), ("accumulate", "accumulate_grad_batches")):
         if saved[key] != now[key] and (inside or key == "seed"):
             told.append(f"{what}: {saved[key]}, now {now[key]}")
+    for part in ("model", "data"):
+        for key in sorted(saved[part].keys() & now[part].keys()):
+            if saved[part][key] != now[part][key]:
+                told.append(f"{part}.{key}: {saved[part][key]}, now {now[part][key]}")
     if inside and saved["processes"] != now["processes"]:
         told.append(f"processes: {saved['processes']}, now {now['processes']}")
     if told:

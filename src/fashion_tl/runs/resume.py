@@ -1,0 +1,210 @@
+"""Going on with a run: which version, from which checkpoint, and whether it is the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.errors import UserError
+from fashion_tl.records.record import COMPLETED, RunPaths, paths_of, read_record, versions
+from fashion_tl.runs.parser import dump
+from fashion_tl.training.checkpoints import load_checkpoint
+from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.freezing import check_resumed, compared
+
+# What changes neither weights nor figures, or only where they lie.
+FREE = {
+    *("log_dir", "checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "cache", "cache_keep", "resume", "study"),
+    *("find_lr", "data.num_workers", "data.source.root", "data.eval_batch_size"),
+    *(f"trainer.{name}" for name in ("accelerator", "logger", "log_every_n_steps", "profiler", "barebones")),
+    *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")),
+}
+FOUND = {"model.lr", "model.backbone_lr"}  # by --find_lr
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a run that the same configuration has made.
+
+    Attributes:
+        paths: Its folders.
+        record: Its ``run.json``.
+    """
+
+    paths: RunPaths
+    record: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.record["status"] == COMPLETED)
+
+
+def find_version(config: Namespace) -> Version | None:
+    """Find the newest version of the run's name that the same configuration has made; see ``--resume``.
+
+    Args:
+        config: The settled configuration.
+
+    Returns:
+        The version; None if there is none and the newest one is done.
+
+    Raises:
+        UserError: If the newest version is of another configuration and not done; the differences are named.
+    """
+    newest: tuple[Version, list[str]] | None = None
+    for number in reversed(versions(config.log_dir, config.name)):
+        paths = paths_of(config.log_dir, config.checkpoint_dir, config.name, number)
+        try:
+            version, told = Version(paths, read_record(paths.logs)), changed_settings(paths, config)
+        except UserError:
+            continue  # one that was killed before it had a record
+        if not told:
+            return version
+        newest = newest or (version, told)
+    if newest is None or newest[0].done:
+        return None
+    raise UserError(
+        f"--resume true: {newest[0].paths.logs} is not done, but of another configuration: {'; '.join(newest[1][:8])}. "
+        "Give its settings, another --name, or leave --resume out for a new version."
+    )
+
+
+def changed_settings(paths: RunPaths, config: Namespace) -> list[str]:
+    """Name each setting that changes weights or figures and is not as a version's ``config.yaml`` has it.
+
+    Raises:
+        UserError: If that file cannot be read.
+    """
+    path = paths.logs / "config.yaml"
+    try:
+        saved = dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    now = dict(_flat(yaml.safe_load(dump("fit", config))))
+    free = FREE | {"name", "seeds", "search", "ckpt_path", "extends"} | (FOUND if config.find_lr else set())
+    if config.seed_everything is True:
+        free.add("seed_everything")
+    return [
+        f"{key}: {saved.get(key)}, now {now.get(key)}"
+        for key in sorted((saved.keys() | now.keys()) - free)
+        if saved.get(key) != now.get(key)
+    ]
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - content of a YAML file
+    for key, value in values.items():
+        if isinstance(value, dict) and value and all(isinstance(name, str) for name in value):
+            yield from _flat(value, prefix if key == "init_args" else f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def resolve_checkpoint(config: Namespace) -> Path | None:
+    """Return the checkpoint that ``--ckpt_path`` names: a path, or last or best of the newest version of the name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    given = config.ckpt_path
+    if given is None:
+        return None
+    if given not in ("last", "best"):
+        return Path(given)
+    for version in reversed(versions(config.checkpoint_dir, config.name)):
+        path = paths_of(config.log_dir, config.checkpoint_dir, config.name, version).checkpoints / f"{given}.ckpt"
+        if path.is_file():
+            return path
+    raise UserError(
+        f"--ckpt_path {given}: no version of the run {config.name!r} in {config.checkpoint_dir} has a {given}.ckpt."
+    )
+
+
+def own_version(config: Namespace, checkpoint: Path | None) -> RunPaths | None:
+    """Return the folders of the version that a checkpoint is of, if a run goes on in them: it is not completed."""
+    if checkpoint is None:
+        return None
+    folder = checkpoint.resolve().parent
+    if folder.parent != (config.checkpoint_dir / config.name).resolve():
+        return None
+    number = int(folder.name.removeprefix("version_"))
+    own = paths_of(config.log_dir, config.checkpoint_dir, config.name, number)
+    unfinished = (own.logs / "run.json").is_file() and read_record(own.logs)["status"] != COMPLETED
+    return own if unfinished else None
+
+
+def is_trained(
+    path: Path, config: Namespace, own: RunPaths | None, model: ImageClassifier, trainer: Trainer, data: ImageDataModule
+) -> bool:
+    """Say whether a checkpoint is the end of the training that its own version is to have, so that its test is left.
+
+    Args:
+        path: The checkpoint.
+        config: The configuration.
+        own: The version that goes on; None if a new one begins.
+        model: The classifier that goes on.
+        trainer: The trainer that goes on.
+        data: The data module, after ``setup``.
+
+    Raises:
+        UserError: If the checkpoint is of another network, plan, data or objective, each difference is named; or if
+            nothing is left to train for a new version.
+    """
+    checkpoint = load_checkpoint(path)
+    check_network(path, model, checkpoint)
+    saved = saved_state(path, checkpoint)
+    now = {
+        **compared(model, data),
+        "batches": epoch_batches(trainer, data),
+        "accumulate": trainer.accumulate_grad_batches,
+        "processes": trainer.world_size,
+    }
+    check_resumed(saved, now)
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    ended = (epochs == saved["epoch"] and not saved["batch"]) or 0 <= steps <= saved["steps"]
+    stopped = own is not None and saved["stopped"] and not changed_settings(own, config)
+    if 0 <= epochs < saved["epoch"] or (ended and own is None):
+        raise UserError(
+            f"{path} has {saved['epoch']} epochs and {saved['steps']} steps: nothing is left to train with "
+            f"trainer.max_epochs {epochs} and trainer.max_steps {steps}. Give larger ones."
+        )
+    return bool(ended or stopped)
+
+
+def saved_state(path: Path, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the plan and the progress that a checkpoint keeps.
+
+    Raises:
+        UserError: If it keeps none.
+    """
+    found: dict[str, Any] | None = (checkpoint or load_checkpoint(path)).get("callbacks", {}).get("FreezeUnfreeze")
+    if found is None:
+        raise UserError(f"{path} keeps no plan to go on with; start from its weights with --model.init_from.")
+    return found
+
+
+def check_network(path: Path, model: ImageClassifier, checkpoint: dict[str, Any] | None = None) -> None:
+    """Refuse a checkpoint of another network."""
+    saved, own = (checkpoint or load_checkpoint(path))["state_dict"], model.state_dict()
+    for name in sorted(saved.keys() | own.keys()):
+        shapes = [tuple(state[name].shape) if name in state else "nothing" for state in (saved, own)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{path} does not fit the model of this configuration: at {name} it has {shapes[0]}, the model "
+                f"{shapes[1]}. Give the configuration of its run, such as -c lightning_logs/NAME/version_N/config.yaml."
+            )
+
+
+def epoch_batches(trainer: Trainer, data: ImageDataModule) -> float:
+    """Return the training batches of an epoch in each process."""
+    batches, limit = data.count_batches(trainer.world_size), trainer.limit_train_batches
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return float(batches)

@@ -1,0 +1,183 @@
+"""`--resume true`: the version that is found, what is left of it, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fashion_tl.records.record import COMPLETED, RUNNING, read_record, versions, write_record
+from fashion_tl.training.classifier import ImageClassifier
+
+from ..conftest import Fit
+
+LOGS = Path("lightning_logs")
+FLAGS = ("--model.lr", "0.01", "--data.augment.translate", "2", "--checkpoint_steps", "1")
+pytestmark = pytest.mark.slow
+
+
+def run(fit: Fit, *flags: str, name: str = "run", epochs: int = 3) -> int:
+    return fit(*FLAGS, *flags, name=name, epochs=epochs, classifier="ScratchClassifier")
+
+
+def same_end(name: str, other: str, version: int = 0) -> None:
+    """Weights, predictions and the record's figures are those of another run."""
+    for kind in ("best", "last"):
+        first, second = (
+            torch.load(f"checkpoints/{path}/{kind}.ckpt", weights_only=True)["state_dict"]
+            for path in (f"{name}/version_{version}", f"{other}/version_0")
+        )
+        assert all(torch.equal(first[key], second[key]) for key in first.keys() | second.keys())
+    folders = [LOGS / name / f"version_{version}", LOGS / other / "version_0"]
+    logits = [np.load(folder / "test_predictions.npz")["logits"] for folder in folders]
+    assert np.array_equal(*logits)
+    records = [read_record(folder) for folder in folders]
+    for key in ("status", "reason", "best", "test", "model", "data"):
+        assert records[0][key] == records[1][key], key
+
+
+def test_it_goes_on_with_the_version_that_is_not_done_and_then_says_so(fit: Fit, stop_at, capsys) -> None:
+    assert run(fit, "--resume", "true", name="whole") == 0  # there is none: a run like any other
+    stop_at(1, 1, KeyboardInterrupt())
+    assert run(fit) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    assert run(fit, "--resume", "true") == 0
+    assert versions(LOGS, "run") == [0]
+    same_end("run", "whole")
+    before = (LOGS / "run/version_0/run.json").read_bytes()
+    capsys.readouterr()
+    assert run(fit, "--resume", "true", "--checkpoint_minutes", "3") == 0
+    assert "lightning_logs/run/version_0 is done already" in capsys.readouterr().out
+    assert (LOGS / "run/version_0/run.json").read_bytes() == before
+    assert run(fit) == 0  # without it every run is a new version
+    assert versions(LOGS, "run") == [0, 1]
+
+
+@pytest.mark.parametrize("how", ["--resume true", "--ckpt_path last"])
+@pytest.mark.parametrize("stopped", ["by epochs", "by steps", "early"])
+def test_only_the_test_is_left_of_a_run_killed_between_training_and_test(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, stopped: str, how: str
+) -> None:
+    limits = {
+        "by epochs": (),
+        "by steps": ("--trainer.max_steps", "8"),
+        "early": ("--patience", "1", "--monitor", "val/loss", "--model.lr", "1"),
+    }[stopped]
+    epochs = 9 if stopped == "early" else 3
+    assert run(fit, *limits, name="whole", epochs=epochs) == 0
+    with monkeypatch.context() as killed:
+        killed.setattr("fashion_tl.runs.fit._test", lambda *_: None)
+        assert run(fit, *limits, epochs=epochs) == 0
+    folder = LOGS / "run/version_0"
+    record = read_record(folder)
+    assert record["status"] == RUNNING
+    for key in ("time", "best"):  # or killed before the record knew of the end
+        record.pop(key)
+    write_record(folder, {**record, "reason": None})
+    trained: list[int] = []
+    monkeypatch.setattr(ImageClassifier, "training_step", lambda self, batch, batch_idx: trained.append(batch_idx))
+    assert run(fit, *how.split(), *limits, epochs=epochs) == 0
+    assert not trained
+    same_end("run", "whole")
+    assert versions(LOGS, "run") == [0]
+
+
+def test_another_configuration_is_refused_and_each_difference_named(fit: Fit, stop_at, capsys) -> None:
+    stop_at(1, 1, KeyboardInterrupt())
+    assert run(fit) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    files = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    capsys.readouterr()
+    changes = ("--model.schedule", "step", "--data.batch_size", "16", "--seed_everything", "4", "--model.optimizer")
+    assert run(fit, "--resume", "true", *changes, "sgd", "--data.source.num_train", "100") == 2
+    error = capsys.readouterr().err
+    for told in (
+        "data.batch_size: 32, now 16",
+        "data.source.num_train: 120, now 100",
+        "model.optimizer: adamw, now sgd",
+        "model.schedule: cosine, now step",
+        "seed_everything: 0, now 4",
+    ):
+        assert told in error
+    assert files == {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--data.source.num_train", "110"), "data.images: "),
+        (("--data.augment.translate", "1"), "data.augment: "),
+        (("--data.image_size", "32"), "data.image_size: 28, now 32"),
+        (("--data.split_seed", "1"), "data.train_images: "),
+        (("--model.label_smoothing", "0.1"), "model.label_smoothing: 0.0, now 0.1"),
+    ],
+)
+def test_a_checkpoint_does_not_go_on_with_other_data_or_another_objective(
+    fit: Fit, stop_at, capsys, flags: tuple[str, ...], told: str
+) -> None:
+    stop_at(1, 1, KeyboardInterrupt())
+    assert run(fit) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    before = (LOGS / "run/version_0/run.json").read_bytes()
+    assert run(fit, "--ckpt_path", "last", *flags) == 2
+    assert told in capsys.readouterr().err
+    assert (LOGS / "run/version_0/run.json").read_bytes() == before
+
+
+def test_a_version_without_a_checkpoint_begins_again_in_its_place(fit: Fit, stop_at) -> None:
+    assert run(fit, name="whole") == 0
+    stop_at(0, 1, KeyboardInterrupt())
+    assert run(fit) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    Path("checkpoints/run/version_0/last.ckpt").unlink()
+    assert run(fit, "--resume", "true") == 0
+    assert versions(LOGS, "run") == [0]
+    same_end("run", "whole")
+
+
+SEARCH = ("--search", "{model.momentum: [0.5, 0.9, 0.8]}", "--seeds", "2", "--model.optimizer", "sgd")
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_a_search_goes_on_with_the_first_candidate_or_seed_that_is_not_done(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys, stop: int
+) -> None:
+    from fashion_tl.callbacks.recorder import RunRecorder
+
+    assert run(fit, *SEARCH, name="whole", epochs=1) == 0
+    best = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("search: best"))
+    begun: list[int] = []
+    original = RunRecorder.on_train_start
+
+    def start(self: RunRecorder, trainer: Any, module: Any) -> None:
+        original(self, trainer, module)
+        begun.append(1)
+        if len(begun) == stop + 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunRecorder, "on_train_start", start)
+    assert run(fit, *SEARCH, epochs=1) == 130
+    shown = capsys.readouterr().out
+    assert "To go on with what is not done yet: fashion-tl fit" in shown
+    assert "--resume true" in shown
+    assert run(fit, *SEARCH, "--resume", "true", epochs=1) == 0
+    assert best in capsys.readouterr().out
+    assert len(begun) == 5 + 1  # the stopped one twice
+    assert versions(LOGS, "run") == [0, 1]
+    assert versions(LOGS, "run.search") == [0, 1, 2]
+    for name in ("run", "run.search"):
+        for version in versions(LOGS, name):
+            pair = (name, name.replace("run", "whole", 1))
+            record, expected = (read_record(LOGS / f"{each}/version_{version}") for each in pair)
+            assert record["status"] == COMPLETED
+            assert (record["best"], record.get("test")) == (expected["best"], expected.get("test"))
+
+
+def test_what_cannot_go_together(fit: Fit, capsys) -> None:
+    for flags in (("--ckpt_path", "last"), ("--trainer.fast_dev_run", "true")):
+        assert run(fit, "--resume", "true", *flags) == 2
+        assert f"it cannot go with {flags[0]}" in capsys.readouterr().err
+    assert not LOGS.exists()
