@@ -44,7 +44,7 @@ def expand_extends(args: list[str]) -> list[str]:
         if named is None:
             raise UserError(f"{flag} needs a value: the path of a YAML file.")
         if "\n" in named:  # the content of a file
-            if "extends" in _settings(named, "the configuration"):
+            if _settings(named, "the configuration").get("extends") is not None:
                 raise UserError("extends: only a file extends another one, which lies beside it.")
             expanded += ["-c", named]
             continue
@@ -120,8 +120,10 @@ def _settings(text: str, what: str) -> dict[str, Any]:
 
 def _chain(path: Path) -> list[Path]:
     chain = [path]
-    while base := read_config(chain[0]).get("extends"):
-        beside = chain[0].parent / str(base)
+    while (base := read_config(chain[0]).get("extends")) is not None:
+        if not isinstance(base, str):
+            raise UserError(f"the configuration {chain[0]} extends {shown(base)}: give the path of a file beside it.")
+        beside = chain[0].parent / base
         if os.path.realpath(beside) in map(os.path.realpath, chain):
             raise UserError(f"the configuration {beside} extends itself.")
         chain.insert(0, beside)

@@ -137,7 +137,6 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
     expanded, parser = expand_extends(list(args)), parser_of(verb)
     try:
         config = parser.parse_args(expanded)
-        parser.validate(config, skip_none=False)
     except (ArgumentError, TypeError, ValueError, AttributeError, RecursionError) as error:
         names = {setting: [kind.__name__ for kind in kinds] for setting, kinds in CLASSES.items()}
         raise refusal(str(error), expanded, list(parser.get_defaults().keys()), names) from error

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import StrategyRegistry
@@ -48,12 +49,13 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
     "trainer.reload_dataloaders_every_n_epochs": (0, _UP),
 }
 ENDS = ("trainer.max_epochs", "trainer.max_steps")
-DATACLASSES = {"data.augment": class_path(Augment)}
+NULLABLE = ("checkpoint_minutes", "checkpoint_steps", "patience", "search", "study", "ckpt_path", "extends", "config")
+BUILT = {"trainer": Trainer, "data": ImageDataModule, "data.augment": Augment}  # what is built of a section
 BATCHES = ("train_batches", "val_batches", "test_batches", "predict_batches")
 SHARES = (*(f"trainer.limit_{name}" for name in BATCHES), "trainer.val_check_interval")
 DURATIONS = ("trainer.max_time", "trainer.val_check_interval")
 # A candidate is named, seeded and kept by the search itself.
-NOT_SEARCHED = ("name", "seeds", "search", "log_dir", "checkpoint_dir", "ckpt_path", "config", "extends", "study")
+NOT_SEARCHED = ("name", "seeds", "search", "resume", "log_dir", "checkpoint_dir", "ckpt_path", "config", "extends")
 LAUNCHERS = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID", "TORCHELASTIC_RUN_ID")  # what sets the processes of others up
 LARGEST = 2**63 - 1
 
@@ -81,8 +83,9 @@ def check_settings(config: Namespace, verb: str) -> None:
         raise UserError("; ".join(problems[:5]) + f"{more}.")
     if config.cache not in MODES:
         raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
-    if config.ckpt_path == "":
-        raise UserError("--ckpt_path is empty: give last, best or the path of a checkpoint, or leave it out.")
+    for flag in ("ckpt_path", "compile"):
+        if config[flag] == "":
+            raise UserError(f"--{flag} is empty: leave it out, or give it a value. `--help` tells which.")
     for flag in ("ckpt_path", "trainer.fast_dev_run"):
         if config.resume and config[flag]:
             raise UserError(f"--resume true finds the run to go on with itself; it cannot go with --{flag}.")
@@ -117,9 +120,10 @@ class _Null:
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - what a configuration holds
     """Yield every value with its dotted name, but for those that a class sets itself."""
-    kind = value.get("class_path", DATACLASSES.get(key)) if isinstance(value, Namespace) else None
-    if kind is not None:
-        hints, defaults = _signature(kind, key)
+    named = value.get("class_path") if isinstance(value, Namespace) else None
+    kind = BUILT.get(key) if named is None else import_class(named, object, key)
+    if kind is not None and isinstance(value, Namespace):
+        hints, defaults = _signature(kind)
         for name, each in vars(value.get("init_args", value)).items():
             if each is None and name not in LINKED and defaults.get(name) is not None:
                 if type(None) not in get_args(hints.get(name, Any | None)):
@@ -128,6 +132,8 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 
                 yield from _leaves(each, f"{key}.{name}")
     elif isinstance(value, Namespace | Mapping):
         for name, each in dict(vars(value) if isinstance(value, Namespace) else value).items():
+            if each is None and not key and name not in NULLABLE:
+                yield name, _Null
             yield from _leaves(each, f"{key}.{name}" if key else str(name))
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for each in value:
@@ -136,11 +142,11 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 
         yield key, value
 
 
-def _signature(path: str, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _signature(built: type) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the types and the defaults of the arguments of a class and of those that it passes on."""
     hints: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
-    for kind in reversed(import_class(path, object, key).__mro__):
+    for kind in reversed(built.__mro__):
         init: Any = vars(kind).get("__init__")
         if inspect.isfunction(init):
             with suppress(NameError):  # a type that is imported for checkers alone
@@ -269,6 +275,8 @@ def check_folder(folder: Path, flag: str) -> None:
     """
     there = folder
     try:
+        with suppress(FileNotFoundError):
+            folder.lstat()
         while not there.exists():
             if there.is_symlink():
                 raise UserError(f"{flag}: {shown(str(there))[1:-1]} is a link to nowhere. Choose another folder.")

@@ -50,11 +50,11 @@ def refusal(
         key = ".".join(filter(None, (key or found[1], found[2])))
         names = _parameters(kind[1]) if kind else _below(settings, key.rpartition(".")[0])
         return _unknown(key, names, _origin(key, args))
-    where = _origin(key, args)
+    where, reason = _origin(key, args), one_line(message.split('":')[-1])
     return (
         _of_class(message, key, where, kind[1] if kind else "", classes)
         or _of_type(message, key, where)
-        or UserError(f"{where}{one_line(message)}")
+        or UserError(f"{where}{key or 'the configuration'} cannot be read: {reason}.")
     )
 
 
