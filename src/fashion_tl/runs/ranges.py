@@ -77,7 +77,7 @@ def check_settings(config: Namespace, verb: str) -> None:
             "model ImageClassifier has no network of its own: name ScratchClassifier, TransferClassifier or a subclass "
             "of yours."
         )
-    problems = [*_values(config), *_numbers(config)]
+    problems = _values(config) or _numbers(config)
     if problems:
         more = f" (and {len(problems) - 5} more)" if problems[5:] else ""
         raise UserError("; ".join(problems[:5]) + f"{more}.")

@@ -70,7 +70,7 @@ def _unknown(name: str, allowed: Iterable[str], where: str, what: str = "setting
     prefix, _, last = name.rpartition(".")
     names = sorted(set(allowed))
     near = difflib.get_close_matches(name if what == "flag" else last, names, n=3, cutoff=0.6)
-    if what == "flag" and not near:
+    if what == "flag" and not near and name.strip("-"):
         near = [full for full in names if full.startswith(name)][:3]
     full = [one if what == "flag" or not prefix else f"{prefix}.{one}" for one in near]
     if full:
