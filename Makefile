@@ -8,6 +8,7 @@ PYTHON ?= python3
 PORT ?= 6006
 
 UV_VERSION := 0.13.9
+AUDIT_VERSION := 2.10.1
 BIN := .venv/bin
 STAMP := .venv/.installed
 FIT := $(BIN)/fashion-tl fit
@@ -16,7 +17,7 @@ SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test test-fast bench bench-peers check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test test-fast bench bench-peers mutation licences audit check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -81,6 +82,15 @@ benchmarks/.venv-%/.installed: benchmarks/%.txt constraints.txt $(STAMP)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python benchmarks/.venv-$*
 	$(BIN)/uv pip install --quiet --python benchmarks/.venv-$*/bin/python --constraint constraints.txt --requirement $<
 	@touch $@
+
+mutation: $(STAMP) ## break safety checks of the source one by one and see whether the tests notice: docs/mutation.md
+	$(BIN)/python -m tests.mutation $(ARGS)
+
+licences: $(STAMP) ## list the licence of every dependency: docs/licences.md
+	$(BIN)/python -m tests.licences
+
+audit: $(STAMP) ## ask PyPI for known vulnerabilities of the pinned versions; needs a network
+	$(BIN)/uv tool run pip-audit@$(AUDIT_VERSION) --strict --disable-pip --no-deps --requirement constraints.txt
 
 check: $(STAMP) ## lint and check types
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import signal
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -343,10 +344,18 @@ class BatchLoader:
                 num_workers=self.workers,
                 persistent_workers=True,
                 pin_memory=self.pin_memory,
+                worker_init_fn=_leave_stopping_to_the_run,
                 # Else each new iterator would draw from the global generator.
                 generator=torch.Generator(),
             )
         yield from self._reader
+
+    def close(self) -> None:
+        """End the worker processes; another epoch starts them again.
+
+        Left to the garbage collector they end seconds later: it closes their queues before they are told.
+        """
+        self._reader = None
 
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands: the epoch and the batches of it that were taken."""
@@ -355,6 +364,12 @@ class BatchLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave the first batches of the epoch in progress out, once; another epoch begins at its first batch."""
         self._start = (state["epoch"], state["batch"])
+
+
+def _leave_stopping_to_the_run(worker: int) -> None:
+    """Ignore what stops a run: it ends its workers itself, and one that ends before it would be an error there."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
 
 
 def _as_is(batch: Batch) -> Batch:
