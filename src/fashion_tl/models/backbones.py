@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, out_of_range, unknown_name
 from fashion_tl.models.staged import probe
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -66,6 +66,9 @@ def create_backbone(name: str, pretrained: bool, image_size: int, arguments: dic
     except failures as error:
         raise _cannot_create(name, pretrained, error) from error
     given = {**described.get("model_args", {}), **(arguments or {})}
+    rates = {name: value for name, value in given.items() if name.endswith("_rate") and isinstance(value, int | float)}
+    if problems := out_of_range({name: (rate, 0, 1) for name, rate in rates.items()}, "model.backbone_args."):
+        raise UserError("; ".join(problems) + ".")
     if described.get("pretrained_cfg", {}).get("fixed_input_size", False):
         given["img_size"] = image_size
     created = name if pretrained or not name.startswith(LOCAL) else str(described["architecture"])
