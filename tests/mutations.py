@@ -266,7 +266,7 @@ MUTATIONS = (
         "runs/fit.py",
         "trainer.test(model, datamodule=data, ckpt_path=str(paths.best)",
         "trainer.test(model, datamodule=data, ckpt_path=str(paths.last)",
-        ("tests/test_fit.py", "-k", "any_figure or same_seed or partial"),
+        ("tests/test_fit.py", "-k", "chose_is_tested"),
     ),
     Mutation(
         "predict replaces nothing but an earlier table",
