@@ -74,6 +74,13 @@ MUTATIONS = (
         "if not path.exists():",
         ("tests/data/test_image_folder.py",),
     ),
+    Mutation(
+        "pretrained weights are those of the hub",
+        "models/backbones.py",
+        "            if not whole:\n",
+        "            if whole is None:\n",
+        ("tests/models/test_backbones.py", "-k", "not_those_of_the_hub"),
+    ),
     # Freezing and the optimizer
     Mutation(
         "frozen parameters take no gradient",
