@@ -90,7 +90,7 @@ TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "test_predictions.npz": ("lightning_logs/done/version_0/test_predictions.npz", ("compare", "diagnose", "runs")),
     "analyses": ("lightning_logs/done/version_0/analysis/*", ("compare", "diagnose")),
     "calibration": ("checkpoints/done/version_0/*calibration*", ("predict --calibrated", "compare")),
-    "pictures of the record": ("lightning_logs/done/*.npz", ("compare",)),
+    "pictures of the record": ("lightning_logs/test_sets/*.npz", ("compare",)),
     "filters.npz": ("lightning_logs/done/version_0/filters.npz", ("compare",)),
     "cache, arrays": ("cache/*/*.npy", ("fit",)),
     "cache, meta.json": ("cache/*/meta.json", ("fit",)),
