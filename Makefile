@@ -6,10 +6,9 @@ DATA_DIR ?= $(or $(FASHION_TL_DATA_DIR),data)
 ARGS ?=
 PYTHON ?= python3
 PORT ?= 6006
-MINUTES ?= 30
-SEED ?= 0
 
 UV_VERSION := 0.13.9
+AUDIT_VERSION := 2.10.1
 BIN := .venv/bin
 STAMP := .venv/.installed
 FIT := $(BIN)/fashion-tl fit
@@ -18,7 +17,7 @@ SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test test-fast soak bench bench-peers check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test test-fast soak bench bench-peers mutation licences audit check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,7 +74,7 @@ test-fast: $(STAMP) ## run the tests that take less than about a second each
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow' $(ARGS)
 
 soak: $(STAMP) ## kill runs, damage files and fill disks for MINUTES=30 from SEED=0; write docs/reliability.md
-	OMP_NUM_THREADS=1 FASHION_TL_DATA_DIR='$(DATA_DIR)' $(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+	OMP_NUM_THREADS=1 FASHION_TL_DATA_DIR='$(DATA_DIR)' $(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0) $(ARGS)
 
 bench: $(STAMP) ## time both sides of every pair in turn, write benchmarks/results.md (bench-peers first)
 	FASHION_TL_DATA_DIR='$(DATA_DIR)' $(BIN)/python -m benchmarks.run $(ARGS)
@@ -86,6 +85,15 @@ benchmarks/.venv-%/.installed: benchmarks/%.txt constraints.txt $(STAMP)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python benchmarks/.venv-$*
 	$(BIN)/uv pip install --quiet --python benchmarks/.venv-$*/bin/python --constraint constraints.txt --requirement $<
 	@touch $@
+
+mutation: $(STAMP) ## break safety checks of the source one by one and see whether the tests notice: docs/mutation.md
+	$(BIN)/python -m tests.mutation $(ARGS)
+
+licences: $(STAMP) ## list the licence of every dependency: docs/licences.md
+	$(BIN)/python -m tests.licences
+
+audit: $(STAMP) ## ask PyPI for known vulnerabilities of the pinned versions; needs a network
+	$(BIN)/uv tool run pip-audit@$(AUDIT_VERSION) --strict --disable-pip --no-deps --requirement constraints.txt
 
 check: $(STAMP) ## lint and check types
 	$(BIN)/ruff check .

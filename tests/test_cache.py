@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
@@ -282,7 +283,7 @@ def test_a_phase_whose_features_do_not_fit_loses_its_cache_alone(fit: Fit, folde
     flags = ("--model.train", "{0: head, 1: layer2}", "--model.optimizer", "sgd")
     assert fit(*flags, name="fits", epochs=2) == 0
     sizes = sorted(entry.bytes for entry in entries(folder))
-    assert clear(folder) == (len(sizes), sum(sizes))
+    assert clear(folder) == (len(sizes), sum(sizes), [])
     monkeypatch.setenv("FASHION_TL_CACHE_LIMIT", str((sizes[-1] - 1) / 2**30))  # all but the largest entry fit
     capsys.readouterr()
     assert fit(*flags, name="tight", epochs=2) == 0
@@ -307,3 +308,35 @@ def test_features_are_stored_in_the_precision_of_the_run(precision: str, dtype: 
     assert rows_of.dtype == torch.float32
     assert torch.equal(rows_of, features.float()[[1, 0]])
     assert found.nbytes == features.nbytes
+
+
+@pytest.mark.parametrize("limit", ["much", "nan", "-1"])
+def test_a_limit_that_is_no_number_is_refused_before_anything_is_written(fit: Fit, capsys, monkeypatch, limit):
+    monkeypatch.setenv("FASHION_TL_CACHE_LIMIT", limit)
+    before = sorted(Path().rglob("*"))
+    assert fit("--model.train", "head") == 2
+    assert f"FASHION_TL_CACHE_LIMIT={limit!r}" in capsys.readouterr().err
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_warm_cache_that_only_others_may_write_is_used(fit: Fit, folder: Path, capsys, monkeypatch):
+    flags = ("--model.train", "head", "--cache", "require")
+    assert fit(*flags, name="first") == 0
+    before = sorted(folder.rglob("*"))
+
+    class Refusing(FileLock):
+        def acquire(self, *_: Any, **__: Any) -> Any:
+            raise PermissionError(13, "Permission denied", self.lock_file)
+
+    monkeypatch.setattr("fashion_tl.features.store.FileLock", Refusing)
+    capsys.readouterr()
+    assert fit(*flags, name="second") == 0
+    assert "cache" not in capsys.readouterr().out
+    assert sorted(folder.rglob("*")) == before
+    # What later phases could use is missing, and goes on missing.
+    assert fit(*flags, "--cache_keep", "[layer4]", name="third") == 0
+    assert sorted(folder.rglob("*")) == before
+    assert fit("--model.train", "1", name="fourth") == 0
+    assert "cache: not used, cannot write the cache" in capsys.readouterr().out
+    assert_equal_runs("first", "second")

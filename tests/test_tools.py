@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,38 @@ def test_output_file(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: 
     said = predict(capsys, trained.best, pictures / "c.png", pictures / "a.png", "--output", output)
     assert output.read_text(encoding="utf-8") == printed
     assert said == f"2 images: {output}\n"
+    predict(capsys, trained.best, pictures / "c.png", "--output", output)
+    assert output.read_text(encoding="utf-8") == "".join(printed.splitlines(keepends=True)[:2])
+
+
+def test_output_replaces_nothing_but_an_earlier_table(
+    trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output
+) -> None:
+    (tmp_path / "notes.csv").write_text("path, that I took")
+    (tmp_path / "linked.csv").symlink_to(pictures / "a.png")
+    os.link(pictures / "a.png", tmp_path / "hard.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    before = {path: path.read_bytes() for path in (pictures / "a.png", trained.best, tmp_path / "notes.csv")}
+    for output, reason in (
+        (pictures / "a.png", "is also given to be read"),
+        (tmp_path / "linked.csv", "is also given to be read"),
+        (tmp_path / "hard.csv", "is also given to be read"),
+        (trained.best, "is also given to be read"),
+        (tmp_path / "notes.csv", "exists and is no table of predictions"),
+        (tmp_path / "pipe.csv", "exists and is no table of predictions"),
+    ):
+        message = fails(capsys, "predict", trained.best, pictures, "--output", output)
+        assert message.startswith(f"fashion-tl: error: --output {output} {reason}")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_names_that_are_not_utf8(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output) -> None:
+    odd = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(pictures / "a.png", tmp_path / odd)
+    predict(capsys, trained.best, tmp_path / odd, "--output", "table.csv")
+    assert b"caf\xe9.png," in Path("table.csv").read_bytes()
+    logs = ("--log_dir", trained.logs.parent.parent, "--checkpoint_dir", trained.checkpoints.parent.parent)
+    assert main(["explain", "tiny", "--images", odd, *map(str, logs)]) == 0
 
 
 def test_unreadable_file_stops(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torchvision import datasets
+
+from fashion_tl.data import fashion_mnist
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -32,13 +33,11 @@ def arrays() -> Arrays:
 
 @pytest.fixture
 def root(tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the four generated files, whose checksums torchvision is told."""
+    """A folder with the four generated files, which stand for the real ones."""
     raw = tmp_path / "data" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    resources = []
     for name, values in arrays.items():
-        packed = gzip.compress(idx(values), mtime=0)
-        (raw / f"{name}.gz").write_bytes(packed)
-        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))  # noqa: S324 - torchvision's checksums
-    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
+        (raw / f"{name}.gz").write_bytes(gzip.compress(idx(values), mtime=0))
+    contents = {name: hashlib.sha256(idx(values)).hexdigest() for name, values in arrays.items()}
+    monkeypatch.setattr(fashion_mnist, "CONTENTS", contents)
     return tmp_path / "data"

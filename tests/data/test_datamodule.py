@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,8 @@ from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.objects import SyntheticObjects
 from fashion_tl.errors import UserError
+
+from ..conftest import Fit
 
 LEVELS = {"dark": 40, "light": 200}
 
@@ -408,3 +411,21 @@ def test_predictions_are_of_the_test_images_where_they_lie_on_the_device() -> No
     assert batch.images is None
     seen, _ = data.on_after_batch_transfer(batch, 0)
     assert torch.equal(cast(Tensor, seen), cast(InMemoryImages, data.splits["test"].images).images[[3, 1]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [False, True])
+def test_worker_processes_end_with_a_run(
+    fit: Fit, stop_at, workdir: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+    for name in "ab":
+        (workdir / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(workdir / "photos" / name / f"{i}.png")
+    if stopped:
+        stop_at(0, 1, KeyboardInterrupt())
+    flags = ("--data.source", "ImageFolder", "--data.source.root", ".", "--data.source.folder", "photos")
+    small = ("--data.augment.rotation", "5", "--data.batch_size", "8", "--data.image_size", "32")
+    assert fit(*flags, *small) == (130 if stopped else 0)
+    assert multiprocessing.active_children() == []

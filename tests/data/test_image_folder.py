@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import signal
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -261,9 +263,59 @@ def test_other_errors_of_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fail(_: Path) -> None:
         raise error
 
+    (tmp_path / "a.png").touch()
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UnreadableImageError, match=r"a\.png cannot be read as an image: .*(broken|no more|ImageWidth)"):
         decode_image(tmp_path / "a.png", 8, "crop")
+
+
+@pytest.fixture
+def in_time() -> Iterator[None]:
+    """End a test that waits for a pipe."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("it waits")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))  # its address must be short
+
+
+@pytest.mark.usefixtures("in_time")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("make", [make_pipe, make_link_to_a_device, make_socket])
+def test_special_files_are_unreadable_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make: Callable[[Path], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for label in ("cat", "dog"):
+        for number in range(4):
+            save(tmp_path / "pets" / label / f"{number}.png", noise(12, 12, number))
+    path = tmp_path / "pets/cat/x.png"
+    make(path)
+    with pytest.raises(UnreadableImageError, match=r"x\.png cannot be read as an image: not a regular file"):
+        decode_image(path, 8, "crop")
+    for in_memory in (IN_MEMORY, ON_DISK):
+        with pytest.raises(UserError, match=r"x\.png: not a regular file"):
+            load_folder(scan_folder(tmp_path / "pets").train, 8, "crop", 1.0, in_memory, False)
+    data = ImageDataModule(ImageFolder(tmp_path / "pets", skip_unreadable=True), image_size=16)
+    data.setup()
+    assert data.describe()["skipped"] == [str(path)]
 
 
 # The layouts
@@ -556,6 +608,46 @@ def test_the_memory_of_a_container_decides_what_is_held(tmp_path: Path, monkeypa
     wanted = 2 * 8 * 3 * 16 * 16  # half of what is left may be taken
     assert held(1000 + wanted) is InMemoryImages
     assert held(1000 + wanted - 2) is FolderImages
+
+
+# The classes
+
+
+def test_a_class_that_is_not_text(tmp_path: Path) -> None:
+    for label in (b"caf\xe9", b"tea"):
+        save(tmp_path / os.fsdecode(label) / "a.png")
+    with pytest.raises(UserError, match=r"a class 'caf\\udce9'.* UTF-8 text.*rename it, or its folder"):
+        ImageDataModule(ImageFolder(tmp_path), image_size=16)
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "<b>&\"'", "café", "日本", "-rf", "%s{}"])
+def test_a_class_of_any_text(tmp_path: Path, name: str) -> None:
+    for label in (name, "tea"):
+        save(tmp_path / label / "a.png")
+    assert set(ImageDataModule(ImageFolder(tmp_path), image_size=16).class_names) == {name, "tea"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "lost"),
+    [
+        ({"cat": 9, "dog": 1}, "'dog' is left for val: a class needs at least 3 images"),
+        ({"cat": 9, "dog": 2}, "'dog' is left for val: a class needs at least 3 images"),
+        ({"cat": 9, "dog": 3}, None),
+        ({"train/cat": 9, "train/dog": 1, "test/cat": 1, "test/dog": 1}, "'dog' is left for val: .* at least 2 images"),
+        ({"train/cat": 9, "train/dog": 2, "test/cat": 1, "test/dog": 1}, None),
+    ],
+)
+def test_a_class_with_too_few_images_to_divide(tmp_path: Path, counts: dict[str, int], lost: str | None) -> None:
+    for label, count in counts.items():
+        for number in range(count):
+            save(tmp_path / label / f"{number}.png", noise(12, 12, number))
+    for budget in (None, 4):
+        data = ImageDataModule(ImageFolder(tmp_path), image_size=16, label_budget=budget)
+        if lost is None:
+            data.setup()
+        else:
+            with pytest.raises(UserError, match=f"no image of class {lost}.*Add images, or remove the class"):
+                data.setup()
 
 
 # The fingerprint

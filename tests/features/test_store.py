@@ -172,22 +172,47 @@ def test_a_missing_file_and_a_file_of_zeros_are_noticed(tmp_path: Path, name: st
     assert_refused(tmp_path, "damaged .*; removed")
 
 
-def test_damaged_values_are_noticed_in_small_arrays_and_at_both_ends_of_large_ones(tmp_path: Path) -> None:
-    values = {"small": np.ones(200_000, np.uint8), "large": np.ones(3_000_001, np.uint8)}
-    for name, position in (("small", 0), ("small", 100_000), ("small", -1), ("large", 0), ("large", -1)):
-        file = write(tmp_path, values=values) / f"{name}.npy"
-        damaged = bytearray(file.read_bytes())
-        damaged[position] ^= 1
-        file.write_bytes(damaged)
-        assert_refused(tmp_path, rf"damaged values in {name}\.npy")
+@pytest.mark.parametrize("position", [0, 1_234_567, -1])
+def test_one_changed_bit_anywhere_is_noticed(tmp_path: Path, position: int) -> None:
+    file = write(tmp_path, values={"small": np.ones(7, np.uint8), "large": np.ones(3_000_001, np.uint8)}) / "large.npy"
+    assert store.read(tmp_path, DESCRIPTION) is not None
+    damaged = bytearray(file.read_bytes())
+    damaged[position] ^= 1
+    file.write_bytes(damaged)
+    assert_refused(tmp_path, r"damaged values in large\.npy; removed, to be computed again")
+
+
+def test_values_are_verified_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    read: list[str] = []
+    crc = store._crc
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return crc(path)
+
+    monkeypatch.setattr(store, "_crc", counted)
+    for _ in range(3):
+        assert store.read(tmp_path, DESCRIPTION) is not None
+    assert sorted(read) == sorted(f"{name}.npy" for name in values_of())
+
+
+def test_a_disk_that_cannot_read_an_entry_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    write(tmp_path)
+    monkeypatch.setattr(store, "_crc", fail)
+    with pytest.warns(UserWarning, match="cache: cannot read .*: Input/output error"):
+        assert store.read(tmp_path, DESCRIPTION) is None
 
 
 def test_another_version_of_the_format_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(store, "VERSION", 3)
+        patch.setattr(store, "VERSION", 9)
         write(tmp_path)
         assert store.read(tmp_path, DESCRIPTION) is not None
-    assert_refused(tmp_path, "version 3 of the format, not 2")
+    assert_refused(tmp_path, "version 9 of the format, not 3")
 
 
 def test_an_entry_under_another_name_is_noticed(tmp_path: Path) -> None:
@@ -314,7 +339,7 @@ def test_a_killed_run_leaves_nothing_that_is_read_and_the_next_one_cleans_up(tmp
         assert killed.stdout is not None
         assert killed.stdout.readline() == "half\n"
         suffixes = {path.suffix for path in tmp_path.iterdir()}
-        assert store.clear(tmp_path) == (0, 0)  # it lives
+        assert store.clear(tmp_path) == (0, 0, [])  # it lives
         assert {path.suffix for path in tmp_path.iterdir()} == suffixes == {".partial", ".lock"}
         killed.send_signal(signal.SIGKILL)
 
@@ -330,13 +355,58 @@ def test_a_killed_run_leaves_nothing_that_is_read_and_the_next_one_cleans_up(tmp
 def test_clear_removes_what_a_killed_run_left(tmp_path: Path) -> None:
     write(tmp_path)
     (entry,) = store.entries(tmp_path)
-    (tmp_path / ".key.lock").touch()
-    for name in (".key.partial", ".key.2.removed"):
+    key = entry.key
+    (tmp_path / f".{key}.lock").touch()
+    for name in (f".{key}.partial", f".{key}.01234567.removed", f".{key}.partial.01234567.removed"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.npy").write_bytes(bytes(100))
-    assert store.clear(tmp_path) == (2, entry.bytes + 100)
+    assert store.clear(tmp_path) == (2, entry.bytes + 100, [])
     assert list(tmp_path.iterdir()) == []
-    assert store.clear(tmp_path / "absent") == (0, 0)
+    assert store.clear(tmp_path / "absent") == (0, 0, [])
+
+
+def test_files_of_others_are_never_removed(tmp_path: Path) -> None:
+    """A cache folder by a slip: the home folder, say."""
+    folder, key = tmp_path / "home", store.key_of(DESCRIPTION)
+    for name in (
+        *("photos/a.png", "old.ftl", ".git.partial/x.npy", ".x.lock", ".a.b.removed/x.npy"),
+        *(f"{'0' * 32}/thesis.tex", f"{'1' * 32}/deep/x.npy", f".{'2' * 32}.partial/y.txt", f"{'3' * 32}.npy"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"mine")
+    (folder / ("4" * 32)).symlink_to(folder / "photos")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/meta.json").touch()
+    (folder / ("5" * 32)).symlink_to(tmp_path / "elsewhere")
+    before = sorted(folder.rglob("*"))
+
+    assert store.entries(folder) == []
+    assert store.clear(folder) == (0, 0, [])
+    assert store.room(folder, 1, GIB) is None
+    assert store.room(folder, GIB, GIB // 2) is not None
+    (folder / key).mkdir()
+    (folder / key / "mine.txt").touch()
+    with pytest.warns(UserWarning, match="cannot be removed"):
+        assert store.read(folder, DESCRIPTION) is None
+    with pytest.raises(CacheWriteError, match="cannot write the cache"):
+        write(folder)
+
+    assert sorted(folder.rglob("*")) == sorted([*before, folder / key, folder / key / "mine.txt"])
+    assert (tmp_path / "elsewhere/meta.json").exists()
+
+
+@posix
+def test_entries_of_another_user_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path)
+    whole = sorted(path.iterdir())
+
+    def keep(folder: Path, ignore_errors: bool) -> None:
+        assert ignore_errors
+
+    monkeypatch.setattr(shutil, "rmtree", keep)
+    assert store.clear(tmp_path) == (0, 0, [path])
+    assert sorted(path.iterdir()) == whole
+    assert store.read(tmp_path, DESCRIPTION) is not None
 
 
 @posix

@@ -124,6 +124,37 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("name", ["index.html", "manifest.json", "plots/a.png"])
+def test_files_of_others_are_not_replaced(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text('{"name": "my page"}', encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"{name} is there, and no report wrote it. Remove it"):
+            write_report(out, {"index.html": "new", "plots/a.png": b"new"})
+        assert files(out) == [name]
+    (out / name).unlink()
+    write_report(out, {"index.html": "new", "plots/a.png": b"new"})
+    write_report(out, {"index.html": "newer", "plots/a.png": b"newer"})
+
+
+def test_a_report_that_was_cut_short_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, original = tmp_path / "out", Path.replace
+
+    def stop(self: Path, target: Path) -> Path:
+        if target.name == "index.html":
+            raise OSError(28, "No space left on device")
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(out, {"plots/a.png": b"old", "index.html": "old"})
+    monkeypatch.undo()
+    assert files(out) == ["manifest.json", "plots/a.png"]
+    write_report(out, {"plots/b.png": b"new", "index.html": "new"})
+    assert files(out) == ["index.html", "manifest.json", "plots/b.png"]
+
+
 def test_disagreement_is_printed(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     make.change(make.run("a"), test__accuracy=0.5)
     monkeypatch.setattr(module, "charts", lambda *_: iter(()))

@@ -150,6 +150,8 @@ def call(
     statuses = [child.exitcode or 0 for child in children]
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     worst = next((status for status in statuses if status), 0)
+    if worst == 1 and "SystemExit: 0" in text and TRACEBACK not in NO_FAULT.sub("", text):
+        worst = 0
     for child in children:
         child.close()
     return Ended(worst, ended - began, None if signalled is None else ended - signalled, hung, text, stuck)

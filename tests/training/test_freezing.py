@@ -89,7 +89,7 @@ def test_phases_may_freeze_again(tmp_path: Path) -> None:
     assert not torch.equal(watch.states[0]["network.backbone.conv1.0.weight"], end["network.backbone.conv1.0.weight"])
 
 
-STILL = 1e-6  # a rate at which no loss falls, so that every epoch is a plateau
+STILL = 1e-12  # a rate at which no loss falls, so that every epoch is a plateau
 
 
 @pytest.mark.parametrize(("kind", "last"), [(EarlyStopping, 4), (LightningEarlyStopping, 1)])

@@ -20,7 +20,7 @@ from fashion_tl.data.batches import VIEWS, CachedFeatures, Split, declared
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.errors import UserError
 from fashion_tl.features.extraction import Extraction
-from fashion_tl.features.store import CacheWriteError, cache_dir
+from fashion_tl.features.store import CacheWriteError, cache_dir, limit_bytes
 from fashion_tl.models.split import SplitError
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.progress import progress_of
@@ -55,9 +55,11 @@ class FeatureCache(Callback):
         """Find out before anything is written whether this run can do what was asked for.
 
         Raises:
-            UserError: If the network has no boundary of the name of one to keep, or the cache is required and cannot be
-                used in some phase.
+            UserError: If the network has no boundary of the name of one to keep, the cache's limit is no number, or the
+                cache is required and cannot be used in some phase.
         """
+        if self.mode != "off":
+            limit_bytes()
         for boundary in self.keep:
             module.network.resolve(boundary)
         for phase in module.plan.phases if self.mode == "require" else ():

@@ -401,7 +401,7 @@ def _device(trainer: Trainer) -> str:
 def _git_commit() -> str | None:
     try:
         command = ["git", "rev-parse", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603 - fixed
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -343,10 +344,18 @@ class BatchLoader:
                 num_workers=self.workers,
                 persistent_workers=True,
                 pin_memory=self.pin_memory,
+                worker_init_fn=_leave_group,
                 # Else each new iterator would draw from the global generator.
                 generator=torch.Generator(),
             )
         yield from self._reader
+
+    def close(self) -> None:
+        """End the worker processes; another epoch starts them again.
+
+        Left to the garbage collector they end seconds later: it closes their queues before they are told.
+        """
+        self._reader = None
 
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands: the epoch and the batches of it that were taken."""
@@ -359,3 +368,9 @@ class BatchLoader:
 
 def _as_is(batch: Batch) -> Batch:
     return batch
+
+
+def _leave_group(worker: int) -> None:
+    """Keep signals to the process group from a worker: its run ends it, and would take its death for a failure."""
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()

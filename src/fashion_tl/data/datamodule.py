@@ -22,6 +22,7 @@ from fashion_tl.data.sources import Loaded, Source
 from fashion_tl.data.splits import budget_split, stratified_split, take_per_class
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float
 from fashion_tl.errors import UserError, out_of_range
+from fashion_tl.plain_text import clean
 from fashion_tl.seeds import run_seed
 
 
@@ -96,6 +97,12 @@ class ImageDataModule(LightningDataModule):
         size = source.storage_size if image_size is None else image_size
         if size is None:
             problems.append(f"{self.source_name} needs --data.image_size: its files may have any size")
+        odd = [name for name in source.class_names if clean(name) != name]
+        if odd:
+            problems.append(
+                f"{self.source_name} has a class {odd[0]!r}: a class's name is UTF-8 text of one line, without control "
+                "characters; rename it, or its folder"
+            )
         if problems:
             raise UserError("; ".join(problems) + ".")
         self.source = source
@@ -110,6 +117,7 @@ class ImageDataModule(LightningDataModule):
         self.augment = augment or Augment()
         self.loaded: Loaded | None = None
         self.splits: dict[str, Split] = {}
+        self._loaders: list[BatchLoader] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images and split them, once.
@@ -145,6 +153,14 @@ class ImageDataModule(LightningDataModule):
         for name, split in self.splits.items():
             if len(split) == 0:
                 raise UserError(f"no images are left for {name}: there are too few in {self.source_name}.")
+        divided = tuple(self.splits) if self.loaded.test is None else ("train", "val")
+        for name in divided:
+            lost = set(labels.tolist()) - set(self.splits[name].labels.tolist())
+            if lost:
+                raise UserError(
+                    f"no image of class {self.class_names[min(lost)]!r} is left for {name}: a class needs at least "
+                    f"{len(divided)} images, for {', '.join(divided)}. Add images, or remove the class."
+                )
 
     @property
     def views(self) -> Mapping[str, float] | None:
@@ -188,7 +204,7 @@ class ImageDataModule(LightningDataModule):
         if seed is None:
             # Without a seed of the run every training has orders of its own, the same in all processes.
             seed = trainer.strategy.broadcast(torch.initial_seed())
-        return BatchLoader(
+        loader = BatchLoader(
             split,
             batch_size,
             shuffle,
@@ -198,6 +214,17 @@ class ImageDataModule(LightningDataModule):
             self.num_workers,
             pin_memory=device.type == "cuda",
         )
+        self._loaders.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the worker processes of the loaders that the trainer was given."""
+        while self._loaders:
+            self._loaders.pop().close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the worker processes."""
+        self.teardown("")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Inputs, Tensor]:
         """Turn a batch into inputs and labels; images are augmented in training."""

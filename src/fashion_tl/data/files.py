@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import sys
 import zlib
@@ -183,6 +184,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _unreadable(path: Path) -> Iterator[None]:
     """Turn the errors of the decoders into one that names the file and says how to go on."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for someone to write
+            raise ValueError("not a regular file")
         yield
     except _DECODER_ERRORS as error:
         if isinstance(error, UnidentifiedImageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import zlib
 from pathlib import Path
@@ -19,17 +20,18 @@ def find_idx(path: Path) -> Path | None:
     return next((found for found in (path.with_name(f"{path.name}.gz"), path) if found.is_file()), None)
 
 
-def read_idx(path: Path) -> Tensor:
+def read_idx(path: Path, sha256: str | None = None) -> Tensor:
     """Read a file: magic number, big-endian sizes, values.
 
     Args:
         path: The file; one that ends in ``.gz`` is decompressed in memory.
+        sha256: What its content must have, decompressed.
 
     Returns:
         The values, uint8, in the shape that the file gives.
 
     Raises:
-        UserError: If the file cannot be decompressed, or is not a whole IDX file of unsigned bytes.
+        UserError: If the file cannot be decompressed, is not a whole IDX file of unsigned bytes, or has other content.
     """
     try:
         data = path.read_bytes()
@@ -41,4 +43,6 @@ def read_idx(path: Path) -> Tensor:
     sizes = [int.from_bytes(data[i : i + 4]) for i in range(4, start, 4)]
     if rank == 0 or len(data) - start != math.prod(sizes):
         raise UserError(f"{path} is damaged: it is not a whole IDX file. Replace or remove it.")
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{path} is damaged: the SHA-256 of its content is not {sha256}. Replace or remove it.")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(sizes).copy())

@@ -116,12 +116,20 @@ class Extraction:
             SplitError: If the network cannot be divided at all boundaries at once.
         """
         wanted = {b: self.describe(split, part, views, b) for b in sorted(self.functions)}
-        with ExitStack() as locks:
-            for key in sorted(store.key_of(description) for description in wanted.values()):
-                locks.enter_context(store.lock(self.folder, key, waiting=_tell_waiting))
-            missing = {b: d for b, d in wanted.items() if store.read(self.folder, d) is None}
-            if missing:
-                self._compute(split, part, views, missing, boundary)
+        missing = self._missing(wanted)
+        try:
+            with ExitStack() as locks:
+                for key in sorted(store.key_of(description) for description in missing.values()):
+                    locks.enter_context(store.lock(self.folder, key, waiting=_tell_waiting))
+                missing = self._missing(missing)
+                if missing:
+                    self._compute(split, part, views, missing, boundary)
+        except store.CacheWriteError:
+            if self._missing({boundary: wanted[boundary]}):  # else the run does without the rest
+                raise
+
+    def _missing(self, wanted: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        return {b: d for b, d in wanted.items() if store.read(self.folder, d) is None}
 
     def _compute(
         self, split: Split, part: str, views: Sequence[str], missing: dict[int, dict[str, Any]], boundary: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fashion_tl.errors import UserError
 from fashion_tl.features.store import cache_dir, clear, entries
 
 
@@ -11,12 +12,20 @@ def cache(action: Literal["list", "clear"]) -> None:
     """List or clear the cached features of frozen stages.
 
     Args:
-        action: What to do: list the entries with their sizes, or remove them all.
+        action: What to do: list the entries with their sizes, or remove them all. Other files are left alone.
+
+    Raises:
+        UserError: If an entry cannot be removed.
     """
     folder = cache_dir()
     if action == "clear":
-        count, size = clear(folder)
-        print(f"removed {count} files, {size / 2**20:,.1f} MiB, from {folder}")
+        count, size, left = clear(folder)
+        print(f"removed {count} entries, {size / 2**20:,.1f} MiB, from {folder}")
+        if left:
+            raise UserError(
+                f"{len(left)} entries in {folder} cannot be removed, such as {left[0].name}: they are another user's, "
+                "or the folder cannot be written. Ask their owner, or set FASHION_TL_CACHE_DIR to a folder of your own."
+            )
         return
     found = entries(folder)
     for entry in found:
@@ -25,4 +34,4 @@ def cache(action: Literal["list", "clear"]) -> None:
             f"{about.get('architecture')} at {about.get('boundary')}, {about.get('part')}, {about.get('image_size')} px"
         )
         print(f"{entry.key[:12]}  {entry.bytes / 2**20:10,.1f} MiB  {'damaged' if entry.damaged else what}")
-    print(f"{len(found)} files, {sum(entry.bytes for entry in found) / 2**20:,.1f} MiB in {folder}")
+    print(f"{len(found)} entries, {sum(entry.bytes for entry in found) / 2**20:,.1f} MiB in {folder}")

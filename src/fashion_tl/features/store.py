@@ -1,12 +1,15 @@
 """Arrays computed once and kept on disk, one row an image, memory-mapped for reading; needs no torch.
 
 An entry is a folder named by its key: a ``.npy`` file for each array, and ``meta.json`` with the description of the
-key, the size and a CRC of each file, and a SHA-256 over all that. The folder gets this name when it is whole and on
-the disk; until then it is ``.KEY.partial``, which is never read and which the holder of the key's lock alone writes.
+key, the size and the CRC-32 of each file, and a SHA-256 over all that. The folder gets this name when it is whole and
+on the disk; until then it is ``.KEY.partial``, which is never read and which the holder of the key's lock alone writes.
+Nothing else in the cache's folder is ever removed.
 
-Noticed when an entry is read: any change of ``meta.json``'s content, any other size of a file, another version or
-description, and damage in the pages that the CRC samples (64 of each file, first and last among them; all of them up
-to 256 KiB). Not noticed: a changed byte in another page of a larger file, as to read it all costs what the map saves.
+Noticed when an entry is read, before any of its values is used: another version or description, any change of
+``meta.json``'s content, any other size of a file, and damaged values. Each file is read whole for that, once in a
+process as long as the system tells of no change to it; training reads it all in its first epoch anyway, from memory
+then. A damaged entry is removed and computed again, so that no figure comes of it. Not noticed: what a disk changes
+under an entry that a run has begun to train on, and damage that is new while inode and time of a file are not.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -39,9 +43,11 @@ Plain: TypeAlias = "bool | int | float | str | Sequence[Plain] | Mapping[str, Pl
 Arrays: TypeAlias = Mapping[str, tuple[DTypeLike, Sequence[int]]]
 Append: TypeAlias = Callable[[NDArray[Any]], None]
 
-VERSION = 2
+VERSION = 3
 META = "meta.json"
-_PAGE, _SAMPLED = 4096, 64
+_BLOCK = 4096  # of a disk
+_KEY = "[0-9a-f]{32}"
+_verified: set[tuple[Any, ...]] = set()  # files of entries whose values this process has found whole
 
 
 class CacheWriteError(OSError):
@@ -85,13 +91,11 @@ def _canonical(description: Mapping[str, Plain]) -> bytes:
 
 
 def _crc(path: Path) -> str:
-    """Return the CRC-32 of evenly spaced pages of a file."""
-    size, crc = path.stat().st_size, 0
-    last = -(-size // _PAGE) - 1
-    with path.open("rb") as file:
-        for page in sorted({i * last // (_SAMPLED - 1) for i in range(_SAMPLED)}):
-            file.seek(page * _PAGE)
-            crc = zlib.crc32(file.read(_PAGE), crc)
+    """Return the CRC-32 of a file. It is read, not mapped: a disk's error is then an exception, not a signal."""
+    crc, buffer = 0, memoryview(bytearray(2**20))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            crc = zlib.crc32(buffer[:count], crc)
     return f"{crc:08x}"
 
 
@@ -100,7 +104,7 @@ def _digest(meta: Mapping[str, Any]) -> str:
 
 
 def _check(path: Path) -> dict[str, Any]:
-    """Return what ``meta.json`` of an entry says, or raise _DamagedError."""
+    """Return what ``meta.json`` of an entry says, or raise _DamagedError if that or a file's size is wrong."""
     try:
         meta = json.loads((path / META).read_bytes())
         if meta["sha256"] != _digest(meta):
@@ -111,14 +115,23 @@ def _check(path: Path) -> dict[str, Any]:
         raise _DamagedError(f"has version {meta['version']} of the format, not {VERSION}")
     if key_of(meta["description"]) != path.name:
         raise _DamagedError("belongs to another key")
-    for name, (size, crc) in meta["arrays"].items():
+    for name, (size, _) in meta["arrays"].items():
         file = path / f"{name}.npy"
         found = file.stat().st_size if file.is_file() else 0
         if found != size:
             raise _DamagedError(f"has {found} bytes instead of {size} in {file.name}")
-        if _crc(file) != crc:
-            raise _DamagedError(f"has damaged values in {file.name}")
     return dict(meta)
+
+
+def _verify(path: Path, meta: Mapping[str, Any]) -> None:
+    """Raise _DamagedError if values of an entry are not those that were written."""
+    for name, (_, crc) in meta["arrays"].items():
+        file = path / f"{name}.npy"
+        status = file.stat()
+        version = file, status.st_ino, status.st_mtime_ns, crc
+        if version not in _verified and _crc(file) != crc:
+            raise _DamagedError(f"has damaged values in {file.name}")
+        _verified.add(version)
 
 
 def read(folder: Path, description: Mapping[str, Plain]) -> dict[str, NDArray[Any]] | None:
@@ -141,11 +154,12 @@ def read(folder: Path, description: Mapping[str, Plain]) -> dict[str, NDArray[An
         meta = _check(path)
         if _canonical(meta["description"]) != _canonical(description):
             raise _DamagedError("belongs to another description")
+        _verify(path, meta)
         found = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
     except (_DamagedError, ValueError) as problem:
         if path.exists():  # else another run has removed it meanwhile
-            _remove(path)
-            warnings.warn(f"cache: the entry {path} {problem}; removed, to be computed again.", stacklevel=2)
+            done = "cannot be removed" if _remove(path) is None else "removed, to be computed again"
+            warnings.warn(f"cache: the entry {path} {problem}; {done}.", stacklevel=2)
         return None
     except OSError as error:
         warnings.warn(f"cache: cannot read {path}: {error.strerror or error}.", stacklevel=2)
@@ -257,7 +271,7 @@ def _append(path: Path, file: BinaryIO, dtype: DTypeLike, rows: NDArray[Any]) ->
 
 def required_bytes(arrays: Arrays) -> int:
     """Return the size of an entry with these arrays, to within the length of its description and headers."""
-    return _PAGE + sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in arrays.values())
+    return _BLOCK + sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in arrays.values())
 
 
 def room(folder: Path, needed: int, limit: int) -> str | None:
@@ -336,13 +350,14 @@ def entries(folder: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: (entry.last_used, entry.key))
 
 
-def clear(folder: Path) -> tuple[int, int]:
-    """Remove all entries and what killed runs left; returns how many, and their bytes."""
-    sizes = [size for path in _paths(folder) if (size := _remove(path)) is not None] + _remove_stale(folder)
-    for path in folder.glob(".*.lock"):
+def clear(folder: Path) -> tuple[int, int, list[Path]]:
+    """Remove all entries and what killed runs left; returns how many, their bytes, and what could not be removed."""
+    removed = {path: _remove(path) for path in _paths(folder)}
+    sizes = [size for size in removed.values() if size is not None] + _remove_stale(folder)
+    for path in _named(folder, rf"\.{_KEY}\.lock"):
         with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):
             path.unlink()
-    return len(sizes), sum(sizes)
+    return len(sizes), sum(sizes), [path for path, size in removed.items() if size is None and path.exists()]
 
 
 @contextlib.contextmanager
@@ -373,19 +388,30 @@ def lock(folder: Path, key: str, waiting: Callable[[], object] = lambda: None) -
         held.release()
 
 
-def _paths(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("[!.]*") if path.is_dir()]
+def _named(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if re.fullmatch(pattern, path.name))
+
+
+def _paths(folder: Path, pattern: str = _KEY) -> list[Path]:
+    return [path for path in _named(folder, pattern) if _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    """Say whether a folder holds nothing but what an entry does: a cache's folder may be anyone's, by a slip."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return all(f.is_file() and not f.is_symlink() and (f.name == META or f.suffix == ".npy") for f in path.iterdir())
 
 
 def _remove_stale(folder: Path) -> list[int]:
     """Remove what killed runs left; returns the sizes of the unfinished entries."""
     sizes = []
-    for path in folder.glob(".*.partial"):
+    for path in _paths(folder, rf"\.{_KEY}\.partial"):
         # Timeout is an OSError: a run that lives has the lock.
         with contextlib.suppress(OSError), FileLock(path.with_suffix(".lock"), timeout=0):
             if (size := _remove(path)) is not None:
                 sizes.append(size)
-    for path in folder.glob(".*.removed"):
+    for path in _paths(folder, rf"\.{_KEY}(\.partial)?\.[0-9a-f]{{8}}\.removed"):
         shutil.rmtree(path, ignore_errors=True)
     return sizes
 
@@ -395,12 +421,17 @@ def _bytes(path: Path) -> int:
 
 
 def _remove(path: Path) -> int | None:
-    """Remove an entry, for all others at once; returns its size, None if it could not be removed."""
+    """Remove an entry, for all others at once; returns its size, None if it is not ours or could not be removed."""
     try:
+        if not _is_ours(path):
+            return None
         size = _bytes(path)
-        gone = path.with_name(f".{path.name}.{secrets.token_hex(4)}.removed")
+        gone = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}.removed")
         path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        if gone.exists():  # another user's
+            gone.rename(path)
+            return None
     except OSError:
         return None
-    shutil.rmtree(gone, ignore_errors=True)
     return size

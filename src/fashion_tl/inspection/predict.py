@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fashion_tl.errors import UserError, check_options
 
+_BEGINNING = b"path,class,"
+
 
 def predict(
     checkpoint: Path,
@@ -24,7 +26,7 @@ def predict(
     Args:
         checkpoint: The best.ckpt of a run.
         images: Image files, or folders that are searched for images.
-        output: CSV file to write; standard output if not given.
+        output: CSV file to write, new or an earlier one of this command; standard output if not given.
         batch_size: Images in a batch, at least 1.
         invert: Invert first: for dark objects on white, as photographed.
         skip_unreadable: Leave out files that cannot be read.
@@ -38,11 +40,13 @@ def predict(
     from fashion_tl.inspection.calibration import load_calibration
     from fashion_tl.inspection.inference import classify
     from fashion_tl.metrics.metrics import softmax
-    from fashion_tl.records.record import write_text
+    from fashion_tl.records.record import write_bytes
     from fashion_tl.training.loading import load_classifier
 
     check_options(batch_size=(batch_size, 1))
     files = image_files(images)
+    if output is not None:
+        _check_output(output, [checkpoint, *files])
     probabilities_of = load_calibration(checkpoint) if calibrated else softmax
     module = load_classifier(checkpoint)
     text = io.StringIO()
@@ -58,7 +62,19 @@ def predict(
         sys.stdout.write(text.getvalue())
         return
     try:
-        write_text(output, text.getvalue())
+        write_bytes(output, text.getvalue().encode("utf-8", "surrogateescape"))  # names of files are bytes
     except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
     print(f"{count} images: {output}")
+
+
+def _check_output(output: Path, inputs: list[Path]) -> None:
+    """Refuse to replace a file that this command did not write."""
+    if output.is_dir() or not output.exists():
+        return
+    if any(path.exists() and output.samefile(path) for path in inputs):
+        raise UserError(f"--output {output} is also given to be read. Name another file.")
+    with output.open("rb") if output.is_file() else io.BytesIO() as file:
+        former = file.read(len(_BEGINNING)) == _BEGINNING
+    if not former:
+        raise UserError(f"--output {output} exists and is no table of predictions. Remove it, or name another file.")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fashion_tl.plain_text import clean
 from fashion_tl.plots.style import INK, png, style
 
 Picture = npt.NDArray[Any]
@@ -90,7 +91,7 @@ def _draw(axes: Axes, tile: Tile, room: int, smooth: bool) -> None:
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     above, below = (
-        "\n".join(line if len(line) <= room else f"{line[: room - 1]}\u2026" for line in text.split("\n"))
+        "\n".join(line if len(line) <= room else f"{line[: room - 1]}\u2026" for line in map(clean, text.split("\n")))
         for text in (tile.above, tile.below)
     )
     axes.set_title(above, fontsize=POINTS, pad=2)

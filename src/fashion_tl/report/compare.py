@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from fashion_tl.errors import UserError
@@ -27,7 +28,8 @@ def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = P
     Args:
         runs: Names of runs (their newest completed version), globs over names, or folders of versions; all if empty.
         log_dir: Folder of all records.
-        output: Folder of the report; an earlier report in it is replaced, other files stay.
+        output: Folder of the report; an earlier report in it is replaced, other files stay, and none of them may have
+            the name of a file of the report.
 
     Raises:
         UserError: If a run is unknown, none can be compared, or the report cannot be written.
@@ -58,21 +60,27 @@ def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = P
 def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
     """Write the files of a report beside the old ones, rename them when all are whole, page and manifest last.
 
-    The manifest lists the files. Plots of an earlier report that this one does not have are removed; files that no
-    report wrote stay.
+    The manifest lists the files; before the first is renamed it lists old and new ones. Plots of an earlier report that
+    this one does not have are removed; files that no report wrote stay.
 
     Args:
         output: Folder of the report.
         contents: Contents by path below the folder.
 
     Raises:
-        UserError: If the folder cannot be written.
+        UserError: If the folder cannot be written, or a file is in the way that no report wrote.
     """
-    contents = {**contents, MANIFEST: json.dumps({"files": sorted(contents)}, indent=1) + "\n"}
+    old = _files_of(output / MANIFEST)
+    known, contents = old | contents.keys(), {**contents, MANIFEST: _manifest(contents)}
     made = not output.exists()
     blocked = [name for name in contents if (output / name).is_dir()]
     if blocked:
         raise UserError(f"--output {output}: {blocked[0]} is a folder there. Remove it, or name another folder.")
+    foreign = [name for name in contents if name not in old and (output / name).exists()]
+    if foreign:
+        raise UserError(
+            f"--output {output}: {foreign[0]} is there, and no report wrote it. Remove it, or name another folder."
+        )
     draft = output / f".draft.{os.getpid()}"
     try:
         draft.mkdir(parents=True)
@@ -80,7 +88,9 @@ def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
             path = draft / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
-        stale = _plots_of(output / MANIFEST) - contents.keys()
+        stale = {name for name in old if re.fullmatch(r"plots/[a-z0-9_-]+\.(png|svg)", name)} - contents.keys()
+        (draft / "all").write_text(_manifest(known), encoding="utf-8")
+        (draft / "all").replace(output / MANIFEST)
         for name in sorted(contents, key=lambda name: (name in LAST, name)):
             (output / name).parent.mkdir(exist_ok=True)
             (draft / name).replace(output / name)
@@ -96,10 +106,13 @@ def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
             output.rmdir()
 
 
-def _plots_of(path: Path) -> set[str]:
-    """List the plots of an earlier report by its manifest."""
+def _manifest(names: Iterable[str]) -> str:
+    return json.dumps({"files": sorted(names)}, indent=1) + "\n"
+
+
+def _files_of(path: Path) -> set[str]:
+    """List the files of an earlier report by its manifest, itself included."""
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {name for name in names if re.fullmatch(r"plots/[a-z0-9_-]+\.(png|svg)", str(name))}
+        return {MANIFEST, *map(str, json.loads(path.read_text(encoding="utf-8"))["files"])}
     except (OSError, ValueError, TypeError, KeyError):
         return set()
