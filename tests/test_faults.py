@@ -41,4 +41,4 @@ def test_some_single_faults_end_in_the_same_weights_or_a_clear_stop(tmp_path: Pa
     outcomes = list(every_fault(tmp_path, counts, lambda kind, n: n % (counts[kind] // 4) == 1))
     assert len(outcomes) >= 16
     assert [outcome for outcome in outcomes if outcome.what.startswith("WRONG")] == []
-    assert {outcome.what for outcome in outcomes} > {"stopped, resumed: same", "stopped after training"}
+    assert {"stopped, resumed: same", "same"} <= {outcome.what for outcome in outcomes}
