@@ -15,6 +15,18 @@ class UserError(Exception):
     """
 
 
+def shown(value: object) -> str:
+    """Write a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]} ... {text[-10:]}"
+
+
+def one_line(text: object) -> str:
+    """Bring what others say of an error to one line of at most 300 characters."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= 300 else f"{words[:297]}..."
+
+
 def unknown_name(what: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
     """Build the error for a name that is not in a list of allowed names.
 
@@ -29,17 +41,17 @@ def unknown_name(what: str, given: str, allowed: Iterable[str], hint: str = "") 
     """
     names = list(allowed)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.6)
-    message = f"unknown {what} {given!r}"
+    message = f"unknown {what} {shown(given)}"
     if near:
         message += f"; did you mean {' or '.join(repr(name) for name in near)}?"
     else:
         message += "."
-    shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
-    return UserError(f"{message} Allowed: {shown}.{' ' + hint if hint else ''}")
+    listed = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+    return UserError(f"{message} Allowed: {listed}.{' ' + hint if hint else ''}")
 
 
 def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix: str = "") -> list[str]:
-    """Describe every number that is out of its range.
+    """Describe every number that is out of its range; infinities and NaN are out of every one.
 
     Args:
         ranges: Value, lowest and highest allowed value, by the setting's name; a value of None is not checked.
@@ -48,7 +60,7 @@ def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix
     return [
         f"{prefix}{name} is {value}, allowed is {low} " + ("or more" if high == math.inf else f"to {high}")
         for name, (value, low, high) in ranges.items()
-        if value is not None and not low <= value <= high
+        if value is not None and not (low <= value <= high and abs(value) < math.inf)
     ]
 
 

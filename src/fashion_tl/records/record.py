@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fashion_tl.errors import UserError, unknown_name, wrong_types
+from fashion_tl.errors import UserError, shown, unknown_name, wrong_types
 from fashion_tl.files import read_json, sha256, write_json
 
 # What NumPy raises for an archive that is cut short or has other bytes.
@@ -76,8 +76,10 @@ class RunPaths:
 
 def check_name(name: str) -> str:
     """Return a run's name, or raise a UserError if it cannot be the name of a folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
-        raise UserError(f"--name {name!r}: a run's name is made of letters, digits, '_', '-', '+' and '.'.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}", name):
+        raise UserError(
+            f"--name {shown(name)}: a run's name is made of at most 128 letters, digits, '_', '-', '+' and '.'."
+        )
     return name
 
 

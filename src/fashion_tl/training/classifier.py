@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from fashion_tl.data.transforms import InputSpec, Preprocess
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, out_of_range, unknown_name
 from fashion_tl.imports import class_path
 from fashion_tl.models.split import SplitNetwork, split_network
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
@@ -31,6 +31,11 @@ from fashion_tl.training.progress import progress_of
 from fashion_tl.training.schedules import PlanSchedule
 
 BATCH_NORM = ("train", "affine", "eval")
+_RANGES = {  # lowest and highest value
+    **dict.fromkeys(("backbone_lr", "weight_decay", "plateau_patience"), (0, math.inf)),
+    **dict.fromkeys(("layer_decay", "momentum", "warmup", "gamma", "label_smoothing"), (0, 1)),
+    "step_size": (1, math.inf),
+}
 
 
 class ImageClassifier(LightningModule):
@@ -82,7 +87,7 @@ class ImageClassifier(LightningModule):
         self,
         class_names: list[str],
         input_spec: dict[str, Any] | None = None,
-        train: str | int | dict[int, Any] = "all",
+        train: str | int | dict[Any, Any] = "all",
         batch_norm: str = "train",
         optimizer: str = "adamw",
         lr: float = 1e-3,
@@ -107,17 +112,19 @@ class ImageClassifier(LightningModule):
         check_optimizer(optimizer, lr)
         backbone_lr = lr if backbone_lr is None else backbone_lr
         shape = Schedule(schedule, warmup, step_size, gamma, plateau_patience)
-        _check_ranges(
-            backbone_lr=backbone_lr,
-            layer_decay=layer_decay,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            warmup=warmup,
-            step_size=step_size,
-            gamma=gamma,
-            plateau_patience=plateau_patience,
-            label_smoothing=label_smoothing,
-        )
+        numbers = {
+            "backbone_lr": backbone_lr,
+            "layer_decay": layer_decay,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "warmup": warmup,
+            "step_size": step_size,
+            "gamma": gamma,
+            "plateau_patience": plateau_patience,
+            "label_smoothing": label_smoothing,
+        }
+        if problems := out_of_range({name: (value, *_RANGES[name]) for name, value in numbers.items()}, "model."):
+            raise UserError("; ".join(problems) + ".")
         if batch_norm not in BATCH_NORM:
             raise unknown_name("batch_norm", batch_norm, BATCH_NORM)
         if len(class_names) < 2:
@@ -382,19 +389,3 @@ class ImageClassifier(LightningModule):
         A subclass that chooses some of them itself is not handed them; those in ``always`` it must pass on.
         """
         return {"class_weights": self.class_weights}
-
-
-_FROM_ZERO = ("backbone_lr", "weight_decay", "plateau_patience")
-_SHARES = ("layer_decay", "momentum", "warmup", "gamma", "label_smoothing")
-_RANGES = {**dict.fromkeys(_FROM_ZERO, (0, math.inf)), **dict.fromkeys(_SHARES, (0, 1)), "step_size": (1, math.inf)}
-
-
-def _check_ranges(**given: float) -> None:
-    """Raise one UserError that tells all numbers out of their range."""
-    problems = [
-        f"model.{name} is {value}, allowed is {_RANGES[name][0]} to {_RANGES[name][1]}"
-        for name, value in given.items()
-        if not _RANGES[name][0] <= value <= _RANGES[name][1]
-    ]
-    if problems:
-        raise UserError("; ".join(problems) + ".")
