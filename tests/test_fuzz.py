@@ -136,7 +136,11 @@ TREES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dicti
 def hints_of(prefix: str, *kinds: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind in kinds:
-        found |= {f"{prefix}.{name}": hint for name, hint in get_type_hints(vars(kind)["__init__"]).items() if name != "kwargs"}
+        found |= {
+            f"{prefix}.{name}": hint
+            for name, hint in get_type_hints(vars(kind)["__init__"]).items()
+            if name != "kwargs"
+        }
     return found
 
 

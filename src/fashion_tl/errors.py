@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -61,6 +62,27 @@ def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix
         for name, (value, low, high) in ranges.items()
         if value is not None and not (low <= value <= high and abs(value) < math.inf)
     ]
+
+
+def wrong_types(content: Mapping[str, Any], types: Mapping[str, type]) -> list[str]:
+    """Describe entries of a file that are of another type than what reads them takes.
+
+    Args:
+        content: The entries.
+        types: Type by dotted key; a list on the way stands for each of its items, float for int too. What is missing or
+            None passes.
+    """
+    told = {}
+    for name, kind in types.items():
+        values: list[Any] = [content]
+        for key in name.split("."):
+            values = [item for value in values for item in (value if isinstance(value, list) else [value])]
+            values = [value.get(key) if isinstance(value, Mapping) else value for value in values]
+        for value in values:
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if value is not None and (not fits or (isinstance(value, bool) and kind is not bool)):
+                told[name] = f"{name} is {str(value)[:40]!r}, it must be of type {kind.__name__}"
+    return list(told.values())
 
 
 def check_options(**least: tuple[float, float]) -> None:

@@ -15,6 +15,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.records.record import RunPaths, newest_completed
+from fashion_tl.runs.parser import make_trainer
 from fashion_tl.runs.ranges import check_lengths
 from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_state
 from fashion_tl.seeds import run_seed
@@ -114,14 +115,9 @@ def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, 
         return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or str(config.trainer.devices) not in ("auto", "1"):
         raise UserError("--find_lr true works with one process: find the rate with --trainer.devices 1 first.")
-    trainer = Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=1,
-        precision=config.trainer.precision,
-        logger=False,
-        max_epochs=1,
-        enable_checkpointing=False,
-        enable_model_summary=False,
+    settings = {"accelerator": config.trainer.accelerator, "precision": config.trainer.precision}
+    trainer = make_trainer(
+        settings, devices=1, logger=False, max_epochs=1, enable_checkpointing=False, enable_model_summary=False
     )
     found = Tuner(trainer).lr_find(model, datamodule=data, update_attr=False)
     suggestion = found.suggestion() if found else None

@@ -18,6 +18,7 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
@@ -29,6 +30,7 @@ from fashion_tl.imports import search_working_directory
 from fashion_tl.runs.configs import expand_extends
 from fashion_tl.runs.ranges import NOT_SEARCHED, check_settings
 from fashion_tl.runs.refusals import refusal
+from fashion_tl.training.checkpoints import VerifiedCheckpointIO
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.scratch import ScratchClassifier
 from fashion_tl.training.transfer import TransferClassifier
@@ -197,15 +199,18 @@ def _of_constructor(error: BaseException) -> UserError:
 
 
 def make_trainer(settings: Mapping[str, Any], **more: Any) -> Trainer:  # noqa: ANN401 - arguments of Trainer
-    """Build a Trainer.
+    """Build a Trainer that writes checkpoints whole and verifies them, unless given another ``CheckpointIO``.
 
     Raises:
         UserError: If the settings contradict each other, or devices are not there.
     """
     try:
-        return Trainer(**{**settings, **more})
+        trainer = Trainer(**{**settings, **more})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError, LookupError) as error:
         raise UserError(f"trainer: {one_line(error)}") from error
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
+        trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
+    return trainer
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -20,6 +20,7 @@ from fashion_tl.imports import class_path
 from fashion_tl.models.split import SplitNetwork, split_network
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
 from fashion_tl.seeds import run_seed, seed_batch
+from fashion_tl.training.checkpoints import verify
 from fashion_tl.training.divergence import DivergenceGuard
 from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
 from fashion_tl.training.freezing import FreezeUnfreeze
@@ -352,6 +353,16 @@ class ImageClassifier(LightningModule):
 
         schedule = PlanSchedule(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:  # noqa: ANN401
+        """Build a classifier from its checkpoint, as Lightning does, after comparing the file with its checksum.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        verify(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **settings)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this module from the checkpoint alone, and the figures so far, as plain values."""
