@@ -250,7 +250,7 @@ MUTATIONS = (
     Mutation(
         "names of runs stay in their folder",
         "records/record.py",
-        'if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):',
+        'if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}", name):',
         "if not name:",
         ("tests/records/test_record.py",),
     ),
