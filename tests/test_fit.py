@@ -14,6 +14,8 @@ import torch
 import yaml
 
 from fashion_tl.callbacks.checkpoints import LastCheckpoint
+from fashion_tl.inspection.inference import infer
+from fashion_tl.inspection.run import open_run
 from fashion_tl.records.record import read_record
 
 from .conftest import Fit
@@ -360,6 +362,16 @@ def test_any_figure_of_validation_may_choose(fit: Fit, monitor: str) -> None:
     choose = min if monitor == "val/loss" else max
     assert best["value"] == choose(float(row[monitor]) for row in rows())
     assert torch.load("checkpoints/run/version_0/best.ckpt", weights_only=True)["epoch"] == best["epoch"]
+
+
+@pytest.mark.slow
+def test_the_checkpoint_that_validation_chose_is_tested(fit: Fit) -> None:
+    flags = ("--monitor", "val/loss", "--model.optimizer", "sgd", "--model.schedule", "constant", "--model.lr", "0.3")
+    assert fit(*flags, epochs=3) == 0
+    assert read_record(Path("lightning_logs/run/version_0"))["best"]["epoch"] == 0  # and not the last
+    run = open_run("run", Path("lightning_logs"), Path("checkpoints"))
+    expected, _ = infer(run.module, run.data.in_order("test", 40))
+    np.testing.assert_allclose(logits("run"), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

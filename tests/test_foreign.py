@@ -397,6 +397,9 @@ def test_averaging_by_lightning_leaves_frozen_statistics_alone(tmp_path: Path) -
     torch.manual_seed(0)
     spec = {"channels": 1, "storage_size": 28, "image_size": 32}
     module = TransferClassifier(CLASSES, "test_resnet", pretrained=False, input_spec=spec, train="layer4", lr=0.05)
+    for name, buffer in module.network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.uniform_(-0.1, 0.1)  # as a trained network has, and not what SWA resets to
     before = frozen(module)
     trainer(tmp_path, StochasticWeightAveraging(0.01, swa_epoch_start=1, annealing_epochs=1), max_epochs=3).fit(
         module, loader(), loader()

@@ -95,14 +95,13 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"fashion-tl: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) and error.filename:
-            print(f"fashion-tl: error: {error.filename}: {error.strerror}. Choose another folder.", file=sys.stderr)
-            return 2
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not error.filename:
             raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = "the disk is full" if full else error.strerror
+        hint = "Free some space, then run it again" if full else "Run it again, or choose another place"
         print(
-            f"fashion-tl: error: the disk is full ({error.filename or error.strerror}). Free some space, then go on "
-            "with --ckpt_path and the run's last.ckpt.",
+            f"fashion-tl: error: {error.filename}: {why}. {hint}; a training run goes on with --ckpt_path last.",
             file=sys.stderr,
         )
         return 2

@@ -26,7 +26,8 @@ class _Parser(argparse.ArgumentParser):
         for given in re.findall(r"(?<!\S)--?\w+", message.partition("unrecognized arguments:")[2]):
             near = difflib.get_close_matches(given, self._option_string_actions, n=1)
             message += f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{message.rstrip('.')}. `{self.prog} --help` explains its arguments.")
+        end = "" if message.endswith("?") else "."
+        raise UserError(f"{message.rstrip('.')}{end} `{self.prog} --help` explains its arguments.")
 
 
 def call(command: Callable[..., Any], prog: str, args: Sequence[str]) -> None:

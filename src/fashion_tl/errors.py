@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -12,6 +13,18 @@ class UserError(Exception):
 
     A message says what is wrong, where, what is allowed, and what to type next.
     """
+
+
+def shown(value: object) -> str:
+    """Write a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]} ... {text[-10:]}"
+
+
+def one_line(text: object) -> str:
+    """Bring what others say of an error to one line of at most 300 characters."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= 300 else f"{words[:297]}..."
 
 
 def unknown_name(what: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
@@ -28,17 +41,17 @@ def unknown_name(what: str, given: str, allowed: Iterable[str], hint: str = "") 
     """
     names = list(allowed)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.6)
-    message = f"unknown {what} {given!r}"
+    message = f"unknown {what} {shown(given)}"
     if near:
         message += f"; did you mean {' or '.join(repr(name) for name in near)}?"
     else:
         message += "."
-    shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
-    return UserError(f"{message} Allowed: {shown}.{' ' + hint if hint else ''}")
+    listed = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+    return UserError(f"{message} Allowed: {listed}.{' ' + hint if hint else ''}")
 
 
 def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix: str = "") -> list[str]:
-    """Describe every number that is out of its range.
+    """Describe every number that is out of its range; infinities and NaN are out of every one.
 
     Args:
         ranges: Value, lowest and highest allowed value, by the setting's name; a value of None is not checked.
@@ -47,8 +60,29 @@ def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix
     return [
         f"{prefix}{name} is {value}, allowed is {low} " + ("or more" if high == math.inf else f"to {high}")
         for name, (value, low, high) in ranges.items()
-        if value is not None and not low <= value <= high
+        if value is not None and not (low <= value <= high and abs(value) < math.inf)
     ]
+
+
+def wrong_types(content: Mapping[str, Any], types: Mapping[str, type]) -> list[str]:
+    """Describe entries of a file that are of another type than what reads them takes.
+
+    Args:
+        content: The entries.
+        types: Type by dotted key; a list on the way stands for each of its items, float for int too. What is missing or
+            None passes.
+    """
+    told = {}
+    for name, kind in types.items():
+        values: list[Any] = [content]
+        for key in name.split("."):
+            values = [item for value in values for item in (value if isinstance(value, list) else [value])]
+            values = [value.get(key) if isinstance(value, Mapping) else value for value in values]
+        for value in values:
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if value is not None and (not fits or (isinstance(value, bool) and kind is not bool)):
+                told[name] = f"{name} is {str(value)[:40]!r}, it must be of type {kind.__name__}"
+    return list(told.values())
 
 
 def check_options(**least: tuple[float, float]) -> None:

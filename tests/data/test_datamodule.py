@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -352,7 +354,7 @@ def test_one_source_serves_data_modules_of_several_sizes(tmp_path: Path) -> None
     ("options", "message"),
     [
         ({"interpolation": "bicubik"}, r"did you mean 'bicubic'\?.*--data\.interpolation"),
-        ({"image_size": 0}, r"data\.image_size is 0; it must be at least 4"),
+        ({"image_size": 0}, r"data\.image_size is 0, allowed is 4 to 4096"),
         ({"label_budget": 1}, r"data\.label_budget is 1, allowed is 2 or more"),
         ({"label_budget": 5, "per_class": 5}, "exclude each other"),
     ],
@@ -369,8 +371,8 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
         (lambda: ImageFolder("set", ".", 8, resize="squish"), r"unknown resize 'squish'.*--data\.source\.resize"),
         (lambda: ImageFolder("set", ".", 8, crop=0), r"data\.source\.crop is 0, it must be above 0 and at most 1"),
         (lambda: ImageFolder("none"), r"data/none does not exist"),
-        (lambda: SyntheticGarments(39), r"num_train is 39, allowed is 40 or more"),
-        (lambda: SyntheticObjects(3, seed=-1), r"num_train is 3, .* 96 or more; .*num_test is 1.*; .*seed is -1"),
+        (lambda: SyntheticGarments(39), r"num_train is 39, allowed is 40 to 10000000"),
+        (lambda: SyntheticObjects(3, seed=-1), r"num_train is 3, .* 96 to .*; .*num_test is 1.*; .*seed is -1"),
     ],
 )
 def test_wrong_sources(source: Any, message: str, tmp_path: Path) -> None:
@@ -397,7 +399,7 @@ def test_wrong_numbers_are_told_together() -> None:
         "data.batch_size is 0, allowed is 1 or more",
         "data.eval_batch_size is -1",
         "data.per_class is 0",
-        "data.num_workers is -1, allowed is 0 or more",
+        "data.num_workers is -1, allowed is 0 to 256",
     ):
         assert part in message
 
@@ -428,4 +430,26 @@ def test_worker_processes_end_with_a_run(
     flags = ("--data.source", "ImageFolder", "--data.source.root", ".", "--data.source.folder", "photos")
     small = ("--data.augment.rotation", "5", "--data.batch_size", "8", "--data.image_size", "32")
     assert fit(*flags, *small) == (130 if stopped else 0)
+    assert multiprocessing.active_children() == []
+
+
+def test_worker_processes_leave_signals_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    data = ImageDataModule(ImageFolder(".", root=tmp_path), image_size=8, batch_size=4, num_workers=2)
+    data.setup()
+    loader = data.train_dataloader()
+    batches = loader.read()
+    for _ in range(2):  # one of each worker: both have begun
+        next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        for stop in (signal.SIGTERM, signal.SIGINT):  # as a service manager does, or Ctrl-C in a terminal
+            os.kill(cast(int, worker.pid), stop)
+    assert len(list(batches)) == len(loader) - 2
+    loader.close()
     assert multiprocessing.active_children() == []

@@ -113,7 +113,7 @@ def test_preprocessing_is_described_in_plain_values() -> None:
         ),
         ({"resize": "corp"}, r"resize 'corp'; did you mean 'crop'\? .*stretch.*--data\.source\.resize"),
         ({"crop": 1.5}, r"data\.source\.crop is 1\.5, it must be above 0 and at most 1"),
-        ({"image_size": 3}, "image_size is 3; it must be at least 4 pixels"),
+        ({"image_size": 3}, "image_size is 3, allowed is 4 to 4096, in pixels"),
         ({"channels": 0}, "images have 0 channels; they need at least 1"),
     ],
 )

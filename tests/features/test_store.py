@@ -178,6 +178,7 @@ def test_one_changed_bit_anywhere_is_noticed(tmp_path: Path, position: int) -> N
     assert store.read(tmp_path, DESCRIPTION) is not None
     damaged = bytearray(file.read_bytes())
     damaged[position] ^= 1
+    time.sleep(0.02)  # the clock of a file system ticks every few milliseconds
     file.write_bytes(damaged)
     assert_refused(tmp_path, r"damaged values in large\.npy; removed, to be computed again")
 

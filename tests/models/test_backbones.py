@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import time
@@ -209,7 +210,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: None) -> I
             self.send_response(200 if found else 404)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("ETag", f'"{file}"') if found else self.send_header("X-Error-Code", "EntryNotFound")
+            etag = file if file.endswith(".json") else hashlib.sha256(body).hexdigest()  # as a hub has it
+            self.send_header("ETag", f'"{etag}"') if found else self.send_header("X-Error-Code", "EntryNotFound")
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body)
@@ -246,6 +248,21 @@ def test_a_hub_gives_weights_and_statistics(hub: Path, closed: str, monkeypatch:
 
     point_to(closed, monkeypatch)  # what is in the cache needs no hub
     assert same(create_backbone("hf-hub:owner/tiny", pretrained=True, image_size=32).module, saved.state_dict())
+
+
+@pytest.mark.parametrize("name", ["hf-hub:owner/tiny", "test_resnet.r160_in1k"])
+def test_weights_that_are_not_those_of_the_hub_are_refused(hub: Path, tmp_path: Path, name: str) -> None:
+    write_backbone(hub / "owner" / "tiny")
+    write_backbone(hub / "timm" / "test_resnet.r160_in1k", num_classes=1000)
+    create_backbone(name, pretrained=True, image_size=32)
+    (kept,) = (path for path in (tmp_path / "cache").glob("*/blobs/*") if len(path.name) == 64)
+    content = bytearray(kept.read_bytes())
+    content[-3] ^= 1
+    kept.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{kept.name} is damaged: .*Remove it to have it fetched again"):
+        create_backbone(name, pretrained=True, image_size=32)
+    kept.unlink()
+    create_backbone(name, pretrained=True, image_size=32)
 
 
 def test_a_hub_gives_the_weights_of_a_tag_without_their_head(hub: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fashion_tl.errors import UserError
+from fashion_tl.files import write_text
 from fashion_tl.records.record import (
     all_records,
     check_name,
@@ -20,7 +20,6 @@ from fashion_tl.records.record import (
     taken,
     versions,
     write_record,
-    write_text,
 )
 
 
@@ -82,32 +81,6 @@ def test_bad_name(name: str, tmp_path: Path) -> None:
 
 
 # Files
-
-
-def test_write_text_makes_folders_and_replaces(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b.txt"
-    write_text(path, "old")
-    write_text(path, "né")
-    assert path.read_text(encoding="utf-8") == "né"
-    assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
-
-
-@pytest.mark.parametrize("step", ["write_bytes", "replace"])
-def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    path = tmp_path / "run.json"
-    write_text(path, "old")
-    original = Path.write_bytes
-
-    def fail(self: Path, *args: Any, **kwargs: Any) -> None:
-        original(self, b"ha") if step == "write_bytes" else None
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, step, fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_text(path, "half")
-    monkeypatch.undo()
-    assert path.read_text(encoding="utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_record_is_read_as_written(tmp_path: Path) -> None:

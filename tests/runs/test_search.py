@@ -80,7 +80,7 @@ def test_a_repeated_run_equals_the_same_run_alone(fit: Fit) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
-    [(("--seeds", "0"), "at least 1"), (("--search", "{model.lr: []}"), "no values"), (("--seeds", "x"), "seeds")],
+    [(("--seeds", "0"), "1 to 10000"), (("--search", "{model.lr: []}"), "no values"), (("--seeds", "x"), "seeds")],
 )
 def test_mistakes_leave_nothing(fit: Fit, capsys, flags, reason) -> None:
     assert fit(*flags) == 2

@@ -43,7 +43,7 @@ def test_every_way_to_write_phases(spec: Any, phases: tuple[Phase, ...]) -> None
         ({0: {"lr": 0.1}}, r"missing .* 'train'.*backbone_lr: 0\.0001"),
         ({0: {"train": "head", "rate": 0.1}}, "unexpected keyword argument 'rate'"),
         ({0: {"train": "head", "lr": "fast"}}, "could not convert string to float: 'fast'"),
-        ({0: {"train": "head", "backbone_lr": -0.1}}, "a learning rate is not below 0"),
+        ({0: {"train": "head", "backbone_lr": -0.1}}, "a learning rate is finite and not below 0"),
     ],
 )
 def test_phases_that_cannot_be_read_show_how_to_write_them(spec: Any, message: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
+from fashion_tl.files import copy
 from fashion_tl.records.record import RunPaths
 
 ASKED_EVERY = 16  # batches between two looks at the clock, which several processes must agree on
@@ -110,12 +109,7 @@ class LastCheckpoint(Checkpoint):
         if not copied:
             self._save(trainer)
         elif trainer.is_global_zero and self.paths is not None:
-            draft = self.paths.last.with_name(f".last.{os.getpid()}")
-            try:
-                shutil.copyfile(self.paths.best, draft)
-                draft.replace(self.paths.last)
-            finally:
-                draft.unlink(missing_ok=True)
+            copy(self.paths.best, self.paths.last)
 
     def _note(self, trainer: Trainer) -> None:
         self._kept_at, self._kept_step = time.monotonic(), trainer.global_step

@@ -8,6 +8,7 @@ import math
 import platform
 import shlex
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,7 @@ from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError
+from fashion_tl.files import write_text
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
 from fashion_tl.process import PeakMemory, leave_group_at_exit
@@ -35,11 +37,11 @@ from fashion_tl.records.record import (
     COMPLETED,
     FAILED,
     INTERRUPTED,
+    PREDICTIONS,
     RUNNING,
     RunPaths,
     read_record,
     write_record,
-    write_text,
 )
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
@@ -210,7 +212,7 @@ class RunRecorder(Callback):
         if not trainer.is_global_zero:
             return
         self.record["test"] = summarise(logits, labels, list(_classifier(pl_module).class_names))
-        write_arrays(self.paths.logs / "test_predictions.npz", {"index": index, "label": labels, "logits": logits})
+        write_arrays(self.paths.logs / PREDICTIONS, {"index": index, "label": labels, "logits": logits})
         keep_filters(pl_module, self.paths.logs)
         keep_test_images(getattr(trainer, "datamodule", None), self.paths.logs.parent.parent)
         self.record["time"]["test_seconds"] = time.perf_counter() - self._test_began
@@ -236,7 +238,10 @@ class RunRecorder(Callback):
             self._summarise_training(trainer)
         self.record.update(status=status, reason=self._stopping, finished=_now())
         if self.paths.logs.exists():
-            self._write(trainer)
+            try:
+                self._write(trainer)
+            except OSError as error:  # what has ended the run is told, whatever the disk of its record does
+                print(f"{error.filename} stays as it was: {error.strerror}", file=sys.stderr)
         if self.paths.last.is_file() and not isinstance(exception, DivergedError):
             config, last = (shlex.quote(str(path)) for path in (self.paths.logs / "config.yaml", self.paths.last))
             print(f"{self.paths.name}: {self._stopping}. To go on: fashion-tl fit -c {config} --ckpt_path {last}")

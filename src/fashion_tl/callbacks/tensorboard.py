@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import visible
+from fashion_tl.events import EventWriter
 from fashion_tl.models.filters import first_convolution
 from fashion_tl.plots.filters import filter_grid
 from fashion_tl.records.record import RunPaths
@@ -38,10 +41,23 @@ class RunLogger(TensorBoardLogger):
     def __init__(self, paths: RunPaths | None) -> None:
         where = ("lightning_logs", "pending", "version") if paths is None else _parts(paths)
         super().__init__(where[0], where[1], where[2], default_hp_metric=False)
+        self._writer: EventWriter | None = None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> EventWriter:
+        """What writes the events; a dummy in processes that write nothing."""
+        if self._writer is None:
+            self._writer = EventWriter(Path(self.log_dir))
+        return self._writer
 
     def save(self) -> None:
-        """Flush the events."""
-        self.experiment.flush()
+        """Do nothing: every event is on its way."""
+
+    def finalize(self, status: str) -> None:
+        """Close the events."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _parts(paths: RunPaths) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
+import signal
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -344,7 +344,7 @@ class BatchLoader:
                 num_workers=self.workers,
                 persistent_workers=True,
                 pin_memory=self.pin_memory,
-                worker_init_fn=_leave_group,
+                worker_init_fn=_leave_stopping_to_the_run,
                 # Else each new iterator would draw from the global generator.
                 generator=torch.Generator(),
             )
@@ -366,11 +366,11 @@ class BatchLoader:
         self._start = (state["epoch"], state["batch"])
 
 
+def _leave_stopping_to_the_run(worker: int) -> None:
+    """Ignore what stops a run: it ends its workers itself, and one that ends before it would be an error there."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
+
+
 def _as_is(batch: Batch) -> Batch:
     return batch
-
-
-def _leave_group(worker: int) -> None:
-    """Keep signals to the process group from a worker: its run ends it, and would take its death for a failure."""
-    if hasattr(os, "setpgrp"):  # not on Windows
-        os.setpgrp()

@@ -82,7 +82,8 @@ class ImageDataModule(LightningDataModule):
             "eval_batch_size": (eval_batch_size, 1, math.inf),
             "label_budget": (label_budget, 2, math.inf),
             "per_class": (per_class, 1, math.inf),
-            "num_workers": (num_workers, 0, math.inf),
+            "split_seed": (split_seed, 0, 2**63 - 1),
+            "num_workers": (num_workers, 0, 256),
         }
         problems += out_of_range(counts, "data.")
         if label_budget is not None and per_class is not None:

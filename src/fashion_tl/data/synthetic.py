@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 
@@ -18,6 +17,7 @@ from fashion_tl.errors import UserError, out_of_range
 
 _CHUNK = 256
 _LABEL_STREAM = 1 << 32
+LARGEST = 10_000_000  # images of a set
 
 
 class SyntheticSource(Source):
@@ -41,9 +41,9 @@ class SyntheticSource(Source):
         self.num_train, self.seed = num_train, seed
         self.num_test = min(num_train // 3, 2000) if num_test is None else num_test
         ranges = {
-            "num_train": (num_train, 4 * classes, math.inf),
-            "num_test": (self.num_test, classes, math.inf),
-            "seed": (seed, 0, math.inf),
+            "num_train": (num_train, 4 * classes, LARGEST),
+            "num_test": (self.num_test, classes, LARGEST),
+            "seed": (seed, 0, 2**62 - 1),
         }
         if problems := out_of_range(ranges, "data.source."):
             raise UserError(f"{type(self).__name__}: {'; '.join(problems)}.")
@@ -74,7 +74,7 @@ class SyntheticSource(Source):
         Raises:
             UserError: If an argument is out of its range; all such arguments are named at once.
         """
-        ranges = {"count": (count, 1, math.inf), "seed": (seed, 0, 2**63 - 1), "size": (size, 16, 256)}
+        ranges = {"count": (count, 1, LARGEST), "seed": (seed, 0, 2**63 - 1), "size": (size, 16, 256)}
         if problems := out_of_range(ranges):
             raise UserError(f"{type(self).__name__} cannot draw these images: {'; '.join(problems)}.")
         artists = list(self.artists.values())

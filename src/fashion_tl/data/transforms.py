@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, out_of_range, unknown_name
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 RESIZES = ("crop", "stretch")
+LARGEST = 4096  # height and width of an image in pixels
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision turn colour to grey
 
 
@@ -46,8 +47,9 @@ class InputSpec:
             raise unknown_name("resize", self.resize, RESIZES, "Set it with --data.source.resize.")
         if not 0 < self.crop <= 1:
             raise UserError(f"data.source.crop is {self.crop}, it must be above 0 and at most 1.")
-        if self.image_size < 4:
-            raise UserError(f"data.image_size is {self.image_size}; it must be at least 4 pixels.")
+        sizes = {"image_size": (self.image_size, 4, LARGEST), "source.storage_size": (self.storage_size, 1, LARGEST)}
+        if problems := out_of_range(sizes, "data."):
+            raise UserError("; ".join(problems) + ", in pixels.")
         if self.channels < 1:
             raise UserError(f"the images have {self.channels} channels; they need at least 1.")
 

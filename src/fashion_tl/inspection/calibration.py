@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fashion_tl.errors import UserError
+from fashion_tl.files import read_json, sha256, write_json
 from fashion_tl.metrics.calibration import apply_scaling, fit_temperature, fit_vector_scaling
 from fashion_tl.metrics.metrics import Floats, Ints, softmax
-from fashion_tl.records.record import write_text
 
 SIDECAR = "calibration.json"
 UNSCALED, TEMPERATURE, VECTOR = "unscaled", "temperature", "vector"
@@ -129,8 +127,7 @@ def digest(path: Path) -> str:
         UserError: If it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return sha256(path)[:16]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -138,7 +135,7 @@ def digest(path: Path) -> str:
 def write_calibration(checkpoint: Path, calibration: Calibration) -> Path:
     """Write a calibration beside its checkpoint, as ``calibration.json``."""
     path = checkpoint.with_name(SIDECAR)
-    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n")
+    write_json(path, asdict(calibration))
     return path
 
 
@@ -151,7 +148,7 @@ def read_calibration(checkpoint: Path) -> Calibration | None:
     path = checkpoint.with_name(SIDECAR)
     again = "Run `fashion-tl diagnose` on the run again, which fits a new one."
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         found = Calibration(**{**content, **{name: tuple(content[name]) for name in ("class_names", "scale", "bias")}})
         _check(found)
     except FileNotFoundError:

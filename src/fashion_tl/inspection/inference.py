@@ -87,7 +87,7 @@ def recorded_predictions(run: OpenedRun) -> Predictions:
         UserError: If the file is missing or damaged, or belongs to other classes or images.
     """
     try:
-        found = read_predictions(run.paths.logs, len(run.class_names))
+        found = read_predictions(run.paths.logs, run.record, len(run.class_names))
         if not np.array_equal(found.labels, run.labels):
             raise UserError("test_predictions.npz is of other test images")
     except UserError as error:

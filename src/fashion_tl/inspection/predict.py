@@ -37,10 +37,10 @@ def predict(
     """
     from fashion_tl.data.files import decoded, image_files
     from fashion_tl.data.transforms import to_float
+    from fashion_tl.files import write_bytes
     from fashion_tl.inspection.calibration import load_calibration
     from fashion_tl.inspection.inference import classify
     from fashion_tl.metrics.metrics import softmax
-    from fashion_tl.records.record import write_bytes
     from fashion_tl.training.loading import load_classifier
 
     check_options(batch_size=(batch_size, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, out_of_range, unknown_name
 from fashion_tl.models.staged import probe
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -66,14 +67,18 @@ def create_backbone(name: str, pretrained: bool, image_size: int, arguments: dic
     except failures as error:
         raise _cannot_create(name, pretrained, error) from error
     given = {**described.get("model_args", {}), **(arguments or {})}
+    rates = {name: value for name, value in given.items() if name.endswith("_rate") and isinstance(value, int | float)}
+    if problems := out_of_range({name: (rate, 0, 1) for name, rate in rates.items()}, "model.backbone_args."):
+        raise UserError("; ".join(problems) + ".")
     if described.get("pretrained_cfg", {}).get("fixed_input_size", False):
         given["img_size"] = image_size
     created = name if pretrained or not name.startswith(LOCAL) else str(described["architecture"])
+    source = described.get("pretrained_cfg", {}) if pretrained and not name.startswith(LOCAL) else {}
+    fetched = source.get("hf_hub_id") or "", (source.get("hf_hub_filename") or _WEIGHTS[0], *_WEIGHTS)
     try:
-        if pretrained and not name.startswith(LOCAL):
-            source = described["pretrained_cfg"]
-            _ask_hub(source.get("hf_hub_id") or "", (source.get("hf_hub_filename") or _WEIGHTS[0], *_WEIGHTS))
+        _ask_hub(*fetched)
         module = timm.create_model(created, pretrained=pretrained, num_classes=0, **given)
+        _check_fetched(*fetched)
     except failures as error:
         raise _cannot_create(name, pretrained, error) from error
     built: Any = module
@@ -164,16 +169,35 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def _ask_hub(repository: str, files: tuple[str, ...]) -> None:
     """Raise at once where no file is in the cache and no hub answers; huggingface_hub would retry for half a minute."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
-    repository, _, revision = repository.partition("@")
-    if not repository or any(
-        isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in files
-    ):
+    if not repository or _cached(repository, files):
         return
+    repository, _, revision = repository.partition("@")
     with suppress(HfHubHTTPError):  # an answer, if a refusal: timm's own request says what is wrong
         get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision or None), timeout=4)
+
+
+def _check_fetched(repository: str, files: tuple[str, ...]) -> None:
+    """Refuse weights that changed on their way or since; the hub's cache keeps them under their SHA-256."""
+    for path in _cached(repository, files) if repository else ():
+        kept = path.resolve()
+        if re.fullmatch("[0-9a-f]{64}", kept.name):
+            with kept.open("rb") as file:
+                whole = hashlib.file_digest(file, "sha256").hexdigest() == kept.name
+            if not whole:
+                raise UserError(
+                    f"{kept} is damaged: its SHA-256 is not its name. Remove it to have it downloaded again."
+                )
+
+
+def _cached(repository: str, files: tuple[str, ...]) -> list[Path]:
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = repository.partition("@")
+    found = [try_to_load_from_cache(repository, file, revision=revision or None) for file in files]
+    return [Path(path) for path in found if isinstance(path, str)]
 
 
 def _cannot_create(name: str, pretrained: bool, error: Exception) -> UserError:

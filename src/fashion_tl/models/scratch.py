@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, out_of_range
+
+MOST = 8192  # filters or units of a layer
+
+
+def _check(widths: Sequence[int], **counts: int) -> None:
+    """Raise one UserError for all layers that are too small or too large."""
+    ranges = {name: (count, 1, MOST) for name, count in counts.items()}
+    ranges |= {f"widths[{i}]": (width, 1, MOST) for i, width in enumerate(widths)}
+    if problems := out_of_range(ranges, "model.network_args."):
+        raise UserError("; ".join(problems) + ".")
 
 
 class PlainCNN(nn.Module):
@@ -33,6 +43,7 @@ class PlainCNN(nn.Module):
         image_size: int = 28,
     ) -> None:
         super().__init__()
+        _check(widths, convs=convs, hidden=1 if hidden is None else hidden)
         size = image_size >> len(widths)
         if not widths or size < 1:
             raise UserError(
@@ -75,6 +86,7 @@ class LightCNN(nn.Module):
 
     def __init__(self, in_channels: int, widths: Sequence[int] = (32, 64, 112), dropout: float = 0.0) -> None:
         super().__init__()
+        _check(widths)
         if len(widths) != 3:
             raise UserError(f"model.network_args.widths has {len(widths)} values; network 'light' needs 3.")
         first, second, third = widths

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fashion_tl.records.record import write_bytes, write_text
+from fashion_tl.files import write_bytes, write_json
 
 FOLDER = "analysis"
 
@@ -60,12 +59,12 @@ class Analysis:
             Path of the document.
         """
         folder = logs / FOLDER
-        text = json.dumps(self.document(), indent=2, allow_nan=False) + "\n"
+        document = self.document()
         for file, (picture, _) in self.pictures.items():
             write_bytes(folder / file, picture)
         if arrays is not None:
             write_arrays(folder / f"{name}.npz", arrays)
-        write_text(folder / f"{name}.json", text)
+        write_json(folder / f"{name}.json", document)
         for path in folder.glob(f"{name}-*.png"):
             if path.name not in self.pictures:
                 path.unlink()
@@ -74,9 +73,10 @@ class Analysis:
     def log(self, logs: Path, name: str, scalars: dict[str, float | None] | None = None) -> None:
         """Show pictures and scalars in TensorBoard, in the run's own folder."""
         from PIL import Image
-        from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(log_dir=str(logs), filename_suffix=f".{name}") as writer:
+        from fashion_tl.events import EventWriter
+
+        with EventWriter(logs, f".{name}") as writer:
             for file, (picture, _) in self.pictures.items():
                 pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
                 tag = Path(file).stem.removeprefix(f"{name}-")
@@ -100,7 +100,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any tree of values
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a compressed NPZ file under another name and rename it when it is whole."""
+    """Write a compressed NPZ file."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     write_bytes(path, content.getvalue())

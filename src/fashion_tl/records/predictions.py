@@ -11,9 +11,7 @@ import numpy.typing as npt
 
 from fashion_tl.errors import UserError
 from fashion_tl.plain_text import clean
-from fashion_tl.records.record import BROKEN_ARRAYS
-
-PREDICTIONS = "test_predictions.npz"
+from fashion_tl.records.record import BROKEN_ARRAYS, PREDICTIONS, verify
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +29,18 @@ class Predictions:
     logits: npt.NDArray[np.floating[Any]]
 
 
-def read_predictions(folder: Path, classes: int) -> Predictions:
+def read_predictions(folder: Path, record: dict[str, Any], classes: int) -> Predictions:
     """Read the test predictions of a run.
 
     Args:
         folder: Its log folder.
+        record: Its record.
         classes: Number of classes that its record names.
 
     Raises:
         UserError: If the file is missing or damaged, or its arrays cannot be the predictions of one test.
     """
+    verify(folder, PREDICTIONS, record)
     index, labels, logits = read_arrays(folder / PREDICTIONS, "index", "label", "logits")
     wrong = None
     if logits.ndim != 2 or not len(logits) or labels.shape != logits.shape[:1] or index.shape != labels.shape:
@@ -76,6 +76,8 @@ def read_arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
                 missing = [name for name in names if name not in arrays]
                 if missing:
                     raise ValueError(f"it holds no {' and no '.join(missing)}")
+                if broken := arrays.zip.testzip():  # NumPy may stop reading before a checksum is compared
+                    raise ValueError(f"the checksum of {broken} is wrong")
                 return [np.asarray(arrays[name]) for name in names]
     except BROKEN_ARRAYS as error:
         raise UserError(why_unreadable(path, error)) from error

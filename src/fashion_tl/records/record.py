@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import zipfile
 import zlib
@@ -15,11 +13,32 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, shown, unknown_name, wrong_types
+from fashion_tl.files import read_json, sha256, write_json
 
 # What NumPy raises for an archive that is cut short or has other bytes.
 BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 COMPLETED, RUNNING, INTERRUPTED, FAILED = "completed", "running", "interrupted", "failed"
+RECORD, PREDICTIONS = "run.json", "test_predictions.npz"
+CHECKED = ("config.yaml", "metrics.csv", PREDICTIONS)  # whose checksums a record holds
+TYPES: dict[str, type] = {  # what is read of a record; all but the status may be missing or null
+    "status": str,
+    "files": dict,
+    "data": dict,
+    "model": dict,
+    "test": dict,
+    "time": dict,
+    "best": dict,
+    "environment": dict,
+    "test.accuracy": float,
+    "test.macro_f1": float,
+    "test.loss": float,
+    "time.epoch_seconds": list,
+    "time.fit_seconds": float,
+    "model.parameters": int,
+    "model.phases": list,
+    "model.phases.trained_parameters": int,
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +76,10 @@ class RunPaths:
 
 def check_name(name: str) -> str:
     """Return a run's name, or raise a UserError if it cannot be the name of a folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
-        raise UserError(f"--name {name!r}: a run's name is made of letters, digits, '_', '-', '+' and '.'.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}", name):
+        raise UserError(
+            f"--name {shown(name)}: a run's name is made of at most 128 letters, digits, '_', '-', '+' and '.'."
+        )
     return name
 
 
@@ -113,25 +134,13 @@ def taken(paths: RunPaths, new: bool) -> Iterator[None]:
         lock.release()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under another name and rename it when it is whole."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write ``run.json`` into the log folder of a run."""
-    write_text(folder / "run.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+    """Write ``run.json`` into the log folder of a run; of one that has ended, with the checksums of its other files."""
+    files = {
+        name: sha256(folder / name) for name in CHECKED if record["status"] != RUNNING and (folder / name).is_file()
+    }
+    kept = {key: value for key, value in record.items() if key != "files"}
+    write_json(folder / RECORD, {**kept, "files": files} if files else kept)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -140,16 +149,32 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: If there is no record, or it is damaged.
     """
-    path = folder / "run.json"
+    path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: {folder} is not the log folder of a run.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(record, dict) or "status" not in record:
         raise UserError(f"{path} is damaged: it is not the record of a run.")
+    if wrong := wrong_types(record, TYPES):
+        raise UserError(f"{path} is damaged: {'; '.join(wrong)}.")
     return record
+
+
+def verify(folder: Path, name: str, record: dict[str, Any]) -> None:
+    """Compare a file beside a record with the checksum in the record, if it has one.
+
+    Raises:
+        UserError: If it is another. The message begins with the name of the file, without its folder.
+    """
+    expected = record.get("files", {}).get(name)
+    try:
+        if expected not in (None, sha256(folder / name)):
+            raise UserError(f"{name} is damaged: it is not the file whose checksum {RECORD} holds")
+    except OSError:
+        return  # whoever reads it says why it cannot be read
 
 
 def all_records(log_dir: Path) -> Iterator[tuple[Path, dict[str, Any] | UserError]]:

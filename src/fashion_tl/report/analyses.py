@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fashion_tl.files import read_json
 from fashion_tl.plain_text import clean
 from fashion_tl.report.figures import Comparison, Entry
 from fashion_tl.report.run_files import ANALYSIS
@@ -44,7 +45,7 @@ def _of_run(entry: Entry, damaged: list[str]) -> Iterator[tuple[str, Document]]:
     for path in sorted(folder.glob("*.json")):
         where = f"{entry.label}, {ANALYSIS}/{path.name}"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             title, tables = str(content["title"]), [_table(item) for item in content.get("tables") or []]
             named = [
                 (str(item["file"]), str(item.get("alt") or item["file"])) for item in content.get("pictures") or []

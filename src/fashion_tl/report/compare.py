@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fashion_tl.errors import UserError
+from fashion_tl.files import draft_beside, naming, write_bytes, write_text
 from fashion_tl.plots.style import style
 from fashion_tl.report.charts import charts
 from fashion_tl.report.exports import csv_text, markdown_text
@@ -81,21 +81,20 @@ def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
         raise UserError(
             f"--output {output}: {foreign[0]} is there, and no report wrote it. Remove it, or name another folder."
         )
-    draft = output / f".draft.{os.getpid()}"
+    draft = draft_beside(output / PAGE)
     try:
-        draft.mkdir(parents=True)
-        for name, content in contents.items():
-            path = draft / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
-        stale = {name for name in old if re.fullmatch(r"plots/[a-z0-9_-]+\.(png|svg)", name)} - contents.keys()
-        (draft / "all").write_text(_manifest(known), encoding="utf-8")
-        (draft / "all").replace(output / MANIFEST)
-        for name in sorted(contents, key=lambda name: (name in LAST, name)):
-            (output / name).parent.mkdir(exist_ok=True)
-            (draft / name).replace(output / name)
-        for name in stale:
-            (output / name).unlink(missing_ok=True)
+        with naming(output):
+            draft.mkdir(parents=True)
+            for name, content in contents.items():
+                write_bytes(draft / name, content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
+            stale = {name for name in old if re.fullmatch(r"plots/[a-z0-9_-]+\.(png|svg)", name)} - contents.keys()
+            write_text(draft / "all", _manifest(known))
+            (draft / "all").replace(output / MANIFEST)
+            for name in sorted(contents, key=lambda name: (name in LAST, name)):
+                (output / name).parent.mkdir(exist_ok=True)
+                (draft / name).replace(output / name)
+            for name in stale:
+                (output / name).unlink(missing_ok=True)
     except (NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError) as error:
         raise UserError(
             f"--output {output} cannot be written: {error.strerror} ({error.filename}). Name another folder."

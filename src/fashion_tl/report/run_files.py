@@ -15,10 +15,10 @@ import yaml
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import Floats
 from fashion_tl.plain_text import clean
-from fashion_tl.records.predictions import PREDICTIONS, Predictions, read_arrays, read_predictions, why_unreadable
-from fashion_tl.records.record import read_record
+from fashion_tl.records.predictions import Predictions, read_arrays, read_predictions, why_unreadable
+from fashion_tl.records.record import PREDICTIONS, RECORD, read_record, verify
 
-RECORD, CONFIG, METRICS = "run.json", "config.yaml", "metrics.csv"
+CONFIG, METRICS = "config.yaml", "metrics.csv"
 FILTERS, ANALYSIS = "filters.npz", "analysis"
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -95,10 +95,13 @@ def open_run(folder: Path) -> Run:
     run = Run(folder, read_record(folder))
     run.label = run.name
     try:
+        verify(folder, CONFIG, run.record)
         loaded = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), Loader=_YAML)  # noqa: S506 - a safe loader
         if not isinstance(loaded, dict):
             raise ValueError("it holds no keys")
         run.config = flatten(loaded)
+    except UserError as error:
+        run.gaps[CONFIG] = str(error)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         run.gaps[CONFIG] = why_unreadable(folder / CONFIG, error)
     return run
@@ -107,11 +110,14 @@ def open_run(folder: Path) -> Run:
 def read_results(run: Run) -> None:
     """Read what training and test left behind: metrics, predictions and filters."""
     try:
+        verify(run.folder, METRICS, run.record)
         _read_history(run)
+    except UserError as error:
+        run.gaps[METRICS] = str(error)
     except (csv.Error, OSError, ValueError) as error:
         run.gaps[METRICS] = why_unreadable(run.folder / METRICS, error)
     try:
-        run.predictions = read_predictions(run.folder, len(run.class_names))
+        run.predictions = read_predictions(run.folder, run.record, len(run.class_names))
     except UserError as error:
         run.gaps[PREDICTIONS] = str(error)
     try:

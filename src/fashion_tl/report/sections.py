@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fashion_tl.errors import UserError
-from fashion_tl.records.predictions import PREDICTIONS
+from fashion_tl.records.record import PREDICTIONS
 from fashion_tl.report.run_files import Run, read_results
 from fashion_tl.report.selection import LeftOut, find, open_completed
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.records.record import RunPaths, newest_completed
+from fashion_tl.runs.parser import make_trainer
+from fashion_tl.runs.ranges import check_lengths
 from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_state
+from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 
@@ -63,23 +64,22 @@ def to_record(config: Namespace) -> Namespace:
     return changed
 
 
-def check_monitor(monitor: str, model: ImageClassifier) -> None:
-    """Refuse a figure to choose by that validation does not log."""
+def check_monitor(monitor: str, model: ImageClassifier, callbacks: Callback | list[Callback] | None) -> None:
+    """Refuse a figure to choose by that nothing logs, of the run or of its callbacks."""
     if monitor not in model.figures:
         raise unknown_name("monitor", monitor, model.figures, "Set it with --monitor.")
-
-
-def check_devices(trainer: Mapping[str, Any]) -> None:
-    """Refuse more processes on a CPU than it has cores; Lightning refuses GPUs that are not there itself."""
-    devices, cores = trainer.get("devices"), os.cpu_count() or 1
-    on_cpu = trainer.get("accelerator") == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    count = int(str(devices)) if str(devices).isdigit() else 1
-    if on_cpu and count > cores:
-        raise UserError(f"trainer.devices is {devices}: this machine has {cores} CPU cores. Give at most {cores}.")
+    given = [callbacks] if isinstance(callbacks, Callback) else callbacks or []
+    logged = (*model.figures, "train/loss", "train/accuracy")
+    if all(type(callback).__module__.partition(".")[0] == "lightning" for callback in given):  # others may log more
+        for callback in given:
+            figure = getattr(callback, "monitor", None) or monitor
+            if figure not in logged:
+                raise unknown_name("monitor", figure, logged, f"{type(callback).__name__} of trainer.callbacks has it.")
 
 
 def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> None:
-    """Refuse a plan that the length of the run does not suit."""
+    """Refuse a plan that the length of the run does not suit, and limits that leave nothing to do."""
+    check_lengths(trainer, data)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
     model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
@@ -115,14 +115,9 @@ def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, 
         return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or str(config.trainer.devices) not in ("auto", "1"):
         raise UserError("--find_lr true works with one process: find the rate with --trainer.devices 1 first.")
-    trainer = Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=1,
-        precision=config.trainer.precision,
-        logger=False,
-        max_epochs=1,
-        enable_checkpointing=False,
-        enable_model_summary=False,
+    settings = {"accelerator": config.trainer.accelerator, "precision": config.trainer.precision}
+    trainer = make_trainer(
+        settings, devices=1, logger=False, max_epochs=1, enable_checkpointing=False, enable_model_summary=False
     )
     found = Tuner(trainer).lr_find(model, datamodule=data, update_attr=False)
     suggestion = found.suggestion() if found else None
@@ -146,6 +141,8 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
         f"{paths.name} version {paths.version}: {model.architecture} ({model.weights}), {parameters}",
         f"data: {data.source_name}, {sizes}, {len(data.class_names)} classes, {model.input_spec.image_size} px",
     ]
+    if run_seed() is None:
+        lines.append("seed: none, so that this run cannot be repeated")
     phases = model.plan.phases
     if len(phases) == 1:
         lines.append(f"trains: {model.describe_phase(0)}")

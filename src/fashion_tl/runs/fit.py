@@ -88,8 +88,7 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         config.seed_everything = False if seed is None else seed
         built = instantiate("fit", checks.to_build(config, checkpoint))
         data, model, cache = built.data, built.model, FeatureCache(config.cache, config.cache_keep)
-        checks.check_monitor(config.monitor, model)
-        checks.check_devices(built.trainer)
+        checks.check_monitor(config.monitor, model, built.trainer.callbacks)
         data.prepare_data()
         data.setup("fit")
         cache.check(model, data)

@@ -6,7 +6,6 @@ import functools
 import json
 import logging
 import os
-import re
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +18,19 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from fashion_tl.callbacks.features import MODES
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.data.objects import SyntheticObjects
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, one_line
 from fashion_tl.imports import search_working_directory
 from fashion_tl.runs.configs import expand_extends
+from fashion_tl.runs.ranges import NOT_SEARCHED, check_settings
+from fashion_tl.runs.refusals import refusal
+from fashion_tl.training.checkpoints import VerifiedCheckpointIO
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.scratch import ScratchClassifier
 from fashion_tl.training.transfer import TransferClassifier
@@ -67,7 +69,8 @@ def parser_of(verb: str) -> LightningArgumentParser:
     """Build the parser of a verb: Lightning's Trainer, a classifier, the data module, and what belongs to a run."""
     # Lightning calls methods that jsonargparse has renamed.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    parser = LightningArgumentParser(prog=f"fashion-tl {verb}", description=VERBS[verb], exit_on_error=False)
+    name, about = f"fashion-tl {verb}", VERBS[verb]
+    parser = LightningArgumentParser(prog=name, description=about, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file; later ones change earlier ones.")
     parser.add_argument("--seed_everything", type=bool | int, default=0, help="Seed of the run; false for none.")
     parser.add_lightning_class_args(Trainer, "trainer")
@@ -133,45 +136,34 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
         UserError: If a value is not allowed.
     """
     search_working_directory()
-    expanded = expand_extends(list(args))
+    expanded, parser = expand_extends(list(args)), parser_of(verb)
     try:
-        config = parser_of(verb).parse_args(expanded)
-    except ArgumentError as error:
-        raise _refusal(str(error)) from error
-    if config.seeds < 1:
-        raise UserError(f"--seeds is {config.seeds}, it must be at least 1.")
-    if config.cache not in MODES:
-        raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
-    if config.checkpoint_minutes is not None and not config.checkpoint_minutes > 0:
-        raise UserError(f"--checkpoint_minutes is {config.checkpoint_minutes}, it must be above 0.")
-    if config.checkpoint_steps is not None and config.checkpoint_steps < 1:
-        raise UserError(f"--checkpoint_steps is {config.checkpoint_steps}, it must be at least 1.")
-    for flag, given in (("ckpt_path", config.ckpt_path), ("trainer.fast_dev_run", config.trainer.fast_dev_run)):
-        if config.resume and given:
-            raise UserError(f"--resume true finds the run to go on with itself; it cannot go with --{flag}.")
+        config = parser.parse_args(expanded)
+    except (ArgumentError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        names = {setting: [kind.__name__ for kind in kinds] for setting, kinds in CLASSES.items()}
+        raise refusal(str(error), expanded, list(parser.get_defaults().keys()), names) from error
     config.extends = None
+    check_settings(config, verb)
+    if verb == "fit":
+        _check_search(args, config.search or {})
     trainer = config.trainer
     if trainer.max_epochs is None:
         trainer.max_epochs = MAX_EPOCHS if trainer.max_steps == -1 and trainer.max_time is None else -1
     if trainer.enable_progress_bar is None:
         trainer.enable_progress_bar = True
-    if verb == "fit" and trainer.limit_val_batches in (0, 0.0) and trainer.limit_val_batches is not None:
-        raise UserError(
-            "trainer.limit_val_batches is 0: validation chooses the checkpoint that is tested. Leave it out, or set a "
-            "number of batches."
-        )
     return config
 
 
-def _refusal(message: str) -> UserError:
-    """Suggest near spellings where the parser refuses the name of a class; pass any other message on."""
-    named = r'key "(data\.source|model)":(?:(?!Problem with).)*Expected a dot import path string: (\S+)'
-    unknown = re.search(named, message, re.DOTALL)
-    if unknown is None:
-        return UserError(message)
-    key, name = unknown.groups()
-    hint = f"Set it with --{key}; MODULE.CLASS names one of your own."
-    return unknown_name(key.removeprefix("data."), name, [kind.__name__ for kind in CLASSES[key]], hint)
+def _check_search(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
+    """Refuse a search of which a candidate would be refused, before the first one trains."""
+    for setting, tried in values.items():
+        if str(setting).partition(".")[0] in NOT_SEARCHED:
+            raise UserError(f"--search cannot try values of {setting}: a search names and keeps its candidates itself.")
+        for value in tried:
+            candidate = parse("fit", [*args, "--search=null", f"--{setting}={written(value)}"])
+            if "pretrained" in candidate.model.init_args:
+                candidate.model.init_args.pretrained, candidate.model.init_args.init_from = False, None
+            instantiate("fit", candidate)
 
 
 def dump(verb: str, config: Namespace) -> str:
@@ -188,25 +180,37 @@ def instantiate(verb: str, config: Namespace) -> Namespace:
     """
     try:
         built: Namespace = parser_of(verb).instantiate_classes(config)
-    except ValueError as error:
-        # jsonargparse wraps whatever a constructor raises into a message about types.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        raise (cause or error) from None
+    except _OF_CONSTRUCTORS as error:
+        raise _of_constructor(error) from error
     return built
 
 
+_OF_CONSTRUCTORS = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def _of_constructor(error: BaseException) -> UserError:
+    """Say what a constructor has refused: jsonargparse wraps that into messages about types."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        first, cause = cause, cause.__cause__
+    return UserError(f"a class of the configuration cannot be built: {type(first).__name__}: {one_line(first)}")
+
+
 def make_trainer(settings: Mapping[str, Any], **more: Any) -> Trainer:  # noqa: ANN401 - arguments of Trainer
-    """Build a Trainer.
+    """Build a Trainer that writes checkpoints whole and verifies them, unless given another ``CheckpointIO``.
 
     Raises:
         UserError: If the settings contradict each other, or devices are not there.
     """
     try:
-        return Trainer(**{**settings, **more})
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"trainer: {error}") from error
+        trainer = Trainer(**{**settings, **more})
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError, LookupError) as error:
+        raise UserError(f"trainer: {one_line(error)}") from error
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
+        trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
+    return trainer
 
 
 @contextmanager

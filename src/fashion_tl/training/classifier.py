@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -15,11 +15,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from fashion_tl.data.transforms import InputSpec, Preprocess
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, out_of_range, unknown_name
 from fashion_tl.imports import class_path
 from fashion_tl.models.split import SplitNetwork, split_network
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
 from fashion_tl.seeds import run_seed, seed_batch
+from fashion_tl.training.checkpoints import verify
 from fashion_tl.training.divergence import DivergenceGuard
 from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
 from fashion_tl.training.freezing import FreezeUnfreeze
@@ -30,6 +31,11 @@ from fashion_tl.training.progress import progress_of
 from fashion_tl.training.schedules import PlanSchedule
 
 BATCH_NORM = ("train", "affine", "eval")
+_RANGES = {  # lowest and highest value
+    **dict.fromkeys(("backbone_lr", "weight_decay", "plateau_patience"), (0, math.inf)),
+    **dict.fromkeys(("layer_decay", "momentum", "warmup", "gamma", "label_smoothing"), (0, 1)),
+    "step_size": (1, math.inf),
+}
 
 
 class ImageClassifier(LightningModule):
@@ -81,7 +87,7 @@ class ImageClassifier(LightningModule):
         self,
         class_names: list[str],
         input_spec: dict[str, Any] | None = None,
-        train: str | int | dict[int, Any] = "all",
+        train: str | int | dict[Any, Any] = "all",
         batch_norm: str = "train",
         optimizer: str = "adamw",
         lr: float = 1e-3,
@@ -106,17 +112,19 @@ class ImageClassifier(LightningModule):
         check_optimizer(optimizer, lr)
         backbone_lr = lr if backbone_lr is None else backbone_lr
         shape = Schedule(schedule, warmup, step_size, gamma, plateau_patience)
-        _check_ranges(
-            backbone_lr=backbone_lr,
-            layer_decay=layer_decay,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            warmup=warmup,
-            step_size=step_size,
-            gamma=gamma,
-            plateau_patience=plateau_patience,
-            label_smoothing=label_smoothing,
-        )
+        numbers = {
+            "backbone_lr": backbone_lr,
+            "layer_decay": layer_decay,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "warmup": warmup,
+            "step_size": step_size,
+            "gamma": gamma,
+            "plateau_patience": plateau_patience,
+            "label_smoothing": label_smoothing,
+        }
+        if problems := out_of_range({name: (value, *_RANGES[name]) for name, value in numbers.items()}, "model."):
+            raise UserError("; ".join(problems) + ".")
         if batch_norm not in BATCH_NORM:
             raise unknown_name("batch_norm", batch_norm, BATCH_NORM)
         if len(class_names) < 2:
@@ -346,6 +354,16 @@ class ImageClassifier(LightningModule):
         schedule = PlanSchedule(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:  # noqa: ANN401
+        """Build a classifier from its checkpoint, as Lightning does, after comparing the file with its checksum.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        verify(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **settings)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this module from the checkpoint alone, and the figures so far, as plain values."""
         checkpoint["fashion_tl_module"] = class_path(type(self))
@@ -371,19 +389,3 @@ class ImageClassifier(LightningModule):
         A subclass that chooses some of them itself is not handed them; those in ``always`` it must pass on.
         """
         return {"class_weights": self.class_weights}
-
-
-_FROM_ZERO = ("backbone_lr", "weight_decay", "plateau_patience")
-_SHARES = ("layer_decay", "momentum", "warmup", "gamma", "label_smoothing")
-_RANGES = {**dict.fromkeys(_FROM_ZERO, (0, math.inf)), **dict.fromkeys(_SHARES, (0, 1)), "step_size": (1, math.inf)}
-
-
-def _check_ranges(**given: float) -> None:
-    """Raise one UserError that tells all numbers out of their range."""
-    problems = [
-        f"model.{name} is {value}, allowed is {_RANGES[name][0]} to {_RANGES[name][1]}"
-        for name, value in given.items()
-        if not _RANGES[name][0] <= value <= _RANGES[name][1]
-    ]
-    if problems:
-        raise UserError("; ".join(problems) + ".")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from fashion_tl.errors import UserError
+from fashion_tl.files import replacing_folder, write_bytes, write_text
 
 
 def export(checkpoint: Path, folder: Path) -> None:
@@ -18,7 +19,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     Raises:
         UserError: If the checkpoint holds no timm backbone, or the folder holds files.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from fashion_tl.training.loading import load_classifier
     from fashion_tl.training.transfer import TransferClassifier
@@ -44,7 +45,7 @@ def export(checkpoint: Path, folder: Path) -> None:
             "std": module.preprocess.std.flatten().tolist(),
         },
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in info.module.state_dict().items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with replacing_folder(folder) as draft:
+        write_bytes(draft / "model.safetensors", save({k: v.contiguous() for k, v in info.module.state_dict().items()}))
+        write_text(draft / "config.json", json.dumps(config, indent=2) + "\n")
     print(f"local-dir:{folder}")

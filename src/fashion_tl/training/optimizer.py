@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -134,5 +135,5 @@ def check_optimizer(name: str, lr: float) -> None:
     """Raise a UserError for an optimizer that does not exist or a learning rate that is not above 0."""
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS, "Set it with --model.optimizer.")
-    if not lr > 0:
+    if not 0 < lr < math.inf:
         raise UserError(f"model.lr is {lr}: a learning rate must be above 0, such as 0.001.")

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, shown, unknown_name
 
 SCHEDULES = ("cosine", "one_cycle", "step", "plateau", "constant")
 WITH_LENGTH = ("cosine", "one_cycle")
 WARMUP_START = 0.1  # share of the peak rate at the first step of a warm-up: no step is wasted
 PLATEAU_THRESHOLD = 1e-4  # relative improvement that counts, as in torch's ReduceLROnPlateau
 
-TrainSpec = str | int | dict[int, Any]
+TrainSpec = str | int | dict[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -321,33 +321,35 @@ def parse_phases(spec: TrainSpec) -> tuple[Phase, ...]:
     >>> [(phase.start, phase.train) for phase in parse_phases({0: "head", 5: "layer4"})]
     [(0, 'head'), (5, 'layer4')]
     """
-    if not isinstance(spec, dict):
-        return (Phase(0, spec),)
     phases = []
-    for epoch, entry in spec.items():
+    for epoch, entry in (spec if isinstance(spec, dict) else {0: spec}).items():
         try:
+            if isinstance(epoch, bool | float):
+                raise TypeError("a phase starts with a whole epoch")
             start = int(epoch)
-            fields = dict(entry) if isinstance(entry, dict) else {"train": entry}
+            fields: dict[str, Any] = dict(entry) if isinstance(entry, dict) else {"train": entry}
             phases.append(_checked(Phase(start, **fields)))
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"model.train: cannot read the phase {epoch!r}: {entry!r} ({error}). "
+                f"model.train: cannot read the phase {shown(epoch)}: {shown(entry)} ({error}). "
                 "Write the first epoch and a boundary, as in {0: head, 5: layer4}, "
                 "or {5: {train: layer4, lr: 0.001, backbone_lr: 0.0001}}."
             ) from error
     phases.sort(key=lambda phase: phase.start)
-    if not phases or phases[0].start != 0:
+    starts = [phase.start for phase in phases]
+    if starts[:1] != [0] or len(set(starts)) < len(starts):
         raise UserError(
-            f"model.train: the first phase must start at epoch 0, as in {{0: head, 5: layer4}}; got {spec}."
+            "model.train: the first phase must start at epoch 0 and each at another one, as in {0: head, 5: layer4}; "
+            f"got {shown(spec)}."
         )
     return tuple(phases)
 
 
 def _checked(phase: Phase) -> Phase:
     """Raise a TypeError or ValueError for what is no boundary or no learning rate."""
-    if not isinstance(phase.train, str | int):
+    if not isinstance(phase.train, str | int) or isinstance(phase.train, bool):
         raise TypeError("a boundary is a name or a number")
     rates = [None if rate is None else float(rate) for rate in (phase.lr, phase.backbone_lr)]
-    if any(rate is not None and not rate >= 0 for rate in rates):
-        raise ValueError("a learning rate is not below 0")
+    if any(rate is not None and not 0 <= rate < math.inf for rate in rates):
+        raise ValueError("a learning rate is finite and not below 0")
     return Phase(phase.start, phase.train, *rates)

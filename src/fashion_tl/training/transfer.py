@@ -59,7 +59,10 @@ class TransferClassifier(ImageClassifier):
         if init_from is not None:
             self._load_start(network, start, init_from)
         info = self.backbone_info
-        statistics = tuple(mean or saved.get("mean", info.mean)), tuple(std or saved.get("std", info.std))
+        statistics = (
+            tuple(saved.get(name, own) if given is None else given)
+            for name, given, own in (("mean", mean, info.mean), ("std", std, info.std))
+        )
         self.build(network, info.channels, *statistics)
         self.architecture, self.weights = info.architecture, info.weights
         if init_from is not None:

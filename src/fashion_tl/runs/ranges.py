@@ -1,0 +1,290 @@
+"""What the values of a configuration may be: checked after parsing, before anything is built or written."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import torch
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.strategies import StrategyRegistry
+
+from fashion_tl.callbacks.features import MODES
+from fashion_tl.data.augment import Augment
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
+from fashion_tl.imports import class_path, import_class
+from fashion_tl.records.record import check_name
+from fashion_tl.runs.refusals import LINKED
+from fashion_tl.training.classifier import ImageClassifier
+
+_UP = math.inf
+RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by setting
+    "seed_everything": (0, 2**32 - 1),
+    "checkpoint_minutes": (1e-6, _UP),
+    "checkpoint_steps": (1, _UP),
+    "patience": (0, _UP),
+    "seeds": (1, 10_000),
+    "trainer.num_nodes": (1, 10_000),
+    "trainer.fast_dev_run": (0, _UP),
+    "trainer.min_epochs": (0, _UP),
+    "trainer.min_steps": (0, _UP),
+    "trainer.overfit_batches": (0, _UP),
+    "trainer.check_val_every_n_epoch": (1, _UP),
+    "trainer.num_sanity_val_steps": (-1, _UP),
+    "trainer.log_every_n_steps": (0, _UP),
+    "trainer.accumulate_grad_batches": (1, 1_000_000),
+    "trainer.gradient_clip_val": (0, _UP),
+    "trainer.reload_dataloaders_every_n_epochs": (0, _UP),
+}
+ENDS = ("trainer.max_epochs", "trainer.max_steps")
+NULLABLE = ("checkpoint_minutes", "checkpoint_steps", "patience", "search", "study", "ckpt_path", "extends", "config")
+BUILT = {"trainer": Trainer, "data": ImageDataModule, "data.augment": Augment}  # what is built of a section
+BATCHES = ("train_batches", "val_batches", "test_batches", "predict_batches")
+SHARES = (*(f"trainer.limit_{name}" for name in BATCHES), "trainer.val_check_interval")
+DURATIONS = ("trainer.max_time", "trainer.val_check_interval")
+# A candidate is named, seeded and kept by the search itself.
+NOT_SEARCHED = ("name", "seeds", "search", "resume", "log_dir", "checkpoint_dir", "ckpt_path", "config", "extends")
+LAUNCHERS = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID", "TORCHELASTIC_RUN_ID")  # what sets the processes of others up
+LARGEST = 2**63 - 1
+
+
+def check_settings(config: Namespace, verb: str) -> None:
+    """Check every value of a parsed configuration; all numbers that are out of their ranges are told together.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+    for section in ("trainer", "data", "model"):
+        if not isinstance(config[section], Namespace):
+            raise UserError(f"{section} is {shown(config[section])}, it must be a mapping of settings.")
+    for linked in LINKED:
+        if config.model.init_args.get(linked) is not None:
+            raise UserError(f"model.{linked} cannot be set: it follows from the data. Leave it out.")
+    if config.model.class_path in (class_path(ImageClassifier), "fashion_tl.ImageClassifier"):
+        raise UserError(
+            "model ImageClassifier has no network of its own: name ScratchClassifier, TransferClassifier or a subclass "
+            "of yours."
+        )
+    problems = _values(config) or _numbers(config)
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if problems[5:] else ""
+        raise UserError("; ".join(problems[:5]) + f"{more}.")
+    if config.cache not in MODES:
+        raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
+    for flag in ("ckpt_path", "compile"):
+        if config[flag] == "":
+            raise UserError(f"--{flag} is empty: leave it out, or give it a value. `--help` tells which.")
+    for flag in ("ckpt_path", "trainer.fast_dev_run"):
+        if config.resume and config[flag]:
+            raise UserError(f"--resume true finds the run to go on with itself; it cannot go with --{flag}.")
+    check_name(config.name)
+    for key in DURATIONS:
+        if isinstance(config[key], str | Mapping | Namespace):
+            _check_duration(key, config[key])
+    _check_devices(config.trainer)
+    if verb == "fit":
+        _check_folders(config)
+        _check_validation(config.trainer)
+
+
+def _values(config: Namespace) -> list[str]:
+    """Name what no setting may be: not finite, too large, null where a class does not allow it, code, exotic YAML."""
+    problems = []
+    for key, value in _leaves(config, ""):
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
+            problems.append(f"{key} is {shown(value)}: a number must be finite, and at most 2^63 - 1")
+        elif isinstance(value, bytes | set | datetime.date):
+            problems.append(f"{key} is {shown(value)}: allowed are numbers, text, booleans, null, lists and mappings")
+        elif inspect.isroutine(value):
+            problems.append(f"{key} names the function {value.__name__}, and a configuration calls none: name a class")
+        elif value is _Null:
+            problems.append(f"{key} is null: leave it out, or give it a value")
+    return problems
+
+
+class _Null:
+    """Stands for null where the class that it is handed to does not allow it."""
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - what a configuration holds
+    """Yield every value with its dotted name, but for those that a class sets itself."""
+    named = value.get("class_path") if isinstance(value, Namespace) else None
+    kind = BUILT.get(key) if named is None else import_class(named, object, key)
+    if kind is not None and isinstance(value, Namespace):
+        hints, defaults = _signature(kind)
+        for name, each in vars(value.get("init_args", value)).items():
+            if each is None and name not in LINKED and defaults.get(name) is not None:
+                if type(None) not in get_args(hints.get(name, Any | None)):
+                    yield f"{key}.{name}", _Null
+            elif not (inspect.isroutine(each) and each is defaults.get(name)):
+                yield from _leaves(each, f"{key}.{name}")
+    elif isinstance(value, Namespace | Mapping):
+        for name, each in dict(vars(value) if isinstance(value, Namespace) else value).items():
+            if each is None and not key and name not in NULLABLE:
+                yield name, _Null
+            yield from _leaves(each, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for each in value:
+            yield from _leaves(each, key)
+    else:
+        yield key, value
+
+
+def _signature(built: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the types and the defaults of the arguments of a class and of those that it passes on."""
+    hints: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for kind in reversed(built.__mro__):
+        init: Any = vars(kind).get("__init__")
+        if inspect.isfunction(init):
+            with suppress(NameError):  # a type that is imported for checkers alone
+                hints |= get_type_hints(init)
+            defaults |= {name: one.default for name, one in inspect.signature(init).parameters.items()}
+    return hints, defaults
+
+
+def _numbers(config: Namespace) -> list[str]:
+    given = {key: _number(config.get(key)) for key in RANGES}
+    problems = out_of_range({key: (value, *RANGES[key]) for key, value in given.items()})
+    for key in ENDS:
+        value = config[key]
+        if value is not None and value != -1 and value < 1:
+            problems.append(f"{key} is {value}, allowed is 1 or more, or -1 for no end")
+    for key in SHARES:
+        value = _number(config[key])
+        if value is not None and not (0 < value <= 1 or (isinstance(value, int) and value > 1)):
+            problems.append(f"{key} is {value}, allowed is a number of batches from 1, or a share above 0 to 1.0")
+    return problems
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401 - what a configuration holds
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _check_duration(key: str, given: str | Namespace | dict[str, int]) -> None:
+    try:
+        left = Timer(dict(vars(given)) if isinstance(given, Namespace) else given).time_remaining()
+    except (MisconfigurationException, TypeError, ValueError, OverflowError, AttributeError) as error:
+        left, reason = 0.0, f" ({error})"
+    else:
+        reason = ""
+    if not left or left <= 0:
+        raise UserError(f"{key} is {shown(given)}{reason}: give a time above 0 as DD:HH:MM:SS, such as 00:01:30:00.")
+
+
+def _check_devices(trainer: Namespace) -> None:
+    """Refuse accelerators, strategies and processes that this machine does not have."""
+    accelerator, devices = trainer.accelerator, trainer.devices
+    accelerators = ("auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators()))
+    if isinstance(accelerator, str) and accelerator not in accelerators:
+        raise unknown_name("trainer.accelerator", accelerator, accelerators)
+    gpus = {"gpu": ("cuda", "mps")}.get(str(accelerator), (str(accelerator),))
+    if isinstance(accelerator, str) and accelerator != "auto" and not any(map(_is_there, gpus)):
+        raise UserError(f"trainer.accelerator is {accelerator}: there is no {gpus[0].upper()} here. Give auto or cpu.")
+    strategies = ("auto", *StrategyRegistry.available_strategies())
+    if isinstance(trainer.strategy, str) and trainer.strategy not in strategies:
+        raise unknown_name("trainer.strategy", trainer.strategy, strategies)
+    if trainer.num_nodes > 1 and not any(name in os.environ for name in LAUNCHERS):
+        raise UserError(
+            f"trainer.num_nodes is {trainer.num_nodes}, and nothing has started the others: use torchrun or SLURM, or "
+            "set MASTER_ADDR and NODE_RANK on each."
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_cpu = accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    count = int(str(devices)) if str(devices).isdigit() else 1
+    if on_cpu and (count > cores or not (count and str(devices) in ("auto", str(count)))):
+        raise UserError(f"trainer.devices is {devices}: this machine has {cores} CPU cores. Give 1 to {cores}.")
+
+
+def _is_there(accelerator: str) -> bool:
+    try:
+        return bool(AcceleratorRegistry.get(accelerator).is_available())
+    except ImportError:  # it takes a package that is not installed
+        return False
+
+
+def _check_validation(trainer: Namespace) -> None:
+    """Refuse a run that would end before its first validation, which chooses the checkpoint that is tested."""
+    if trainer.fast_dev_run:
+        return
+    if trainer.enable_checkpointing is False:
+        raise UserError("trainer.enable_checkpointing is false: a run tests its best checkpoint. Leave it out.")
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if every is not None and 0 < (epochs or 0) < every:
+        raise UserError(
+            f"trainer.check_val_every_n_epoch is {every}, and the run has {epochs} epochs: validation chooses the "
+            "checkpoint that is tested. Give at most as many."
+        )
+
+
+def check_lengths(trainer: Any, data: ImageDataModule) -> None:  # noqa: ANN401 - the Trainer, whose type does not tell
+    """Refuse limits of batches that leave nothing to train, validate or test on.
+
+    Args:
+        trainer: The trainer.
+        data: The data module, after ``setup``.
+    """
+    if trainer.fast_dev_run:
+        return
+    sizes = {
+        "train": data.count_batches(trainer.world_size),
+        **{name: math.ceil(len(data.splits[name]) / data.eval_batch_size) for name in ("val", "test")},
+    }
+    for name, batches in sizes.items():
+        limit = getattr(trainer, f"limit_{name}_batches")
+        if isinstance(limit, float) and int(limit * batches) < 1:
+            raise UserError(
+                f"trainer.limit_{name}_batches is {limit}: of {batches} batches that leaves none. Give 1 or more for a "
+                "number of batches."
+            )
+    train, limit, every = sizes["train"], trainer.limit_train_batches, getattr(trainer, "val_check_interval", None)
+    train = int(train * limit) if isinstance(limit, float) else min(train, limit or train)
+    if trainer.check_val_every_n_epoch is not None and isinstance(every, int) and every > train:
+        raise UserError(f"trainer.val_check_interval is {every}: an epoch has {train} batches. Give at most as many.")
+    if isinstance(every, float) and int(train * every) < 1:
+        raise UserError(f"trainer.val_check_interval is {every}: of {train} batches that is none. Give a larger one.")
+
+
+def _check_folders(config: Namespace) -> None:
+    if config.trainer.fast_dev_run:
+        return
+    for flag in ("log_dir", "checkpoint_dir"):
+        check_folder(config[flag] / config.name, f"--{flag}")
+    if os.path.realpath(config.log_dir) == os.path.realpath(config.checkpoint_dir):
+        raise UserError(f"--log_dir and --checkpoint_dir are both {config.log_dir}: give two folders.")
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Refuse a folder that cannot be made, or in which nothing can be made; nothing is left by this.
+
+    Args:
+        folder: The folder.
+        flag: The flag that names it, for the message.
+    """
+    there = folder
+    try:
+        with suppress(FileNotFoundError):
+            folder.lstat()
+        while not there.exists():
+            if there.is_symlink():
+                raise UserError(f"{flag}: {shown(str(there))[1:-1]} is a link to nowhere. Choose another folder.")
+            there = there.parent
+        with tempfile.TemporaryDirectory(prefix=".fashion_tl.", dir=there):
+            pass
+    except (OSError, ValueError) as error:  # a ValueError: a path that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{flag}: cannot write to {shown(str(folder))[1:-1]}: {reason}. Choose another folder."
+        ) from error

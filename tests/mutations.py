@@ -1,0 +1,292 @@
+"""The safety checks that ``make mutation`` breaks, and the tests that have to notice."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """One check of the source and how it is broken.
+
+    Attributes:
+        what: The check, in words.
+        file: Where it is, below src/fashion_tl.
+        text: Its exact text, which occurs there once.
+        broken: What takes its place.
+        tests: Arguments of pytest; the tests that have to fail.
+    """
+
+    what: str
+    file: str
+    text: str
+    broken: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    # Data
+    Mutation(
+        "what is held out does not train",
+        "data/splits.py",
+        "stay.append(members[count:])",
+        "stay.append(members)",
+        ("tests/data/test_splits.py",),
+    ),
+    Mutation(
+        "a label budget's validation images do not train",
+        "data/splits.py",
+        "train.append(members[~validates])",
+        "train.append(members)",
+        ("tests/data/test_datamodule.py",),
+    ),
+    Mutation(
+        "test images that are split off do not train",
+        "data/datamodule.py",
+        "train, val = stay[kept], stay[held]",
+        "train, val = kept, held",
+        ("tests/data/test_datamodule.py",),
+    ),
+    Mutation(
+        "a class with too few images is refused",
+        "data/datamodule.py",
+        "            if lost:\n",
+        "            if lost and not labels.numel():\n",
+        ("tests/data/test_image_folder.py",),
+    ),
+    Mutation(
+        "checksums of Fashion-MNIST's files",
+        "data/idx.py",
+        "if sha256 is not None and hashlib",
+        "if sha256 is None and hashlib",
+        ("tests/data/test_fashion_mnist.py",),
+    ),
+    Mutation(
+        "a download is checked before it gets its name",
+        "data/download.py",
+        "                    check(draft)\n",
+        "",
+        ("tests/data/test_download.py",),
+    ),
+    Mutation(
+        "a pipe named as an image is not opened",
+        "data/files.py",
+        "if not stat.S_ISREG(path.stat().st_mode):",
+        "if not path.exists():",
+        ("tests/data/test_image_folder.py",),
+    ),
+    Mutation(
+        "pretrained weights are those of the hub",
+        "models/backbones.py",
+        "            if not whole:\n",
+        "            if whole is None:\n",
+        ("tests/models/test_backbones.py", "-k", "not_those_of_the_hub"),
+    ),
+    # Freezing and the optimizer
+    Mutation(
+        "frozen parameters take no gradient",
+        "models/staged.py",
+        "parameter.requires_grad_(name in trained)",
+        "parameter.requires_grad_(True)",
+        ("tests/models/test_staged.py",),
+    ),
+    Mutation(
+        "frozen BatchNorm stays in eval mode",
+        "models/staged.py",
+        "            module.training = False\n",
+        "            pass\n",
+        ("tests/models/test_staged.py",),
+    ),
+    Mutation(
+        "the policy of BatchNorm in trained stages",
+        "models/staged.py",
+        'isinstance(module, _BatchNorm) and batch_norm != "train")',
+        'isinstance(module, _BatchNorm) and batch_norm == "eval")',
+        ("tests/models/test_staged.py",),
+    ),
+    Mutation(
+        "statistics that another callback has reset are put back",
+        "training/freezing.py",
+        "                buffer.copy_(self._buffers[name])\n",
+        "                pass\n",
+        ("tests/test_foreign.py", "-k", "averaging"),
+    ),
+    Mutation(
+        "parameter groups hold every parameter",
+        "training/optimizer.py",
+        '        group["params"].append(parameter)\n',
+        '        group["params"] += [parameter] if parameter.requires_grad else []\n',
+        ("tests/training/test_optimizer.py",),
+    ),
+    Mutation(
+        "every batch draws random numbers of its own",
+        "seeds.py",
+        "seed, rank, epoch, batch))",
+        "seed, rank, epoch, 0))",
+        ("tests/training/test_freezing.py",),
+    ),
+    # Divergence
+    Mutation(
+        "weights that are not finite end the epoch",
+        "training/divergence.py",
+        "if trainer.strategy.reduce_boolean_decision(not finite.all(), all=False) and",
+        "if trainer.strategy.reduce_boolean_decision(False, all=False) and",
+        ("tests/training/test_divergence.py",),
+    ),
+    Mutation(
+        "weights that are not finite are not kept",
+        "training/divergence.py",
+        'if trainer.state.fn == "fit" and self._broken(trainer, pl_module):',
+        'if trainer.state.fn == "test" and self._broken(trainer, pl_module):',
+        ("tests/training/test_divergence.py",),
+    ),
+    # Going on
+    Mutation(
+        "a checkpoint of another plan, seed or data is refused",
+        "training/freezing.py",
+        "    if told:\n",
+        "    if told and inside is None:\n",
+        ("tests/test_resume.py", "-k", "another"),
+    ),
+    Mutation(
+        "a checkpoint between two optimizer steps is refused",
+        "training/freezing.py",
+        'if inside and saved["batch"] % saved["accumulate"] and',
+        'if False and saved["batch"] % saved["accumulate"] and',
+        ("tests/test_resume.py", "-k", "between_two"),
+    ),
+    Mutation(
+        "phases that have run must be the same",
+        "training/plan.py",
+        "    if begun[0] != begun[1]:\n",
+        "    if len(begun[0]) > len(begun[1]):\n",
+        ("tests/training/test_plan.py",),
+    ),
+    Mutation(
+        "a checkpoint of another network is refused",
+        "runs/resume.py",
+        "        if shapes[0] != shapes[1]:\n",
+        "        if not shapes:\n",
+        ("tests/test_fit.py", "-k", "another_network"),
+    ),
+    Mutation(
+        "a version is taken by one process",
+        "records/record.py",
+        "        lock.acquire()\n",
+        "        pass\n",
+        ("tests/records/test_record.py", "tests/test_resume.py", "-k", "taken or live"),
+    ),
+    # The cache
+    Mutation(
+        "values of a cache entry are verified",
+        "features/store.py",
+        "if version not in _verified and _crc(file) != crc:",
+        "if version not in _verified and False:",
+        ("tests/features/test_store.py",),
+    ),
+    Mutation(
+        "the description of a cache entry is verified",
+        "features/store.py",
+        'if meta["sha256"] != _digest(meta):',
+        'if meta["sha256"] is None:',
+        ("tests/features/test_store.py",),
+    ),
+    Mutation(
+        "an entry with rows missing does not appear",
+        "features/store.py",
+        "if file.tell() != _file_size(*arrays[name]):",
+        "if file.tell() > _file_size(*arrays[name]):",
+        ("tests/features/test_store.py",),
+    ),
+    Mutation(
+        "nothing but entries is removed from the cache's folder",
+        "features/store.py",
+        "    return all(f.is_file() and not f.is_symlink()",
+        "    return True or all(f.is_file() and not f.is_symlink()",
+        ("tests/features/test_store.py",),
+    ),
+    Mutation(
+        "the key of features depends on the weights",
+        "features/keys.py",
+        '            digest.update(f"{name} {_contents(tensor)}".encode())\n',
+        "            digest.update(name.encode())\n",
+        ("tests/test_foreign.py", "-k", "keys_tell"),
+    ),
+    Mutation(
+        "the key of features depends on the samples",
+        "features/extraction.py",
+        '            "samples": split.identity,\n',
+        "",
+        ("tests/test_cache.py", "-k", "whatever_features"),
+    ),
+    Mutation(
+        "random augmentation is never cached",
+        "callbacks/features.py",
+        "    if views is None:\n",
+        "    if views is None and not hasattr(data, 'augment'):\n",
+        ("tests/test_foreign.py", "tests/test_cache.py", "-k", "never_skipped or where_it_is_not_valid"),
+    ),
+    # What is read and shown
+    Mutation(
+        "checkpoints hold plain values alone",
+        "training/checkpoints.py",
+        "weights_only=True",
+        "weights_only=False",
+        ("tests/test_hostile.py", "-k", "checkpoints_run"),
+    ),
+    Mutation(
+        "the report escapes every text",
+        "report/page.py",
+        "autoescape=True",
+        "autoescape=False",
+        ("tests/test_hostile.py", "-k", "html"),
+    ),
+    Mutation(
+        "pictures of an analysis lie beside it",
+        "report/analyses.py",
+        "if Path(name).name != name:",
+        "if not name:",
+        ("tests/test_hostile.py", "-k", "pictures"),
+    ),
+    Mutation(
+        "names of runs stay in their folder",
+        "records/record.py",
+        'if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):',
+        "if not name:",
+        ("tests/records/test_record.py",),
+    ),
+    Mutation(
+        "logits that are not finite are no predictions",
+        "records/predictions.py",
+        "elif broken := int((~np.isfinite(logits)).any(axis=1).sum()):",
+        "elif broken := 0:",
+        ("tests/report/test_run_files.py",),
+    ),
+    Mutation(
+        "a calibration is of its checkpoint",
+        "inspection/calibration.py",
+        "if found.checkpoint != digest(checkpoint):",
+        "if not found.checkpoint:",
+        ("tests/inspection/test_calibration.py",),
+    ),
+    Mutation(
+        "the checkpoint that validation chose is tested",
+        "runs/fit.py",
+        "trainer.test(model, datamodule=data, ckpt_path=str(paths.best)",
+        "trainer.test(model, datamodule=data, ckpt_path=str(paths.last)",
+        ("tests/test_fit.py", "-k", "chose_is_tested"),
+    ),
+    Mutation(
+        "predict replaces nothing but an earlier table",
+        "inspection/predict.py",
+        "    if not former:\n",
+        "    if former is None:\n",
+        ("tests/test_tools.py", "-k", "output"),
+    ),
+    Mutation(
+        "compare replaces nothing but an earlier report",
+        "report/compare.py",
+        "    if foreign:\n",
+        "    if foreign is None:\n",
+        ("tests/report/test_compare.py",),
+    ),
+)
