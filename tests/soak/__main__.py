@@ -1,4 +1,4 @@
-"""``make soak``: kills, Ctrl-C, damaged files and full disks, drawn from a seed, for as long as wanted."""
+"""``make soak``: kills, Ctrl-C, damaged files, faults and full disks, drawn from a seed, for as long as wanted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.soak import damage, disks, kills
+from tests.soak import damage, disks, kills, single_faults
 from tests.soak.children import warm_up
 from tests.soak.results import Case, Result
 from tests.soak.settings import make_images
@@ -22,10 +22,11 @@ from tests.soak.table import circumstances, table, write
 ROOT = Path(__file__).parent.parent.parent
 # Share of the time, and the cases after which a kind has had enough.
 SHARES: Mapping[str, tuple[float, int]] = {
+    "faults": (0.1, 10_000),
     "kills": (0.45, 500),
-    "interrupts": (0.12, 120),
-    "damage": (0.28, 800),
-    "disks": (0.15, 160),
+    "interrupts": (0.1, 120),
+    "damage": (0.25, 800),
+    "disks": (0.1, 160),
 }
 
 
@@ -98,6 +99,7 @@ def _lane(root: Path, base: Path, seed: int, until: float, enough: dict[str, int
     folder.mkdir()
     (folder / "images").symlink_to(root / "images")
     streams: dict[str, Iterator[Case]] = {
+        "faults": single_faults.cases(seed, lane, lanes, folder),
         "kills": kills.cases(seed, lane, lanes, folder),
         "interrupts": kills.interrupts(seed, lane, lanes, folder),
         "damage": damage.cases(seed, lane, lanes, base, known),
@@ -111,8 +113,11 @@ def _lane(root: Path, base: Path, seed: int, until: float, enough: dict[str, int
             for kind, most in enough.items():
                 moment = until if last else moment + span * SHARES[kind][0] / total
                 while time.monotonic() < moment and counts[kind] * lanes < most:
+                    case = next(streams[kind], None)
+                    if case is None:
+                        break
                     counts[kind] += 1
-                    _run(next(streams[kind]), folder / f"{kind}-{counts[kind]}", file)
+                    _run(case, folder / f"{kind}-{counts[kind]}", file)
         sys.stdout.flush()
 
 

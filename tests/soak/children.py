@@ -181,15 +181,7 @@ def _launched(processes: int) -> list[dict[str, str]]:
 def _main(
     args: list[str], folder: Path, log: Path, variables: dict[str, str], tweaks: tuple[str, ...], limit: float
 ) -> None:
-    with suppress(OSError):
-        os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(folder)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8")
-    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8")
+    run_in(folder, log)
     faulthandler.dump_traceback_later(limit - 2, file=2)  # where it hangs
     os.environ.update(variables)
     tempfile.tempdir = None  # it was found in the parent's environment
@@ -202,6 +194,19 @@ def _main(
 
     sys.argv = ["fashion-tl", *args]
     cli.console()
+
+
+def run_in(folder: Path, log: Path) -> None:
+    """Begin a forked child as a program of its own: its process group, its folder, a file for what it prints."""
+    with suppress(OSError):
+        os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8")
 
 
 def _every_epoch() -> None:

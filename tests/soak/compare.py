@@ -133,7 +133,8 @@ def _values(name: str, one: Any, two: Any) -> list[str]:
 def _names(logs: Path) -> set[str]:
     checkpoints = _checkpoint(logs, "best.ckpt").parent
     folders = [folder for folder in (logs, checkpoints) if folder.is_dir()]
-    return {path.name for folder in folders for path in folder.iterdir() if ".tfevents." not in path.name}
+    names = {path.name for folder in folders for path in folder.iterdir()}
+    return {name for name in names if ".tfevents." not in name and not name.startswith(".")}  # drafts are leftovers
 
 
 def leftovers(whole: Path, other: Path) -> list[str]:

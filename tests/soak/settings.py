@@ -100,7 +100,10 @@ DIMENSIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "seeds": ("--seeds=2",),
         "search and seeds": ("--search={model.lr: [0.01, 0.001]}", "--seeds=2"),
     },
-    "processes": {**{f"1 {i}": () for i in range(4)}, "2": ("--trainer.devices=2", "--trainer.strategy=ddp")},
+    "processes": {
+        **{f"1 {i}": () for i in range(4)},
+        "2": ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=8"),
+    },
 }
 
 
