@@ -157,13 +157,8 @@ def _write(summary: str, rows: Sequence[tuple[str, ...]]) -> None:
     lines = ["| broken check | file | tests | outcome |", "| --- | --- | --- | --- |"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     block = "\n".join((BEGIN, summary, "", *lines, END))
-    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "# Reliability\n"
-    if BEGIN in text:
-        before, _, rest = text.partition(BEGIN)
-        text = before + block + rest.partition(END)[2]
-    else:
-        text += f"\n## Broken checks\n\n{block}\n"
-    PAGE.write_text(text, encoding="utf-8")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(before + block + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":
