@@ -17,7 +17,7 @@ SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test test-fast soak bench bench-peers mutation licences audit check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test test-fast fuzz soak bench bench-peers mutation licences audit check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,9 @@ test: $(STAMP) ## run the tests
 
 test-fast: $(STAMP) ## run the tests that take less than about a second each
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow' $(ARGS)
+
+fuzz: $(STAMP) ## look for configurations, plans and bytes that break a property: make fuzz MINUTES=10
+	$(BIN)/python -m tests.fuzz $(or $(MINUTES),10)
 
 soak: $(STAMP) ## kill runs, damage files and fill disks for MINUTES=30 from SEED=0; write docs/reliability.md
 	OMP_NUM_THREADS=1 FASHION_TL_DATA_DIR='$(DATA_DIR)' $(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0) $(ARGS)

@@ -77,8 +77,8 @@ MUTATIONS = (
     Mutation(
         "pretrained weights are those of the hub",
         "models/backbones.py",
-        "            if not whole:\n",
-        "            if whole is None:\n",
+        "and sha256(kept) != kept.name:",
+        "and not kept.exists():",
         ("tests/models/test_backbones.py", "-k", "not_those_of_the_hub"),
     ),
     # Freezing and the optimizer
@@ -225,6 +225,56 @@ MUTATIONS = (
         "    if views is None and not hasattr(data, 'augment'):\n",
         ("tests/test_foreign.py", "tests/test_cache.py", "-k", "never_skipped or where_it_is_not_valid"),
     ),
+    # Files
+    Mutation(
+        "checksums of checkpoints",
+        "training/checkpoints.py",
+        'if b"%0*x" % (_DIGITS, found) != tail[len(_MARK) :]:',
+        "if not found and not tail:",
+        ("tests/training/test_checkpoint_files.py", "-k", "flipped"),
+    ),
+    Mutation(
+        "checksums of records",
+        "files.py",
+        "not in (None, _sha256_of(content)):",
+        "not in (None, expected):",
+        ("tests/test_files.py",),
+    ),
+    Mutation(
+        "checksums of the files that a record names",
+        "records/record.py",
+        "if expected not in (None, sha256(folder / name)):",
+        "if expected == name:",
+        ("tests/records",),
+    ),
+    Mutation(
+        "a file reaches the disk before its name does",
+        "files.py",
+        "            os.fsync(file.fileno())\n",
+        "",
+        ("tests/test_files.py",),
+    ),
+    Mutation(
+        "data and objective of a run that goes on are the same",
+        "training/freezing.py",
+        '"data": dict(getattr(data, "identity", {})),',
+        '"data": {},',
+        ("tests/runs/test_going_on.py", "-k", "other_data"),
+    ),
+    Mutation(
+        "what a configuration imports is what the field expects",
+        "imports.py",
+        "if not (isinstance(found, type) and issubclass(found, base)):",
+        "if found is None:",
+        ("tests/test_hostile.py", "-k", "class_of_a_checkpoint or source_of_a_record"),
+    ),
+    Mutation(
+        "numbers that are not finite are refused",
+        "errors.py",
+        "if value is not None and not (low <= value <= high and abs(value) < math.inf)",
+        "if value is not None and (value < low or value > high)",
+        ("tests/runs/test_bad_input.py", "-k", "test_a_flag and nan"),
+    ),
     # What is read and shown
     Mutation(
         "checkpoints hold plain values alone",
@@ -250,7 +300,7 @@ MUTATIONS = (
     Mutation(
         "names of runs stay in their folder",
         "records/record.py",
-        'if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):',
+        'if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}", name):',
         "if not name:",
         ("tests/records/test_record.py",),
     ),

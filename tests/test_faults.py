@@ -38,7 +38,7 @@ def test_a_fault_is_what_it_says(tmp_path: Path) -> None:
 def test_some_single_faults_end_in_the_same_weights_or_a_clear_stop(tmp_path: Path) -> None:
     counts = count_faults(tmp_path)
     assert min(counts.values()) > 8
-    outcomes = list(every_fault(tmp_path, counts, lambda kind, n: n % (counts[kind] // 4) == 1))
-    assert len(outcomes) >= 16
+    outcomes = list(every_fault(tmp_path, counts, lambda kind, n: n % (counts[kind] // 3) == 1))
+    assert len(outcomes) >= 12
     assert [outcome for outcome in outcomes if outcome.what.startswith("WRONG")] == []
-    assert {outcome.what for outcome in outcomes} > {"stopped, resumed: same", "stopped after training"}
+    assert {"stopped, resumed: same", "same"} <= {outcome.what for outcome in outcomes}

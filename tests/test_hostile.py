@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from fashion_tl.cli import main
@@ -153,6 +154,28 @@ def test_costs_and_groups_run_no_code(run: RunPaths, capsys: Output) -> None:
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "builtins.exec", "pathlib.Path", "torch.nn.Linear"])
+def test_the_class_of_a_checkpoint_is_a_classifier(run: RunPaths, capsys: Output, path: str) -> None:
+    checkpoint = torch.load(run.best, weights_only=True)
+    torch.save({**checkpoint, "fashion_tl_module": path}, run.best)
+    assert "is no subclass of" in refused(capsys, "predict", run.best, "pets")
+    assert "is no subclass of" in refused(capsys, "explain", "run")
+
+
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "pathlib.Path"])
+def test_the_source_of_a_record_is_a_source(run: RunPaths, capsys: Output, path: str) -> None:
+    canary = Path("canary").absolute()
+    config = yaml.safe_load((run.logs / "config.yaml").read_text(encoding="utf-8"))
+    config["data"]["source"] = {"class_path": path, "init_args": {"args": f"touch {canary}", "shell": True}}
+    (run.logs / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    record = json.loads((run.logs / "run.json").read_text(encoding="utf-8"))
+    for checksums in ("sha256", "files"):  # who changes a file can change these
+        record.pop(checksums, None)
+    (run.logs / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert "is no subclass of" in refused(capsys, "diagnose", "run")
+    assert not canary.exists()
+
+
 # HTML
 
 
@@ -193,6 +216,7 @@ def nasty(run: RunPaths) -> RunPaths:
     path.write_text(json.dumps(record), encoding="utf-8")
     for analysis in (run.logs / "analysis").glob("*.json"):
         whole = json.loads(analysis.read_text(encoding="utf-8"))
+        whole.pop("sha256", None)
         analysis.write_text(json.dumps({**soiled(whole), "pictures": whole.get("pictures", [])}), encoding="utf-8")
     (run.logs / "config.yaml").write_text(json.dumps({NASTY: NASTY, "name": NASTY}), encoding="utf-8")
     for name in ("lightning_logs", "checkpoints"):
@@ -233,6 +257,7 @@ def test_pictures_of_an_analysis_are_files_beside_it(run: RunPaths) -> None:
     shutil.copy("pets/cat/0.png", secret)
     for analysis in (run.logs / "analysis").glob("*.json"):
         whole = json.loads(analysis.read_text(encoding="utf-8"))
+        whole.pop("sha256", None)
         for picture in (str(secret), "../../../../secret.png", "../../../../pets/cat/0.png"):
             whole["pictures"] = [{"file": picture, "alt": "a secret"}]
             analysis.write_text(json.dumps(whole), encoding="utf-8")

@@ -11,4 +11,4 @@ def test_every_check_is_there_once() -> None:
     assert {mutation.what: occurrences(mutation) for mutation in MUTATIONS if occurrences(mutation) != 1} == {}
     assert all(mutation.text != mutation.broken for mutation in MUTATIONS)
     files = {test for mutation in MUTATIONS for test in mutation.tests if test.startswith("tests/")}
-    assert all((ROOT / file).is_file() for file in files)
+    assert all((ROOT / file).exists() for file in files)

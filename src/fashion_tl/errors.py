@@ -64,7 +64,7 @@ def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix
     ]
 
 
-def wrong_types(content: Mapping[str, Any], types: Mapping[str, type]) -> list[str]:
+def wrong_types(content: dict[str, Any], types: Mapping[str, type]) -> list[str]:
     """Describe entries of a file that are of another type than what reads them takes.
 
     Args:
@@ -72,16 +72,23 @@ def wrong_types(content: Mapping[str, Any], types: Mapping[str, type]) -> list[s
         types: Type by dotted key; a list on the way stands for each of its items, float for int too. What is missing or
             None passes.
     """
-    told = {}
+    told: dict[str, str] = {}
+
+    def check(name: str, value: Any, kind: type) -> None:  # noqa: ANN401 - any value of a file
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if value is not None and (not fits or (isinstance(value, bool) and kind is not bool)):
+            told.setdefault(name, f"{name} has {str(value)[:40]!r}, it must be of type {kind.__name__}")
+
     for name, kind in types.items():
         values: list[Any] = [content]
-        for key in name.split("."):
+        *way, last = name.split(".")
+        for depth, key in enumerate((*way, last)):
             values = [item for value in values for item in (value if isinstance(value, list) else [value])]
-            values = [value.get(key) if isinstance(value, Mapping) else value for value in values]
+            for value in values:
+                check(".".join(way[:depth]), value, dict)
+            values = [value.get(key) for value in values if isinstance(value, dict)]
         for value in values:
-            fits = isinstance(value, (int, float) if kind is float else kind)
-            if value is not None and (not fits or (isinstance(value, bool) and kind is not bool)):
-                told[name] = f"{name} is {str(value)[:40]!r}, it must be of type {kind.__name__}"
+            check(name, value, kind)
     return list(told.values())
 
 

@@ -80,7 +80,7 @@ def test_the_tasks_share_no_class() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"count": 0, "seed": 0}, ["count is 0", "allowed is 1 or more"]),
+        ({"count": 0, "seed": 0}, ["count is 0", "allowed is 1 to"]),
         ({"count": 5, "seed": -1}, ["seed is -1", "allowed is 0 to"]),
         ({"count": 0, "seed": 0, "size": 8}, ["count is 0", "size is 8", "16 to 256"]),
     ],

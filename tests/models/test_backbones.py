@@ -259,7 +259,7 @@ def test_weights_that_are_not_those_of_the_hub_are_refused(hub: Path, tmp_path: 
     content = bytearray(kept.read_bytes())
     content[-3] ^= 1
     kept.write_bytes(content)
-    with pytest.raises(UserError, match=rf"{kept.name} is damaged: .*Remove it to have it fetched again"):
+    with pytest.raises(UserError, match=rf"{kept.name} is damaged: .*Remove it to have it downloaded again"):
         create_backbone(name, pretrained=True, image_size=32)
     kept.unlink()
     create_backbone(name, pretrained=True, image_size=32)

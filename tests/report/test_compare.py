@@ -145,7 +145,7 @@ def test_a_report_that_was_cut_short_is_replaced(tmp_path: Path, monkeypatch: py
     out, original = tmp_path / "out", Path.replace
 
     def stop(self: Path, target: Path) -> Path:
-        if target.name == "index.html":
+        if target == out / "index.html":
             raise OSError(28, "No space left on device")
         return original(self, target)
 

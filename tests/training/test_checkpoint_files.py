@@ -128,11 +128,11 @@ def test_another_way_of_writing_that_was_asked_for_is_kept() -> None:
     ("change", "message"),
     [
         ({"state_dict": None}, "it has no state_dict"),
-        ({"state_dict": [1]}, r"state_dict is '\[1\]', it must be of type dict"),
+        ({"state_dict": [1]}, r"state_dict has '\[1\]', it must be of type dict"),
         ({"state_dict": {"network.a": 3}}, "network.a is no tensor"),
         ({"hyper_parameters": None}, "it has no hyper_parameters"),
-        ({"epoch": "one", "callbacks": 3}, "callbacks is '3', it must be of type dict; epoch is 'one'"),
-        ({"fashion_tl_module": 3}, "fashion_tl_module is '3'"),
+        ({"epoch": "one", "callbacks": 3}, "callbacks has '3', it must be of type dict; epoch has 'one'"),
+        ({"fashion_tl_module": 3}, "fashion_tl_module has '3'"),
     ],
 )
 def test_a_checkpoint_made_by_hand_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -67,11 +67,29 @@ def test_figures_of_an_epoch_weigh_batches_by_their_samples_and_go_on_from_a_che
     for batch in batches:
         whole.add(*batch)
     first.add(*batches[0])
-    second.restore(first.kept(), torch.device("cpu"))
+    second.restore(first.kept(), 0, torch.device("cpu"))
     second.add(*batches[1])
     for figures in (whole, second):
         found = {name: float(metric.compute()) for name, metric in figures.final("train").items()}
         assert found == pytest.approx({"train/loss": 0.75, "train/accuracy": 4 / 6})
+
+
+def test_a_checkpoint_keeps_the_figures_of_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = [TrainingFigures(), TrainingFigures()]
+    for rank, figures in enumerate(processes):
+        for batch in range(3):
+            figures.add(torch.tensor(float(rank + batch)), torch.tensor(rank), 2)
+    theirs = iter(processes[1].kept())
+    with monkeypatch.context() as distributed:
+        distributed.setattr(torch.distributed, "is_initialized", lambda: True)
+        gathered = "fashion_tl.training.figures.gather_all_tensors"
+        distributed.setattr(gathered, lambda tensor: [tensor, next(theirs)[0]])
+        kept = processes[0].kept()
+    for rank, figures in enumerate(processes):
+        again = TrainingFigures()
+        again.restore(kept, rank, torch.device("cpu"))
+        for name, metric in again.final("train").items():
+            assert metric.compute() == figures.final("train")[name].compute()
 
 
 def test_predictions_are_probabilities() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fashion_tl.errors import UserError, out_of_range, unknown_name
+from fashion_tl.files import sha256
 from fashion_tl.models.staged import probe
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -183,13 +184,8 @@ def _check_fetched(repository: str, files: tuple[str, ...]) -> None:
     """Refuse weights that changed on their way or since; the hub's cache keeps them under their SHA-256."""
     for path in _cached(repository, files) if repository else ():
         kept = path.resolve()
-        if re.fullmatch("[0-9a-f]{64}", kept.name):
-            with kept.open("rb") as file:
-                whole = hashlib.file_digest(file, "sha256").hexdigest() == kept.name
-            if not whole:
-                raise UserError(
-                    f"{kept} is damaged: its SHA-256 is not its name. Remove it to have it downloaded again."
-                )
+        if re.fullmatch("[0-9a-f]{64}", kept.name) and sha256(kept) != kept.name:
+            raise UserError(f"{kept} is damaged: its SHA-256 is not its name. Remove it to have it downloaded again.")
 
 
 def _cached(repository: str, files: tuple[str, ...]) -> list[Path]:

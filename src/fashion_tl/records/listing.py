@@ -57,7 +57,7 @@ def runs(*names: str, log_dir: Path = Path("lightning_logs"), newest: bool = Fal
 
 def _columns(record: dict[str, Any]) -> list[str]:
     test, model, time = record.get("test") or {}, record.get("model") or {}, record.get("time") or {}
-    trained = [phase.get("trained_parameters", 0) for phase in model.get("phases", [])]
+    trained = [phase.get("trained_parameters") or 0 for phase in model.get("phases") or []]
     return [
         str(record["status"]),
         f"{test['accuracy']:.4f}" if "accuracy" in test else "not recorded",

@@ -156,7 +156,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist: {folder} is not the log folder of a run.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(record, dict) or "status" not in record:
+    if not isinstance(record, dict) or record.get("status") is None:
         raise UserError(f"{path} is damaged: it is not the record of a run.")
     if wrong := wrong_types(record, TYPES):
         raise UserError(f"{path} is damaged: {'; '.join(wrong)}.")

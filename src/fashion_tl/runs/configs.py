@@ -63,8 +63,8 @@ def read_yaml(text: str, what: str) -> Any:  # noqa: ANN401 - whatever it holds
     Raises:
         UserError: If it is none, names objects of Python, or is too large or too deep.
     """
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if _size(node, {}) > MOST_VALUES:
             raise UserError(f"{what} holds more than {MOST_VALUES:,} values, its aliases (*) written out.")
@@ -73,8 +73,6 @@ def read_yaml(text: str, what: str) -> Any:  # noqa: ANN401 - whatever it holds
         raise UserError(f"{what} is nested too deeply.") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{what} is not YAML of plain values: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
 
 
 def _size(node: yaml.Node | None, sizes: dict[int, float]) -> float:

@@ -381,7 +381,7 @@ class ImageClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the figures of the epoch in progress."""
         if "fashion_tl_figures" in checkpoint:
-            self.training_figures.restore(checkpoint["fashion_tl_figures"], self.device)
+            self.training_figures.restore(checkpoint["fashion_tl_figures"], self.global_rank, self.device)
 
     def checkpoint_hparams(self) -> dict[str, Any]:
         """Return the hyperparameters that must differ when a checkpoint is loaded, such as ``pretrained``.

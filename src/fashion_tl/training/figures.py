@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 SAMPLES = 8192  # a metric's update costs the same for one batch and for many
 
@@ -48,17 +49,23 @@ class TrainingFigures(nn.Module):
         return {f"{stage}/{name}": metric for name, metric in self.metrics.items()}  # type: ignore[misc]
 
     def kept(self) -> list[Tensor]:
-        """Return what a checkpoint in the middle of an epoch keeps: losses, correct samples and samples by batch."""
+        """Return what a checkpoint in the middle of an epoch keeps, of each of P processes; all of them call this.
+
+        Returns:
+            Losses, correct samples and samples of each batch (P, batches); nothing between two epochs.
+        """
         if not self._kept:
             return []
         losses, correct, counts = zip(*self._kept, strict=True)
-        return [torch.stack(losses).cpu(), torch.stack(correct).cpu(), torch.tensor(counts)]
+        own = [torch.stack(losses), torch.stack(correct), torch.tensor(counts, device=losses[0].device)]
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return [torch.stack(gather_all_tensors(each) if several else [each]).cpu() for each in own]
 
-    def restore(self, kept: list[Tensor], device: torch.device) -> None:
-        """Go on from the batches before a checkpoint."""
+    def restore(self, kept: list[Tensor], rank: int, device: torch.device) -> None:
+        """Go on from the batches that a process has seen before a checkpoint."""
         self.reset()
-        if kept:
-            losses, correct, counts = (each.to(device) for each in kept)
+        if kept and rank < len(kept[0]):
+            losses, correct, counts = (each[rank].to(device) for each in kept)
             self._kept = list(zip(losses, correct, counts.tolist(), strict=True))
 
 
