@@ -434,7 +434,13 @@ def test_analyses_are_shown_side_by_side(folders: dict[str, Path], report: Calla
     (folders["a"] / "analysis" / "list.json").write_text("[]", encoding="utf-8")
     bad = {"title": "Bad", "tables": [{"columns": ["a"], "rows": [[1, 2]]}]}
     (folders["a"] / "analysis" / "bad.json").write_text(json.dumps(bad), encoding="utf-8")
-    away = {"title": "Away", "pictures": [{"file": "../../../x.png"}, {"file": "none.png"}, {"file": "bad.json"}]}
+    flipped = bytearray((folders["a"] / "analysis" / "x.png").read_bytes())
+    flipped[-20] ^= 1  # in the pixels
+    (folders["a"] / "analysis" / "flipped.png").write_bytes(flipped)
+    away = {
+        "title": "Away",
+        "pictures": [{"file": name} for name in ("../../../x.png", "none.png", "bad.json", "flipped.png")],
+    }
     (folders["a"] / "analysis" / "away.json").write_text(json.dumps(away), encoding="utf-8")
     part = report().part("Further analyses")
     (heat,) = part.all("div", data_kind="Heat")
@@ -451,6 +457,7 @@ def test_analyses_are_shown_side_by_side(folders: dict[str, Path], report: Calla
         "bad.json",
         "'../../../x.png' is not a file beside",
         "'none.png' cannot be read",
+        "'flipped.png' cannot be read",
         "'bad.json' is not a PNG",
     ):
         assert name in told

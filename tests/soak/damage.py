@@ -261,10 +261,21 @@ def _judge(
     if not changed:
         return IDENTICAL, ""
     named = (path.name, path.parent.name, path.parent.parent.name + " version 0")
-    new = "\n".join(line for line in ended.output.splitlines() if line not in expected.output)
+    new = "\n".join(line for line in _text(folder, ended) if line not in set(_text(whole, expected)))
     if any(name in new for name in named) and re.search(r"damaged|left out|cannot|missing|not whole|unreadable", new):
-        return TOLD, new[:300]
+        return TOLD, _sentence(new, named)
     return SILENT, "; ".join(changed[:5])[:1000]
+
+
+def _sentence(text: str, named: tuple[str, ...]) -> str:
+    found = [line for line in re.split(r"[<>\n]", text) if any(name in line for name in named)]
+    return found[0][:300] if found else ""
+
+
+def _text(folder: Path, ended: Ended) -> list[str]:
+    """Return the lines that a verb has printed, and those of the report's pages."""
+    pages = [path for path in (folder / "reports" / name for name in ("index.html", "comparison.md")) if path.is_file()]
+    return [line for text in (ended.output, *(page.read_text("utf-8") for page in pages)) for line in text.splitlines()]
 
 
 def figures(output: str) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from fashion_tl.files import read_json
 from fashion_tl.plain_text import clean
@@ -93,8 +96,10 @@ def _pictures(folder: Path, named: list[tuple[str, str]], where: str, damaged: l
             try:
                 content = (folder / name).read_bytes()
                 why = "" if content.startswith(PNG) else "is not a PNG file"
-            except (OSError, ValueError) as error:
-                why = f"cannot be read ({getattr(error, 'strerror', error)})"
+                if not why:
+                    Image.open(io.BytesIO(content)).verify()  # the checksums of its chunks
+            except (OSError, ValueError, SyntaxError) as error:
+                why = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         if why:
             damaged.append(clean(f"{where}: the picture {name!r} {why}"))
         else:
