@@ -245,7 +245,7 @@ MUTATIONS = (
         "records/record.py",
         "if expected not in (None, sha256(folder / name)):",
         "if expected == name:",
-        ("tests/records",),
+        ("tests/test_damage.py",),
     ),
     Mutation(
         "a file reaches the disk before its name does",
