@@ -128,15 +128,15 @@ MUTATIONS = (
     Mutation(
         "weights that are not finite end the epoch",
         "training/divergence.py",
-        "if trainer.strategy.reduce_boolean_decision(not finite.all(), all=False) and",
-        "if trainer.strategy.reduce_boolean_decision(False, all=False) and",
+        "if _broken(trainer, [weight for weight in pl_module.parameters() if weight.requires_grad]):",
+        "if _broken(trainer, []):",
         ("tests/training/test_divergence.py",),
     ),
     Mutation(
         "weights that are not finite are not kept",
         "training/divergence.py",
-        'if trainer.state.fn == "fit" and self._broken(trainer, pl_module):',
-        'if trainer.state.fn == "test" and self._broken(trainer, pl_module):',
+        'if trainer.state.fn == "fit" and _broken(trainer, list(pl_module.parameters())):',
+        'if trainer.state.fn == "test" and _broken(trainer, list(pl_module.parameters())):',
         ("tests/training/test_divergence.py",),
     ),
     # Going on

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import nn
 
 from fashion_tl.errors import UserError
 
-LOOKED_EVERY = 20  # batches, where a look makes the device or the other processes wait
+LOOKED_EVERY = 20  # batches: a look makes the device and other processes wait
 
 
 class DivergedError(UserError):
@@ -18,27 +18,18 @@ class DivergedError(UserError):
 
 
 class DivergenceGuard(Callback):
-    """Ends training within the epoch in which loss or weights cease to be finite, and keeps them out of checkpoints.
+    """Ends training within the epoch in which weights cease to be finite, and keeps such weights out of checkpoints.
 
-    A loss that is not finite ends training when the weights are not finite either: a gradient scaler leaves such steps
-    out, and training goes on. In validation and before a checkpoint is written nothing is tolerated.
-
-    Several processes decide together, so that none waits for one that has stopped.
+    A loss that is not finite is no reason by itself: a gradient scaler leaves such steps out, and training goes on. In
+    validation it is one. Several processes decide together, so that none waits for one that has stopped.
     """
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._begun: tuple[int, int] = (0, 0)  # step and batch of the first of these losses
         self._rate = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with an empty list."""
-        self._losses.clear()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Note the rate: after the batch there is the next one's."""
-        if not self._losses:
-            self._rate = max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        """Note the rate."""
+        self._note_rate(trainer)
 
     def on_train_batch_end(
         self,
@@ -48,25 +39,16 @@ class DivergenceGuard(Callback):
         batch: Any,  # noqa: ANN401 - Lightning's type
         batch_idx: int,
     ) -> None:
-        """Look at the losses since the last look.
+        """Look at the weights that train, every few batches.
 
         Raises:
-            DivergedError: If the weights are not finite.
+            DivergedError: If they are not finite.
         """
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if not isinstance(loss, Tensor):
+        if (batch_idx + 1) % LOOKED_EVERY and not trainer.is_last_batch:
             return
-        if not self._losses:
-            self._begun = (trainer.global_step, batch_idx)
-        self._losses.append(loss.detach())
-        waits = loss.device.type != "cpu" or trainer.world_size > 1
-        if waits and len(self._losses) < LOOKED_EVERY and not trainer.is_last_batch:
-            return
-        finite = torch.stack(self._losses).isfinite()
-        if trainer.strategy.reduce_boolean_decision(not finite.all(), all=False) and self._broken(trainer, pl_module):
-            bad = int((~finite).int().argmax())
-            raise self._error(trainer, "the weights are not finite", self._begun[1] + bad, self._begun[0] + bad)
-        self._losses.clear()
+        if _broken(trainer, [weight for weight in pl_module.parameters() if weight.requires_grad]):
+            raise self._error(trainer, "the weights are not finite")
+        self._note_rate(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the validation loss, before it chooses a checkpoint.
@@ -84,20 +66,22 @@ class DivergenceGuard(Callback):
         Raises:
             DivergedError: If there are any.
         """
-        if trainer.state.fn == "fit" and self._broken(trainer, pl_module):
+        if trainer.state.fn == "fit" and _broken(trainer, list(pl_module.parameters())):
             raise self._error(trainer, "the weights are not finite")
 
-    @staticmethod
-    def _broken(trainer: Trainer, module: LightningModule) -> bool:
-        weights = [parameter.detach() for parameter in module.parameters() if parameter.is_floating_point()]
-        sums = [each.sum(dtype=torch.float32) for each in weights]
-        broken = bool(sums) and not bool(torch.stack(sums).isfinite().all())
-        return trainer.strategy.reduce_boolean_decision(broken, all=False)
+    def _note_rate(self, trainer: Trainer) -> None:
+        self._rate = max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
 
-    def _error(self, trainer: Trainer, what: str, batch: int | None = None, step: int | None = None) -> DivergedError:
-        step = trainer.global_step if step is None else step
-        where = f"epoch {trainer.current_epoch + 1}" + ("" if batch is None else f", batch {batch + 1}")
+    def _error(self, trainer: Trainer, what: str) -> DivergedError:
         return DivergedError(
-            f"training diverged by step {step} ({where}, learning rate {self._rate:.3g}): {what}. Checkpoints are of "
-            "before. Give a lower --model.lr, more --model.warmup, or --trainer.gradient_clip_val 1."
+            f"training diverged by step {trainer.global_step} (epoch {trainer.current_epoch + 1}, learning rate "
+            f"{self._rate:.3g}): {what}. Checkpoints are of before. Give a lower --model.lr, more --model.warmup, or "
+            "--trainer.gradient_clip_val 1."
         )
+
+
+def _broken(trainer: Trainer, weights: list[nn.Parameter]) -> bool:
+    """Say whether a weight is not finite in any process."""
+    sums = [weight.detach().sum(dtype=torch.float32) for weight in weights if weight.is_floating_point()]
+    broken = bool(sums) and not bool(torch.stack(sums).isfinite().all())
+    return trainer.strategy.reduce_boolean_decision(broken, all=False)
