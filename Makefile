@@ -89,7 +89,7 @@ benchmarks/.venv-%/.installed: benchmarks/%.txt constraints.txt $(STAMP)
 	$(BIN)/uv pip install --quiet --python benchmarks/.venv-$*/bin/python --constraint constraints.txt --requirement $<
 	@touch $@
 
-mutation: $(STAMP) ## break safety checks of the source one by one and see whether the tests notice: docs/mutation.md
+mutation: $(STAMP) ## break safety checks of the source one by one and see whether the tests notice; write docs/reliability.md
 	$(BIN)/python -m tests.mutation $(ARGS)
 
 licences: $(STAMP) ## list the licence of every dependency: docs/licences.md

@@ -245,7 +245,7 @@ MUTATIONS = (
         "records/record.py",
         "if expected not in (None, sha256(folder / name)):",
         "if expected == name:",
-        ("tests/records",),
+        ("tests/test_damage.py",),
     ),
     Mutation(
         "a file reaches the disk before its name does",
@@ -270,10 +270,17 @@ MUTATIONS = (
     ),
     Mutation(
         "numbers that are not finite are refused",
-        "errors.py",
-        "if value is not None and not (low <= value <= high and abs(value) < math.inf)",
-        "if value is not None and (value < low or value > high)",
+        "runs/ranges.py",
+        "if isinstance(value, int | float) and not abs(value) <= LARGEST:",
+        "if isinstance(value, int | float) and abs(value) is None:",
         ("tests/runs/test_bad_input.py", "-k", "test_a_flag and nan"),
+    ),
+    Mutation(
+        "numbers out of their ranges are refused",
+        "runs/ranges.py",
+        "problems = out_of_range({key: (value, *RANGES[key]) for key, value in given.items()})",
+        "problems = out_of_range({})",
+        ("tests/runs/test_bad_input.py", "-k", "test_a_flag and trainer"),
     ),
     # What is read and shown
     Mutation(

@@ -349,7 +349,7 @@ def test_images_per_second_are_of_images_that_were_seen(fit: Fit) -> None:
 
 def test_without_validation_a_run_is_refused_at_once(fit: Fit, workdir: Path, capsys) -> None:
     assert fit("--trainer.limit_val_batches", "0") == 2
-    assert "limit_val_batches is 0: validation chooses" in capsys.readouterr().err
+    assert "limit_val_batches is 0, allowed is a number of batches from 1" in capsys.readouterr().err
     assert list(workdir.rglob("*")) == []
 
 

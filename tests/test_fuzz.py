@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from lightning.pytorch import Trainer
@@ -210,6 +210,7 @@ def nested(config: dict[str, Any]) -> dict[str, Any]:
 
 @tried(50)
 @given(configurations(), st.booleans())
+@example({"trainer.overfit_batches": 0.5, "data.batch_size": 1}, True)
 def test_any_configuration_is_a_run_or_one_message(config: dict[str, Any], trial: bool) -> None:
     length = ("--trainer.fast_dev_run=1",) if trial else ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
     out, err = io.StringIO(), io.StringIO()

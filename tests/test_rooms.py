@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,14 @@ def test_imports_point_down(room: str) -> None:
 def test_what_reads_records_imports_neither_torch_nor_lightning(room: str) -> None:
     for path in [SRC / room] if room.endswith(".py") else sorted((SRC / room).glob("*.py")):
         assert not {name.split(".")[0] for name in imports(path, at_once=True)} & HEAVY, path
+
+
+def test_files_are_written_in_one_place() -> None:
+    writing = re.compile(
+        r"""\.write_(text|bytes)\(|open\([^)\n]*["'][wax]b?\+?["']|np\.save|torch\.save\(|SummaryWriter\("""
+    )
+    found = {path for path in SRC.rglob("*.py") if writing.search(path.read_text(encoding="utf-8"))}
+    places = {"files.py", "events.py", "features/store.py", "data/download.py"}
+    memory = {"records/analysis.py", "training/checkpoints.py"}  # archives, which files.py then writes
+    kernel = {"process.py"}  # a switch of Linux
+    assert {path.relative_to(SRC).as_posix() for path in found} == places | memory | kernel

@@ -100,10 +100,8 @@ def main(args: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = "the disk is full" if full else error.strerror
         hint = "Free some space, then run it again" if full else "Run it again, or choose another place"
-        print(
-            f"fashion-tl: error: {error.filename}: {why}. {hint}; a training run goes on with --ckpt_path last.",
-            file=sys.stderr,
-        )
+        hint += "; --resume true goes on with what is not done." if given[0] == "fit" else "."
+        print(f"fashion-tl: error: {error.filename}: {why}. {hint}", file=sys.stderr)
         return 2
     except SystemExit as stop:
         return _status(stop)

@@ -85,6 +85,20 @@ def test_only_the_test_is_left_of_a_run_killed_between_training_and_test(
     assert versions(LOGS, "run") == [0]
 
 
+def test_ctrl_c_between_training_and_test_is_recorded(fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("fashion_tl.runs.fit._test", interrupt)
+        assert run(fit, epochs=1) == 130
+    record = read_record(LOGS / "run/version_0")
+    assert (record["status"], record["reason"]) == ("interrupted", "stopped by Ctrl-C")
+    assert "To go on: fashion-tl fit -c" in capsys.readouterr().out
+    assert run(fit, "--resume", "true", epochs=1) == 0
+    assert read_record(LOGS / "run/version_0")["status"] == COMPLETED
+
+
 def test_another_configuration_is_refused_and_each_difference_named(fit: Fit, stop_at, capsys) -> None:
     stop_at(1, 1, KeyboardInterrupt())
     assert run(fit) == 130

@@ -242,7 +242,20 @@ class RunRecorder(Callback):
                 self._write(trainer)
             except OSError as error:  # what has ended the run is told, whatever the disk of its record does
                 print(f"{error.filename} stays as it was: {error.strerror}", file=sys.stderr)
-        if self.paths.last.is_file() and not isinstance(exception, DivergedError):
+        if not isinstance(exception, DivergedError):
+            self._tell_how_to_go_on()
+
+    def interrupt(self) -> None:
+        """Record a Ctrl-C where no trainer runs, if the run has begun and is not done."""
+        if self.chosen is None or not (self.paths.logs / "run.json").is_file():
+            return
+        self.record, self._stopping = read_record(self.paths.logs), "stopped by Ctrl-C"
+        if self.record["status"] == RUNNING:
+            write_record(self.paths.logs, {**self.record, "status": INTERRUPTED, "reason": self._stopping})
+            self._tell_how_to_go_on()
+
+    def _tell_how_to_go_on(self) -> None:
+        if self.paths.last.is_file():
             config, last = (shlex.quote(str(path)) for path in (self.paths.logs / "config.yaml", self.paths.last))
             print(f"{self.paths.name}: {self._stopping}. To go on: fashion-tl fit -c {config} --ckpt_path {last}")
 

@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from fashion_tl.data.batches import fingerprint
-from fashion_tl.data.download import download
 from fashion_tl.data.idx import find_idx, read_idx
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.sources import Loaded, Source, data_root
@@ -79,6 +78,8 @@ class FashionMNIST(Source):
         return InMemoryImages(images.unsqueeze(1), labels.long())
 
     def _download(self, path: Path, sha256: str) -> Path:
+        from fashion_tl.data.download import download  # with urllib, which a run with its data can do without
+
         raw = path.parent
         try:
             download(ADDRESS + path.name, path, lambda draft: read_idx(draft, sha256))

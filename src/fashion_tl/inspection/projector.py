@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from fashion_tl.files import replacing_folder
 
 FOLDER = "projector"
 LARGEST_SPRITE = 8192  # pixels on a side; browsers show no larger one
@@ -59,7 +60,9 @@ def write_projector(
     Returns:
         The folder.
     """
-    from torch.utils.tensorboard import SummaryWriter
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    from fashion_tl.events import EventWriter
 
     side = min(LARGEST_PICTURE, max(images.shape[2:]), LARGEST_SPRITE // math.ceil(math.sqrt(len(images))))
     small = F.interpolate(images.float() / 255, size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
@@ -68,9 +71,10 @@ def write_projector(
         [_clean(truth), _clean(guess), "right" if truth == guess else "wrong", f"{sure:.3f}", str(place)]
         for truth, guess, sure, place in zip(labels, predicted, confidence, index.tolist(), strict=True)
     ]
-    folder, draft = logs / FOLDER, logs / f".{FOLDER}.{os.getpid()}"
-    try:
-        with SummaryWriter(log_dir=str(draft)) as writer:
+    folder = logs / FOLDER
+    with replacing_folder(folder) as draft:
+        with EventWriter(draft) as writer:
+            writer.events.add_event(Event())  # without a file of events TensorBoard lists no run
             writer.add_embedding(
                 torch.from_numpy(features),
                 metadata=rows,
@@ -80,9 +84,6 @@ def write_projector(
             )
         if folder.exists():
             shutil.rmtree(folder)
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

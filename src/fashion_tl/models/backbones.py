@@ -68,8 +68,12 @@ def create_backbone(name: str, pretrained: bool, image_size: int, arguments: dic
     except failures as error:
         raise _cannot_create(name, pretrained, error) from error
     given = {**described.get("model_args", {}), **(arguments or {})}
-    rates = {name: value for name, value in given.items() if name.endswith("_rate") and isinstance(value, int | float)}
-    if problems := out_of_range({name: (rate, 0, 1) for name, rate in rates.items()}, "model.backbone_args."):
+    drops = {
+        name: value
+        for name, value in given.items()
+        if re.search(r"drop.*_rate$", name) and isinstance(value, int | float)
+    }
+    if problems := out_of_range({name: (rate, 0, 1) for name, rate in drops.items()}, "model.backbone_args."):
         raise UserError("; ".join(problems) + ".")
     if described.get("pretrained_cfg", {}).get("fixed_input_size", False):
         given["img_size"] = image_size

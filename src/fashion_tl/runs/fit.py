@@ -120,8 +120,13 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
             if tested:
                 print(checks.summary(paths, model, data))
         resumed = None if checkpoint is None else str(checkpoint)
-        trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
-        return Run(None, {}) if trial else _test(trainer, model, data, recorder.paths, tested)
+        try:
+            trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
+            return Run(None, {}) if trial else _test(trainer, model, data, recorder.paths, tested)
+        except KeyboardInterrupt:  # between training and test, where Lightning does not see it
+            if first and not trial:
+                recorder.interrupt()
+            raise
 
 
 def _test(trainer: Trainer, model: ImageClassifier, data: Any, paths: RunPaths, tested: bool) -> Run:  # noqa: ANN401

@@ -236,8 +236,6 @@ def check_lengths(trainer: Any, data: ImageDataModule) -> None:  # noqa: ANN401 
         trainer: The trainer.
         data: The data module, after ``setup``.
     """
-    if trainer.fast_dev_run:
-        return
     sizes = {
         "train": data.count_batches(trainer.world_size),
         **{name: math.ceil(len(data.splits[name]) / data.eval_batch_size) for name in ("val", "test")},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from fashion_tl.errors import UserError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from fashion_tl.errors import UserError, one_line
 from fashion_tl.process import keep_freed_memory, stop_looking_for_gpus
 from fashion_tl.runs import checks
 from fashion_tl.runs.fit import run as run_once
@@ -16,10 +18,13 @@ from fashion_tl.seeds import seeded
 
 def run(verb: str, flags: list[str]) -> None:
     """Run ``fit``, ``validate`` or ``test`` with command-line arguments."""
-    if verb == "fit":
-        _fit(flags)
-    else:
-        _evaluate(verb, flags)
+    try:
+        if verb == "fit":
+            _fit(flags)
+        else:
+            _evaluate(verb, flags)
+    except MisconfigurationException as error:  # what Lightning finds out only when it is running
+        raise UserError(f"trainer: {one_line(error)}") from error
 
 
 def _fit(flags: list[str]) -> None:
