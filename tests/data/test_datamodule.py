@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from fashion_tl.data.augment import Augment
-from fashion_tl.data.batches import ResidentImages
+from fashion_tl.data.batches import BatchLoader, ResidentImages
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
@@ -433,23 +433,51 @@ def test_worker_processes_end_with_a_run(
     assert multiprocessing.active_children() == []
 
 
-def test_worker_processes_leave_signals_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def loader_with_workers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> BatchLoader:
+    """Return the training batches of 40 small pictures, read by two workers."""
     monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
     for name in "ab":
-        (tmp_path / name).mkdir()
+        (folder / name).mkdir()
         for i in range(20):
-            Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / name / f"{i}.png")
-    data = ImageDataModule(ImageFolder(".", root=tmp_path), image_size=8, batch_size=4, num_workers=2)
+            Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / name / f"{i}.png")
+    data = ImageDataModule(ImageFolder(".", root=folder), image_size=8, batch_size=4, num_workers=2)
     data.setup()
-    loader = data.train_dataloader()
+    return data.train_dataloader()
+
+
+def test_signals_to_the_group_miss_the_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = loader_with_workers(tmp_path, monkeypatch)
     batches = loader.read()
     for _ in range(2):  # one of each worker: both have begun
         next(batches)
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     for worker in workers:
-        for stop in (signal.SIGTERM, signal.SIGINT):  # as a service manager does, or Ctrl-C in a terminal
-            os.kill(cast(int, worker.pid), stop)
+        assert os.getpgid(cast(int, worker.pid)) == worker.pid  # what a service manager or a terminal sends misses it
     assert len(list(batches)) == len(loader) - 2
+    loader.close()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("held", ["start", "end"])
+def test_ctrl_c_while_workers_are_started_or_ended_comes_afterwards(
+    held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = loader_with_workers(tmp_path, monkeypatch)
+    batches = loader.read()
+    kind: Any = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
+    method = {"start": "_reset", "end": "_shutdown_workers"}[held]
+    original = getattr(kind, method)
+
+    def interrupted(self: Any, *args: Any, **more: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        original(self, *args, **more)
+
+    if held == "end":
+        assert len(list(batches)) == len(loader)
+    monkeypatch.setattr(kind, method, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(batches) if held == "start" else loader.close()
+    monkeypatch.undo()
     loader.close()
     assert multiprocessing.active_children() == []

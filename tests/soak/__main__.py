@@ -41,15 +41,15 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=min(2, os.cpu_count() or 1), help="cases at the same time")
     given = parser.parse_args()
     minutes = 2.0 if given.quick else given.minutes
-    began = time.monotonic()
+    began, told = time.monotonic(), circumstances(given.seed, ROOT)
     root = Path(tempfile.mkdtemp(prefix="soak-"))
     results = soak(root, given.seed, began + 60 * minutes, given.only, given.lanes, given.cases)
     text = table(results)
     print(text)
     whole = not given.quick and given.cases is None and set(given.only) == set(SHARES)
     if whole:
-        told = circumstances(given.seed, (time.monotonic() - began) / 60, ROOT)
-        write(ROOT / "docs" / "reliability.md", f"{told}\n\n{text}")
+        took = f"{(time.monotonic() - began) / 60:.0f} minutes."
+        write(ROOT / "docs" / "reliability.md", f"{told} {took}\n\n{text}")
     wrong = [result for result in results if not result.good]
     if wrong:
         print(f"{len(wrong)} cases against the promise; their folders, and results.jsonl, are in {root}")

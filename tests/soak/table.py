@@ -25,7 +25,10 @@ def table(results: Sequence[Result]) -> str:
         good = Counter(result.outcome for result in own if result.good)
         bad = Counter(result.outcome for result in own if not result.good)
         lines.append(f"| {row} | {len(own)} | {_counts(good)} | {_counts(bad) or '0'} |")
-    return "\n".join([*lines, "", *_seconds(results)])
+    early = sum(result.outcome == SKIPPED and not result.commands for result in results)
+    late = sum(result.outcome == SKIPPED for result in results) - early
+    unheard = f"Not counted: {late} runs that had ended before the signal, {early} cases that could not be made."
+    return "\n".join([*lines, "", unheard, "", *_seconds(results)])
 
 
 def _counts(found: Counter[str]) -> str:
@@ -52,15 +55,15 @@ def _seconds(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def circumstances(seed: int, minutes: float, root: Path) -> str:
-    """Say when, on what and of which commit a soak was run."""
+def circumstances(seed: int, root: Path) -> str:
+    """Say when, on what and of which commit a soak is run."""
 
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
 
     changed = " with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no") else ""
     return (
-        f"Seed {seed}, {minutes:.0f} minutes on {datetime.now(UTC):%Y-%m-%d}; {os.cpu_count()} cores of "
+        f"Seed {seed}, on {datetime.now(UTC):%Y-%m-%d}; {os.cpu_count()} cores of "
         f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, torch {version('torch')}; "
         f"commit {git('rev-parse', '--short', 'HEAD')}{changed}."
     )

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import signal
+import sys
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -220,8 +224,9 @@ class Split(Dataset[Batch]):
 
     def in_order(self, batch_size: int, workers: int = 0) -> Iterator[Tensor]:
         """Yield all images as stored (B, C, H, W), in the order of the split, whatever source is in use."""
-        for batch in BatchLoader(self, batch_size, workers=workers).read():
-            yield self.reading.fetch(batch, False)
+        with closing(BatchLoader(self, batch_size, workers=workers)) as loader:
+            for batch in loader.read():
+                yield self.reading.fetch(batch, False)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -344,18 +349,21 @@ class BatchLoader:
                 num_workers=self.workers,
                 persistent_workers=True,
                 pin_memory=self.pin_memory,
-                worker_init_fn=_leave_stopping_to_the_run,
+                worker_init_fn=_begin_worker,
                 # Else each new iterator would draw from the global generator.
                 generator=torch.Generator(),
             )
-        yield from self._reader
+        with _signals_held():
+            started = iter(self._reader)
+        yield from started
 
     def close(self) -> None:
         """End the worker processes; another epoch starts them again.
 
         Left to the garbage collector they end seconds later: it closes their queues before they are told.
         """
-        self._reader = None
+        with _signals_held():
+            self._reader = None
 
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands: the epoch and the batches of it that were taken."""
@@ -366,10 +374,42 @@ class BatchLoader:
         self._start = (state["epoch"], state["batch"])
 
 
-def _leave_stopping_to_the_run(worker: int) -> None:
-    """Ignore what stops a run: it ends its workers itself, and one that ends before it would be an error there."""
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.SIG_IGN)
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back while workers are started or ended.
+
+    Within a fork Ctrl-C would leave locks held, an iterator that is not whole never tells its workers to end, and in a
+    destructor Ctrl-C is lost.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread() or None in before.values():
+        yield  # handlers that Python cannot set
+        return
+    came: list[int] = []
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))  # in workers too, until they have begun
+    try:
+        yield
+    finally:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in came:
+            signal.raise_signal(each)
+
+
+def _begin_worker(worker: int) -> None:
+    """Leave signals to the process group to the run: it ends its workers itself, by SIGTERM where it must."""
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
+    if hasattr(signal, "sigtimedwait"):
+        signal.sigtimedwait((signal.SIGTERM,), 0)  # one that the group was sent before
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    # What a worker's batches raise reaches the run; a thread that a stopped run has dropped prints a traceback.
+    sys.excepthook = lambda *error: None
 
 
 def _as_is(batch: Batch) -> Batch:
