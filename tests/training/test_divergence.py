@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -32,11 +32,10 @@ class Broken(ScratchClassifier):
 
 
 class Weights(Callback):
-    """Makes a weight infinite without a word from the loss: after the last batch of an epoch."""
+    """Makes a weight infinite when the epoch has been looked at, before its checkpoint."""
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.is_last_batch:
-            next(pl_module.network.parameters()).data[0] = float("inf")
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        next(pl_module.parameters()).data[0] = float("inf")
 
 
 def train(kind: type[ScratchClassifier], folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:
