@@ -85,6 +85,22 @@ def test_only_the_test_is_left_of_a_run_killed_between_training_and_test(
     assert versions(LOGS, "run") == [0]
 
 
+def test_a_resume_that_is_stopped_at_its_start_keeps_the_record(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert run(fit, name="whole") == 0
+    with monkeypatch.context() as killed:
+        killed.setattr("fashion_tl.runs.fit._test", interrupt)
+        assert run(fit) == 130
+    with monkeypatch.context() as stopped:
+        stopped.setattr(ImageClassifier, "configure_optimizers", interrupt)
+        assert run(fit, "--resume", "true") == 130
+    assert read_record(LOGS / "run/version_0")["model"]
+    assert run(fit, "--resume", "true") == 0
+    same_end("run", "whole")
+
+
 def test_ctrl_c_between_training_and_test_is_recorded(fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

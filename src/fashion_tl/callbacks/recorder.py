@@ -114,14 +114,15 @@ class RunRecorder(Callback):
             if isinstance(callback, BestCheckpoint):
                 callback.dirpath = str(self.paths.checkpoints)
         self.record |= {"name": self.paths.name, "version": self.paths.version}
+        if stage == "fit" and self.own_start and trainer.is_global_zero:
+            # What the record says already is kept, should this part of the run end before it has begun.
+            self.record = {**read_record(self.paths.logs), **self.record}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and to measure memory."""
         self._fit_began = time.perf_counter()
         if self.trained:
             trainer.should_stop = True
-            if trainer.is_global_zero:
-                self.record = {**read_record(self.paths.logs), **self.record}
         elif self.tested:
             self._memory = PeakMemory(trainer.strategy.root_device)
             self._memory.start()

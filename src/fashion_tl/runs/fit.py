@@ -103,7 +103,9 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
             paths = own or next_paths(config.log_dir, config.checkpoint_dir, config.name)
         facts = {"seed": seed, "command": command, "study": config.study}
         text = dump("fit", checks.to_record(config))
-        recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, own_start=own is not None)
+        goes_on = own is not None and checkpoint is not None
+        recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, own_start=goes_on)
+        )
         logger = built.trainer.logger
         if logger is None:
             logger = RunLogger(paths) if tested and not trial else False

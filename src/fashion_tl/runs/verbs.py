@@ -37,7 +37,9 @@ def _fit(flags: list[str]) -> None:
             raise UserError(f"--{flag} is for one run; it cannot go with --search or --seeds.")
     try:
         repeat(flags, config.seeds, search(flags, config.search) if config.search else {})
-    except (KeyboardInterrupt, SystemExit):
+    except UserError:
+        raise
+    except BaseException:
         again = [*flags, *(() if config.resume else ("--resume", "true"))]
         print(f"To go on with what is not done yet: {shlex.join(['fashion-tl', 'fit', *again])}")
         raise
