@@ -105,7 +105,6 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         text = dump("fit", checks.to_record(config))
         goes_on = own is not None and checkpoint is not None
         recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, own_start=goes_on)
-        )
         logger = built.trainer.logger
         if logger is None:
             logger = RunLogger(paths) if tested and not trial else False
