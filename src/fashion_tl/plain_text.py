@@ -1,11 +1,13 @@
-"""Text as it was written: names of classes and runs may hold anything."""
+"""Text as it was written: names of classes and runs may hold anything; nested settings as text by dotted names."""
 
 from __future__ import annotations
 
+import json
 import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 def clean(text: object) -> str:
@@ -17,6 +19,19 @@ def clean(text: object) -> str:
     """
     kept = (c if unicodedata.category(c) not in ("Cc", "Cs") else " " if c in "\t\n" else "\ufffd" for c in str(text))
     return "".join(kept)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:  # noqa: ANN401 - any YAML value
+    """Turn nested keys into dotted ones and their values into text.
+
+    Example:
+        >>> flatten({"data": {"size": 64, "folder": None, "augment": {}}})
+        {'data.size': '64', 'data.folder': 'null', 'data.augment': '{}'}
+    """
+    if isinstance(value, dict) and value:
+        inner = (flatten(item, f"{prefix}.{clean(key)}" if prefix else clean(key)) for key, item in value.items())
+        return {key: text for part in inner for key, text in part.items()}
+    return {prefix: clean(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))}
 
 
 @contextmanager

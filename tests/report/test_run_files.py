@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from fashion_tl.errors import UserError
-from fashion_tl.records.record import PREDICTIONS
-from fashion_tl.report.run_files import CONFIG, FILTERS, METRICS, Run, flatten, open_run, read_results
+from fashion_tl.plain_text import flatten
+from fashion_tl.records.record import CONFIG, METRICS, PREDICTIONS
+from fashion_tl.report.run_files import FILTERS, Run, open_run, read_results
 
 
 def read(folder: Path) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,29 @@ def test_a_checkpoint_does_not_go_on_with_other_data_or_another_objective(
     assert run(fit, "--ckpt_path", "last", *flags) == 2
     assert told in capsys.readouterr().err
     assert (LOGS / "run/version_0/run.json").read_bytes() == before
+
+
+def test_a_copy_of_a_checkpoint_in_another_folder_begins_a_new_version(fit: Fit, stop_at) -> None:
+    stop_at(1, 1, KeyboardInterrupt())
+    assert run(fit) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    shutil.copytree("checkpoints/run/version_0", "checkpoints/run/kept")
+    assert run(fit, "--ckpt_path", "checkpoints/run/kept/last.ckpt") == 0
+    assert versions(LOGS, "run") == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_a_damaged_version_is_not_passed_over(fit: Fit, stop_at, capsys, name: str) -> None:
+    stop_at(1, 1, KeyboardInterrupt())
+    assert run(fit) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    file = LOGS / "run/version_0" / name
+    file.write_bytes(file.read_bytes()[:40])
+    assert run(fit, "--resume", "true") == 2
+    error = capsys.readouterr().err
+    assert str(file.parent) in error
+    assert f"{name} is damaged" in error
+    assert versions(LOGS, "run") == [0]
 
 
 def test_a_version_without_a_checkpoint_begins_again_in_its_place(fit: Fit, stop_at) -> None:

@@ -35,9 +35,12 @@ from fashion_tl.process import PeakMemory, leave_group_at_exit
 from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.record import (
     COMPLETED,
+    CONFIG,
     FAILED,
     INTERRUPTED,
+    METRICS,
     PREDICTIONS,
+    RECORD,
     RUNNING,
     RunPaths,
     read_record,
@@ -248,16 +251,17 @@ class RunRecorder(Callback):
 
     def interrupt(self) -> None:
         """Record a Ctrl-C where no trainer runs, if the run has begun and is not done."""
-        if self.chosen is None or not (self.paths.logs / "run.json").is_file():
+        if self.chosen is None or not (self.paths.logs / RECORD).is_file():
             return
         self.record, self._stopping = read_record(self.paths.logs), "stopped by Ctrl-C"
         if self.record["status"] == RUNNING:
-            write_record(self.paths.logs, {**self.record, "status": INTERRUPTED, "reason": self._stopping})
+            stopped = {"status": INTERRUPTED, "reason": self._stopping, "finished": _now()}
+            write_record(self.paths.logs, {**self.record, **stopped})
             self._tell_how_to_go_on()
 
     def _tell_how_to_go_on(self) -> None:
         if self.paths.last.is_file():
-            config, last = (shlex.quote(str(path)) for path in (self.paths.logs / "config.yaml", self.paths.last))
+            config, last = (shlex.quote(str(path)) for path in (self.paths.logs / CONFIG, self.paths.last))
             print(f"{self.paths.name}: {self._stopping}. To go on: fashion-tl fit -c {config} --ckpt_path {last}")
 
     def state_dict(self) -> dict[str, Any]:
@@ -302,7 +306,7 @@ class RunRecorder(Callback):
     def _write(self, trainer: Trainer, config: bool = False) -> None:
         if trainer.is_global_zero:
             if config:
-                write_text(self.paths.logs / "config.yaml", self.config)
+                write_text(self.paths.logs / CONFIG, self.config)
             write_record(self.paths.logs, self.record)
 
 
@@ -384,7 +388,7 @@ def _write_csv(paths: RunPaths, rows: list[dict[str, float]]) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(paths.logs / "metrics.csv", text.getvalue())
+    write_text(paths.logs / METRICS, text.getvalue())
 
 
 def _why_stopped(trainer: Trainer) -> str:

@@ -21,7 +21,7 @@ from fashion_tl.data.transforms import to_float, visible
 from fashion_tl.errors import UserError
 from fashion_tl.imports import import_class
 from fashion_tl.metrics.metrics import Ints
-from fashion_tl.records.record import COMPLETED, RunPaths, newest_completed, paths_of, read_record, verify
+from fashion_tl.records.record import COMPLETED, CONFIG, RunPaths, newest_completed, paths_of, read_record, verify
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
 
@@ -106,7 +106,7 @@ def open_run(run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = N
     if record["status"] != COMPLETED or not paths.best.is_file():
         raise UserError(f"{paths.logs} is not a completed run with a checkpoint (its status is {record['status']}).")
     try:
-        verify(paths.logs, "config.yaml", record)
+        verify(paths.logs, CONFIG, record)
     except UserError as error:
         raise UserError(f"{paths.logs}: {error}. Put the original back, or train the run again.") from error
     data = _data_of(paths, root)
@@ -122,7 +122,7 @@ def open_run(run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = N
 
 
 def _data_of(paths: RunPaths, root: str | None) -> ImageDataModule:
-    path = paths.logs / "config.yaml"
+    path = paths.logs / CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         settings: dict[str, Any] = dict(config["data"])

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fashion_tl.plain_text import clean
-from fashion_tl.records.record import PREDICTIONS, RECORD
+from fashion_tl.records.record import METRICS, PREDICTIONS, RECORD
 from fashion_tl.report.figures import Entry
-from fashion_tl.report.run_files import METRICS, Run
+from fashion_tl.report.run_files import Run
 
 Value = str | float | None
 NOT_RECORDED = "not recorded"

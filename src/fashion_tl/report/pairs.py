@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fashion_tl.records.record import CONFIG
 from fashion_tl.report.figures import Comparison, Entry, Pair
-from fashion_tl.report.run_files import CONFIG
 from fashion_tl.report.tables import NOT_RECORDED, Cell, Row, Table, missing, named, shade, table
 from fashion_tl.report.thumbnails import gallery, test_images
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,10 @@ import yaml
 
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import Floats
-from fashion_tl.plain_text import clean
+from fashion_tl.plain_text import clean, flatten
 from fashion_tl.records.predictions import Predictions, read_arrays, read_predictions, why_unreadable
-from fashion_tl.records.record import PREDICTIONS, RECORD, read_record, verify
+from fashion_tl.records.record import CONFIG, METRICS, PREDICTIONS, RECORD, read_record, verify
 
-CONFIG, METRICS = "config.yaml", "metrics.csv"
 FILTERS, ANALYSIS = "filters.npz", "analysis"
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -124,19 +122,6 @@ def read_results(run: Run) -> None:
         run.filters = _read_filters(run.folder / FILTERS)
     except UserError as error:
         run.gaps[FILTERS] = str(error)
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, str]:  # noqa: ANN401 - any YAML value
-    """Turn nested keys into dotted ones and their values into text.
-
-    Example:
-        >>> flatten({"data": {"size": 64, "folder": None, "augment": {}}})
-        {'data.size': '64', 'data.folder': 'null', 'data.augment': '{}'}
-    """
-    if isinstance(value, dict) and value:
-        inner = (flatten(item, f"{prefix}.{clean(key)}" if prefix else clean(key)) for key, item in value.items())
-        return {key: text for part in inner for key, text in part.items()}
-    return {prefix: clean(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))}
 
 
 def _read_history(run: Run) -> None:

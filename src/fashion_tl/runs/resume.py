@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
-from fashion_tl.records.record import COMPLETED, RunPaths, paths_of, read_record, versions
+from fashion_tl.plain_text import flatten
+from fashion_tl.records.record import COMPLETED, CONFIG, RECORD, RunPaths, paths_of, read_record, verify, versions
+from fashion_tl.runs.configs import read_config, read_yaml
 from fashion_tl.runs.parser import dump
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.freezing import check_resumed, compared
 
-# What changes neither weights nor figures, or only where they lie.
+# What changes neither weights nor figures beyond their last bits, or only where they lie, or what is run at all.
 FREE = {
+    *("name", "seeds", "search", "ckpt_path", "extends"),
     *("log_dir", "checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "cache", "cache_keep", "resume", "study"),
     *("find_lr", "data.num_workers", "data.source.root", "data.eval_batch_size"),
     *(f"trainer.{name}" for name in ("accelerator", "logger", "log_every_n_steps", "profiler", "barebones")),
@@ -57,15 +58,23 @@ def find_version(config: Namespace) -> Version | None:
         The version; None if there is none and the newest one is done.
 
     Raises:
-        UserError: If the newest version is of another configuration and not done; the differences are named.
+        UserError: If the newest version is of another configuration and not done, the differences are named; or if the
+            files of a version are damaged.
     """
     newest: tuple[Version, list[str]] | None = None
     for number in reversed(versions(config.log_dir, config.name)):
         paths = paths_of(config.log_dir, config.checkpoint_dir, config.name, number)
+        if not all((paths.logs / name).is_file() for name in (RECORD, CONFIG)):
+            continue  # one that was killed before it had them
         try:
-            version, told = Version(paths, read_record(paths.logs)), changed_settings(paths, config)
-        except UserError:
-            continue  # one that was killed before it had a record
+            version = Version(paths, read_record(paths.logs))
+            verify(paths.logs, CONFIG, version.record)
+            told = changed_settings(paths, config)
+        except UserError as error:
+            raise UserError(
+                f"--resume true: {paths.logs} cannot be read: {str(error).rstrip('.')}. Move it away, or leave "
+                "--resume out for a new version."
+            ) from error
         if not told:
             return version
         newest = newest or (version, told)
@@ -83,13 +92,11 @@ def changed_settings(paths: RunPaths, config: Namespace) -> list[str]:
     Raises:
         UserError: If that file cannot be read.
     """
-    path = paths.logs / "config.yaml"
-    try:
-        saved = dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    now = dict(_flat(yaml.safe_load(dump("fit", config))))
-    free = FREE | {"name", "seeds", "search", "ckpt_path", "extends"} | (FOUND if config.find_lr else set())
+    saved, now = (
+        {key.replace(".init_args.", "."): value for key, value in flatten(settings).items()}
+        for settings in (read_config(paths.logs / CONFIG), read_yaml(dump("fit", config), "the configuration"))
+    )
+    free = FREE | (FOUND if config.find_lr else set())
     if config.seed_everything is True:
         free.add("seed_everything")
     return [
@@ -97,14 +104,6 @@ def changed_settings(paths: RunPaths, config: Namespace) -> list[str]:
         for key in sorted((saved.keys() | now.keys()) - free)
         if saved.get(key) != now.get(key)
     ]
-
-
-def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - content of a YAML file
-    for key, value in values.items():
-        if isinstance(value, dict) and value and all(isinstance(name, str) for name in value):
-            yield from _flat(value, prefix if key == "init_args" else f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def resolve_checkpoint(config: Namespace) -> Path | None:
@@ -131,13 +130,11 @@ def own_version(config: Namespace, checkpoint: Path | None) -> RunPaths | None:
     """Return the folders of the version that a checkpoint is of, if a run goes on in them: it is not completed."""
     if checkpoint is None:
         return None
-    folder = checkpoint.resolve().parent
-    if folder.parent != (config.checkpoint_dir / config.name).resolve():
-        return None
-    number = int(folder.name.removeprefix("version_"))
-    own = paths_of(config.log_dir, config.checkpoint_dir, config.name, number)
-    unfinished = (own.logs / "run.json").is_file() and read_record(own.logs)["status"] != COMPLETED
-    return own if unfinished else None
+    for number in versions(config.checkpoint_dir, config.name):
+        own = paths_of(config.log_dir, config.checkpoint_dir, config.name, number)
+        if own.checkpoints.resolve() == checkpoint.resolve().parent and (own.logs / RECORD).is_file():
+            return own if read_record(own.logs)["status"] != COMPLETED else None
+    return None
 
 
 def is_trained(
