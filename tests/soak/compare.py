@@ -26,7 +26,8 @@ def runs(root: Path) -> dict[tuple[Any, ...], Path]:
         except ValueError:
             continue
         if record.get("status") == "completed":
-            found[path.parent.parent.name, record["seed"], record["model"]["lr"]] = path.parent
+            rate = record.get("model", {}).get("lr", float("nan"))  # a record without a model is one too much
+            found[path.parent.parent.name, record["seed"], rate] = path.parent
     return found
 
 
