@@ -181,17 +181,19 @@ def _launched(processes: int) -> list[dict[str, str]]:
 def _main(
     args: list[str], folder: Path, log: Path, variables: dict[str, str], tweaks: tuple[str, ...], limit: float
 ) -> None:
-    run_in(folder, log)
-    faulthandler.dump_traceback_later(limit - 2, file=2)  # where it hangs
-    os.environ.update(variables)
-    tempfile.tempdir = None  # it was found in the parent's environment
-    for tweak in tweaks:
-        _TWEAKS[tweak]()
-    from lightning.pytorch.utilities import rank_zero_only
+    try:
+        run_in(folder, log)
+        faulthandler.dump_traceback_later(limit - 2, file=2)  # where it hangs
+        os.environ.update(variables)
+        tempfile.tempdir = None  # it was found in the parent's environment
+        for tweak in tweaks:
+            _TWEAKS[tweak]()
+        from lightning.pytorch.utilities import rank_zero_only
 
-    rank_zero_only.rank = int(variables.get("RANK", "0"))  # type: ignore[attr-defined]
-    from fashion_tl import cli
-
+        rank_zero_only.rank = int(variables.get("RANK", "0"))  # type: ignore[attr-defined]
+        from fashion_tl import cli
+    except KeyboardInterrupt:  # a program would be starting
+        sys.exit(130)
     sys.argv = ["fashion-tl", *args]
     cli.console()
 

@@ -139,11 +139,19 @@ def _names(logs: Path) -> set[str]:
 
 
 def leftovers(whole: Path, other: Path) -> list[str]:
-    """List hidden files that a whole run does not leave; a lock ends with its process and blocks nobody."""
+    """List hidden files that a whole run does not leave.
+
+    A lock ends with its process and blocks nobody. A version killed before it had a record is left aside, as it is.
+    """
 
     def hidden(root: Path) -> set[str]:
         places = [path for name in ("lightning_logs", "checkpoints", "cache") for path in (root / name).rglob(".*")]
-        return {path.relative_to(root).as_posix() for path in places if path.suffix != ".lock"}
+        begun = (path for path in places if path.name[:6] != ".draft" or _has_record(root, path.parent))
+        return {path.relative_to(root).as_posix() for path in begun if path.suffix != ".lock"}
 
     usual = {DRAFT.sub("N", name) for name in hidden(whole)}
     return sorted(name for name in hidden(other) if DRAFT.sub("N", name) not in usual)
+
+
+def _has_record(root: Path, folder: Path) -> bool:
+    return folder.parent.parent != root / "lightning_logs" or (folder / "run.json").is_file()
