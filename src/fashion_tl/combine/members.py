@@ -14,7 +14,7 @@ from fashion_tl.metrics.metrics import Floats, Ints
 from fashion_tl.records.predictions import Predictions
 from fashion_tl.records.record import check_name
 
-STACK = "stack"  # kind of what was fitted to the validation images
+FITTED = "fitted_to_validation"  # the entry of a record that says so of a stack, and of what is made of one
 
 
 def open_members(
@@ -90,10 +90,10 @@ def check_validation(members: Sequence[OpenedRun]) -> None:
     """Raise a UserError unless all members have the same validation images, and none was fitted to them."""
     first = members[0]
     for other in members:
-        if _fitted(other):
+        if fitted_to_validation(other):
             raise UserError(
-                f"{other.label} is a stack, which was fitted to the validation images: nothing can be chosen on them "
-                "again. Name its members instead, or take `fashion-tl ensemble --method mean` without --tta."
+                f"{other.label} is, or is made of, a stack, which was fitted to the validation images: nothing can be "
+                "chosen on them again. Name its members instead, or take `fashion-tl ensemble --method mean` without --tta."
             )
         if not _same_validation([first, other]):
             raise UserError(
@@ -105,7 +105,7 @@ def check_validation(members: Sequence[OpenedRun]) -> None:
 
 def validation_serves(members: Sequence[OpenedRun]) -> bool:
     """Say whether the validation images tell how good a combination of the members is; see ``check_validation``."""
-    return _same_validation(members) and not any(map(_fitted, members))
+    return _same_validation(members) and not any(map(fitted_to_validation, members))
 
 
 def told_of_starts(members: Sequence[OpenedRun]) -> list[str]:
@@ -127,8 +127,9 @@ def _start(member: OpenedRun, members: Sequence[OpenedRun]) -> str:
     return model.get("weights_hash") or f"random ones of seed {member.record.get('seed')}"
 
 
-def _fitted(member: OpenedRun) -> bool:
-    return member.record.get("kind") == STACK
+def fitted_to_validation(member: OpenedRun) -> bool:
+    """Say whether a run was fitted to the validation images, so that nothing can be chosen on them."""
+    return bool(member.record.get(FITTED))
 
 
 def _same_validation(members: Sequence[OpenedRun]) -> bool:

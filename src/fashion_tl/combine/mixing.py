@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fashion_tl.combine.averaging import score
 from fashion_tl.combine.classifier import Part, checkpoint_of_module, ensemble_of
-from fashion_tl.combine.members import STACK, check_validation, validation_logits, validation_serves
+from fashion_tl.combine.members import check_validation, validation_logits, validation_serves
 from fashion_tl.combine.predictions import Stack, fit_stack, greedy_weights, mean_of_probabilities
 from fashion_tl.combine.result import Combination
 from fashion_tl.combine.views import IDENTITY, parse_views, view
@@ -92,7 +92,7 @@ def mix(
     classifier = ensemble_of(parts, None if stack is None else (stack.weight, stack.bias))
     chosen = _chosen(members, method, shares, stack, taken if tta else [], calibrated, tta)
     return Combination(
-        kind=STACK if stack else "ensemble" if len(members) > 1 else "tta",
+        kind="stack" if stack else "ensemble" if len(members) > 1 else "tta",
         members=members,
         used=used,
         strategy=_words(members, method, shares, taken if tta else [], calibrated),

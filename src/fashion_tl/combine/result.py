@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from fashion_tl.combine.members import FITTED, fitted_to_validation
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.metrics import Floats, summarise
 from fashion_tl.models.staged import count_parameters
@@ -78,12 +79,14 @@ def write_combination(made: Combination, test: Predictions, name: str, log_dir: 
         "parameters": sum(count_parameters(one.module.network) for one in networks),
         "strategy": made.strategy,
     }
-    facts = {
+    facts: dict[str, Any] = {
         "started": made.started,
         "chosen": made.chosen,
         "time": {"fit_seconds": sum(spent) if len(spent) == len(seconds) else None},
         "environment": {"device": device_text(first.module.device)},
     }
+    if made.kind == "stack" or any(map(fitted_to_validation, made.members)):
+        facts[FITTED] = True
     if made.validation is not None:
         facts["best"] = {"monitor": "val/accuracy", "value": made.validation}
     pairs = zip(made.members, made.used, strict=True)
