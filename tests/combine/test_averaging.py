@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ class Small(ImageClassifier):
         layers = {"conv": nn.Conv2d(1, 3, 3), "norm": nn.BatchNorm2d(3, momentum=0.3), "drop": nn.Dropout(0.5)}
         more = {"conv2": nn.Conv2d(3, 4, 3), "norm2": nn.BatchNorm2d(4), "pool": nn.AdaptiveAvgPool2d(1)}
         body = nn.Sequential(OrderedDict({**layers, **more, "flat": nn.Flatten()}))
+        self.parts: dict[str, Any] = dict(body.named_children())
         self.build(StagedNetwork(body, nn.Linear(4, 2), divide_by_children(body)), 1, (0.0,), (1.0,))
 
 
@@ -61,17 +63,17 @@ def test_a_mean_of_one_is_that_one(module: Small) -> None:
 def test_batch_norm_is_estimated_as_the_mean_over_batches(module: Small) -> None:
     generator = torch.Generator().manual_seed(0)
     batches = [torch.rand(6, 1, 8, 8, generator=generator) for _ in range(3)]
-    untouched = module.network.backbone.norm2.running_mean.clone()
+    untouched = module.parts["norm2"].running_mean.clone()
     estimate_batch_norm(module, ["network.backbone.norm"], batches)
     with torch.no_grad():
-        outputs = [module.network.backbone.conv(batch).double().numpy() for batch in batches]
-    norm = module.network.backbone.norm
+        outputs = [module.parts["conv"](batch).double().numpy() for batch in batches]
+    norm = module.parts["norm"]
     means = np.mean([out.mean(axis=(0, 2, 3)) for out in outputs], axis=0)
     variances = np.mean([out.transpose(1, 0, 2, 3).reshape(3, -1).var(axis=1, ddof=1) for out in outputs], axis=0)
     assert norm.running_mean.numpy() == pytest.approx(means, abs=1e-6)
     assert norm.running_var.numpy() == pytest.approx(variances, abs=1e-6)
     assert norm.momentum == 0.3
-    assert torch.equal(module.network.backbone.norm2.running_mean, untouched)
+    assert torch.equal(module.parts["norm2"].running_mean, untouched)
     assert not any(layer.training for layer in module.network.modules())
 
 

@@ -37,7 +37,9 @@ def open_members(
     check_name(name)
     if len(runs) < least:
         raise UserError(f"{len(runs)} run{'s' * (len(runs) != 1)} given: this takes at least {least}, by name.")
-    opened = [open_run(run, log_dir, checkpoint_dir, root) for run in runs]
+    opened: list[OpenedRun] = []
+    for run in runs:
+        opened.append(open_run(run, log_dir, checkpoint_dir, root, opened))
     labels = [one.label for one in opened]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError(f"{twice} is given twice: each run counts once.")
@@ -93,7 +95,7 @@ def check_validation(members: Sequence[OpenedRun]) -> None:
         if fitted_to_validation(other):
             raise UserError(
                 f"{other.label} is, or is made of, a stack, which was fitted to the validation images: nothing can be "
-                "chosen on them again. Name its members instead, or take `fashion-tl ensemble --method mean` without --tta."
+                "chosen on them again. Name its members, or take `fashion-tl ensemble --method mean` without --tta."
             )
         if not _same_validation([first, other]):
             raise UserError(
