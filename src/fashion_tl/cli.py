@@ -24,6 +24,8 @@ FUNCTIONS = {
     "stages": ("models.listing:stages", "list the stages of a backbone"),
     "runs": ("records.listing:runs", "list the recorded runs"),
     "compare": ("report.compare:compare", "write one report over recorded runs: reports/index.html"),
+    "ensemble": ("combine.ensemble:ensemble", "combine finished runs: mean, selection, stack, soup of weights, views"),
+    "interpolate": ("combine.interpolate:interpolate", "find the best network between two runs (WiSE-FT)"),
     "explain": ("inspection.explain:explain", "show where a classifier looks: heat maps, filters, features"),
     "diagnose": ("inspection.diagnose:diagnose", "measure a run's errors and calibration, calibrate its checkpoint"),
     "robustness": ("inspection.robustness:robustness", "measure corruptions, shifts and out-of-distribution images"),

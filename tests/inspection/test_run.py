@@ -29,3 +29,16 @@ def test_data_are_found_again_by_the_configuration_or_where_the_root_is_given(fi
         open_run("run", *folders)
     again = open_run("run", *folders, root="there")
     assert again.data.describe() == opened.data.describe()
+
+
+def test_images_are_loaded_once_for_runs_that_share_them(fit: Fit, workdir: Path) -> None:
+    sizes = {"first": [], "second": ["--data.batch_size", "16"], "third": ["--data.split_seed", "1"]}
+    for name, flags in sizes.items():
+        assert fit(*flags, name=name, classifier="ScratchClassifier") == 0
+    folders = (workdir / "lightning_logs", workdir / "checkpoints")
+    first = open_run("first", *folders)
+    second = open_run("second", *folders, others=[first])
+    third = open_run("third", *folders, others=[first, second])
+    assert second.data is first.data
+    assert third.data is not first.data
+    assert third.data.describe()["split_seed"] == 1

@@ -27,6 +27,9 @@ from fashion_tl.training.loading import load_classifier
 
 FASHION_MNIST: dict[str, Any] = {"class_path": "fashion_tl.FashionMNIST"}  # where the configuration names no source
 
+_USE_OF_IMAGES = ("augment", "batch_size", "eval_batch_size", "num_workers")
+_UNREADABLE = (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError)
+
 
 @dataclass(frozen=True)
 class OpenedRun:
@@ -77,7 +80,9 @@ def picture(image: Tensor) -> np.ndarray:
     return drawn
 
 
-def open_run(run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = None) -> OpenedRun:
+def open_run(
+    run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = None, others: Sequence[OpenedRun] = ()
+) -> OpenedRun:
     """Open a completed run by its name (the newest version), or by its version's folder of logs or of checkpoints.
 
     Args:
@@ -85,6 +90,7 @@ def open_run(run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = N
         log_dir: Folder of all records.
         checkpoint_dir: Folder of all checkpoints.
         root: Folder with the data, where it lies elsewhere than for the run.
+        others: Runs that are open, with the same ``root``: images that one of them holds are not loaded again.
 
     Raises:
         UserError: If there is no such completed run, its data have changed, or files are missing or damaged.
@@ -109,9 +115,12 @@ def open_run(run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = N
         verify(paths.logs, CONFIG, record)
     except UserError as error:
         raise UserError(f"{paths.logs}: {error}. Put the original back, or train the run again.") from error
-    data = _data_of(paths, root)
-    data.prepare_data()
-    data.setup()
+    settings = _settings_of(paths)
+    data = next((one.data for one in others if _images(_settings_of(one.paths)) == _images(settings)), None)
+    if data is None:
+        data = _data_of(paths, settings, root)
+        data.prepare_data()
+        data.setup()
     described, recorded = data.describe(), record.get("data") or {}
     for what in ("fingerprint", "class_names", "test_set"):
         if what in recorded and described[what] != recorded[what]:
@@ -121,11 +130,22 @@ def open_run(run: str, log_dir: Path, checkpoint_dir: Path, root: str | None = N
     return OpenedRun(paths, record, module, data)
 
 
-def _data_of(paths: RunPaths, root: str | None) -> ImageDataModule:
+def _settings_of(paths: RunPaths) -> dict[str, Any]:
     path = paths.logs / CONFIG
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings: dict[str, Any] = dict(config["data"])
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
+    except _UNREADABLE as error:
+        raise _unreadable(path) from error
+
+
+def _images(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that images and splits depend on."""
+    return {key: value for key, value in settings.items() if key not in _USE_OF_IMAGES}
+
+
+def _data_of(paths: RunPaths, given_settings: dict[str, Any], root: str | None) -> ImageDataModule:
+    settings = dict(given_settings)
+    try:
         augment = settings.pop("augment", None)
         chosen: dict[str, Any] = settings.pop("source") or FASHION_MNIST
         kind = import_class(chosen["class_path"], Source, "data.source")  # type: ignore[type-abstract]
@@ -133,5 +153,9 @@ def _data_of(paths: RunPaths, root: str | None) -> ImageDataModule:
         if root is not None and "root" in inspect.signature(kind).parameters:
             given["root"] = root
         return ImageDataModule(kind(**given), **settings, augment=Augment(**augment) if augment else None)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is missing, damaged or of another version: it says what data the run had.") from error
+    except _UNREADABLE as error:
+        raise _unreadable(paths.logs / CONFIG) from error
+
+
+def _unreadable(path: Path) -> UserError:
+    return UserError(f"{path} is missing, damaged or of another version: it says what data the run had.")

@@ -1,0 +1,127 @@
+"""The record of a combination."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fashion_tl.combine.members import FITTED, fitted_to_validation
+from fashion_tl.inspection.run import OpenedRun
+from fashion_tl.metrics.metrics import Floats, summarise
+from fashion_tl.models.staged import count_parameters
+from fashion_tl.process import device_text
+from fashion_tl.records.analysis import Analysis, plain
+from fashion_tl.records.derived import member, write_derived
+from fashion_tl.records.environment import now
+from fashion_tl.records.predictions import Predictions
+from fashion_tl.records.record import CONFIG, RunPaths
+
+
+@dataclass
+class Combination:
+    """What a combination has come to.
+
+    Attributes:
+        kind: What it is: "ensemble", "stack", "soup", ...
+        members: The runs it was asked to be made of.
+        used: What the record says of each member beside its name, such as its weight.
+        strategy: How it came about, in words.
+        networks: Runs whose networks, or one whose kind of network, classify an image.
+        chosen: What validation chose, and by which figures.
+        validation: Accuracy on the validation images; None where the members have different ones.
+        test: Logits (N, K) of the test images.
+        checkpoint: Content of its checkpoint, if it has one.
+        analysis: A document for the report.
+        weights: Where its weights came from, in words.
+        notes: What the user should know.
+        started: When it was begun.
+    """
+
+    kind: str
+    members: Sequence[OpenedRun]
+    used: Sequence[Mapping[str, Any]]
+    strategy: str
+    networks: Sequence[OpenedRun]
+    chosen: dict[str, Any]
+    validation: float | None
+    test: Floats
+    checkpoint: bytes | memoryview | None = None
+    analysis: Analysis | None = None
+    weights: str | None = None
+    notes: list[str] = field(default_factory=list)
+    started: str = field(default_factory=now)
+
+
+def write_combination(made: Combination, test: Predictions, name: str, log_dir: Path, checkpoint_dir: Path) -> RunPaths:
+    """Write the record of a combination, and tell its test figures beside those of its best member.
+
+    Args:
+        made: The combination.
+        test: Predictions of a member: index and labels of the test images.
+        name: Name of the result.
+        log_dir: Folder of all records.
+        checkpoint_dir: Folder of all checkpoints.
+    """
+    first = made.members[0]
+    figures = summarise(made.test, test.labels, list(first.class_names))
+    networks = made.networks
+    several = f"{len(networks)} x " if len(networks) > 1 else ""
+    seconds = [(one.record.get("time") or {}).get("fit_seconds") for one in made.members]
+    spent = [float(value) for value in seconds if value is not None]
+    model = {
+        "architecture": several + " + ".join(dict.fromkeys(one.module.architecture for one in networks)),
+        "weights": made.weights,
+        "parameters": sum(count_parameters(one.module.network) for one in networks),
+        "strategy": made.strategy,
+    }
+    facts: dict[str, Any] = {
+        "started": made.started,
+        "chosen": made.chosen,
+        "time": {"fit_seconds": sum(spent) if len(spent) == len(seconds) else None},
+        "environment": {"device": device_text(first.module.device)},
+    }
+    if made.kind == "stack" or any(map(fitted_to_validation, made.members)):
+        facts[FITTED] = True
+    if made.validation is not None:
+        facts["best"] = {"monitor": "val/accuracy", "value": made.validation}
+    pairs = zip(made.members, made.used, strict=True)
+    paths = write_derived(
+        log_dir,
+        checkpoint_dir,
+        name,
+        kind=made.kind,
+        data=first.data.describe(),
+        model=model,
+        test=figures,
+        predictions=Predictions(test.index, test.labels, made.test),
+        members=[member(one.paths, **used) for one, used in pairs],
+        facts=facts,
+        config=_config(made),
+        checkpoint=made.checkpoint,
+        analysis=None if made.analysis is None else (made.kind, made.analysis),
+    )
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    validated = "" if made.validation is None else f", validation accuracy {made.validation:.4f}"
+    print(f"{name} version {paths.version}: {made.strategy}{validated}")
+    print(
+        f"test accuracy {figures['accuracy']:.4f}, loss {figures['loss']:.4f}, macro F1 {figures['macro_f1']:.4f} on "
+        f"{figures['images']:,} images"
+    )
+    for one in made.members:
+        print(f"  {one.label}: test accuracy {one.record['test']['accuracy']:.4f}")
+    print(f"record: {paths.logs}" + ("" if made.checkpoint is None else f"   checkpoint: {paths.best}"))
+    return paths
+
+
+def _config(made: Combination) -> str:
+    """Write a configuration that says what was combined, with the data of the first member, to open it again."""
+    data = yaml.safe_load((made.members[0].paths.logs / CONFIG).read_text(encoding="utf-8"))["data"]
+    runs = [one.label for one in made.members]
+    combined = {"combine": {"kind": made.kind, "runs": runs, **plain(made.chosen.get("settings", {}))}, "data": data}
+    return yaml.safe_dump(combined, sort_keys=False)
