@@ -46,6 +46,13 @@ def is_first_process() -> bool:
     return rank == 0
 
 
+def device_text(device: torch.device) -> str:
+    """Name a device as records do."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
 @functools.cache
 def leave_group_at_exit() -> None:
     """Have this process leave the group of processes it has joined before it ends, else gloo's threads may abort it."""

@@ -5,13 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-import platform
 import shlex
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 import numpy as np
@@ -31,8 +27,9 @@ from fashion_tl.errors import UserError
 from fashion_tl.files import write_text
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
-from fashion_tl.process import PeakMemory, leave_group_at_exit
+from fashion_tl.process import PeakMemory, device_text, leave_group_at_exit
 from fashion_tl.records.analysis import write_arrays
+from fashion_tl.records.environment import environment, now
 from fashion_tl.records.record import (
     COMPLETED,
     CONFIG,
@@ -49,8 +46,6 @@ from fashion_tl.records.record import (
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
 from fashion_tl.training.freezing import FreezeUnfreeze
-
-LIBRARIES = ("fashion_tl", "torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
 
 
 class RunRecorder(Callback):
@@ -85,7 +80,7 @@ class RunRecorder(Callback):
     ) -> None:
         self.config, self.monitor, self.cache, self.tested, self.own_start = config, monitor, cache, tested, own_start
         self.chosen = paths
-        self.record: dict[str, Any] = {"status": RUNNING, "reason": None, "started": _now(), "finished": None, **facts}
+        self.record: dict[str, Any] = {"status": RUNNING, "reason": None, "started": now(), "finished": None, **facts}
         self.history: list[dict[str, float]] = []
         self.fit_seconds = 0.0
         self._fit_began = self._epoch_began = self._test_began = 0.0
@@ -138,7 +133,7 @@ class RunRecorder(Callback):
         self.record.update(_describe(trainer, _classifier(pl_module)))
         freezing = next(callback for callback in _callbacks(trainer) if isinstance(callback, FreezeUnfreeze))
         if freezing.resumed is not None:
-            self.record.setdefault("resumed", []).append({"at": _now(), **freezing.resumed})
+            self.record.setdefault("resumed", []).append({"at": now(), **freezing.resumed})
         self._write(trainer, config=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -186,7 +181,7 @@ class RunRecorder(Callback):
         if self._stopping is None:
             self.record["reason"] = _why_stopped(trainer)
         if not self.tested and self._stopping is None:
-            self.record.update(status=COMPLETED, finished=_now())
+            self.record.update(status=COMPLETED, finished=now())
         self._summarise_training(trainer)
         self._write(trainer)
 
@@ -220,7 +215,7 @@ class RunRecorder(Callback):
         keep_filters(pl_module, self.paths.logs)
         keep_test_images(getattr(trainer, "datamodule", None), self.paths.logs.parent.parent)
         self.record["time"]["test_seconds"] = time.perf_counter() - self._test_began
-        self.record.update(status=COMPLETED, finished=_now())
+        self.record.update(status=COMPLETED, finished=now())
         self._write(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -240,7 +235,7 @@ class RunRecorder(Callback):
         if self._stage == "fit" and self._fit_began:
             self.fit_seconds += time.perf_counter() - self._fit_began
             self._summarise_training(trainer)
-        self.record.update(status=status, reason=self._stopping, finished=_now())
+        self.record.update(status=status, reason=self._stopping, finished=now())
         if self.paths.logs.exists():
             try:
                 self._write(trainer)
@@ -255,7 +250,7 @@ class RunRecorder(Callback):
             return
         self.record, self._stopping = read_record(self.paths.logs), "stopped by Ctrl-C"
         if self.record["status"] == RUNNING:
-            stopped = {"status": INTERRUPTED, "reason": self._stopping, "finished": _now()}
+            stopped = {"status": INTERRUPTED, "reason": self._stopping, "finished": now()}
             write_record(self.paths.logs, {**self.record, **stopped})
             self._tell_how_to_go_on()
 
@@ -365,13 +360,11 @@ def _describe(trainer: Trainer, module: ImageClassifier) -> dict[str, Any]:
             "input": describe_preprocessing(module.preprocess),
         },
         "environment": {
-            "python": platform.python_version(),
-            "libraries": {name: _version(name) for name in LIBRARIES},
-            "device": _device(trainer),
+            **environment(),
+            "device": device_text(trainer.strategy.root_device),
             "processes": trainer.world_size,
             "threads": torch.get_num_threads(),
             "precision": str(trainer.precision),
-            "git_commit": _git_commit(),
         },
     }
 
@@ -401,33 +394,6 @@ def _why_stopped(trainer: Trainer) -> str:
     if trainer.current_epoch >= (trainer.max_epochs or 0) > 0:
         return "all epochs done"
     return "stopped by the trainer (max_time or a callback)"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _device(trainer: Trainer) -> str:
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _git_commit() -> str | None:
-    try:
-        command = ["git", "rev-parse", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603 - fixed
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def _callbacks(trainer: Any) -> list[Callback]:  # noqa: ANN401 - the Trainer, whose type does not tell

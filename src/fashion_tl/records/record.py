@@ -29,6 +29,8 @@ TYPES: dict[str, type] = {  # what is read of a record; all but the status may b
     "test": dict,
     "time": dict,
     "best": dict,
+    "kind": str,
+    "members": list,
     "environment": dict,
     "test.accuracy": float,
     "test.macro_f1": float,

@@ -44,7 +44,8 @@ class Column:
             if "study" not in entry.run.record:
                 return f"{RECORD} names no study: it was written by an older version, or the entry is lost"
             return "the study does not give it" if entry.run.get("study") else "reproduces no published study"
-        return entry.run.gaps.get(self.source, f"{RECORD} does not hold it")
+        why = f"{RECORD} does not hold it"
+        return entry.run.gaps.get(self.source, f"no training run: {why}" if entry.run.derived else why)
 
     def text(self, entry: Entry) -> str:
         """Return the value as text, or what stands for a missing one."""
@@ -88,7 +89,9 @@ def phases(run: Run) -> list[dict[str, Any]]:
 
 
 def strategy(run: Run) -> str | None:
-    """Say in words what trained when, epochs counted from 1."""
+    """Say in words what trained when, epochs counted from 1; of a derived record how it came about."""
+    if run.derived:
+        return run.text("model", "strategy")
     known = phases(run)
     words = ["head only" if phase["trains"] == "head" else clean(phase["trains"]) for phase in known]
     starts = ["first " if phase["start"] == 0 else f"from epoch {phase['start'] + 1} " for phase in known]

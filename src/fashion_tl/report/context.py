@@ -59,7 +59,7 @@ def section(compared: Comparison, plots: dict[str, Plot], log_dir: Path) -> dict
         "curves": drawn(
             *(f"{quantity}_by_{axis}" for axis in ("epoch", "seconds") for quantity in ("loss", "accuracy"))
         ),
-        "uncurved": [entry.label for entry in entries if not entry.run.history],
+        "uncurved": [entry.label for entry in entries if not entry.run.history and not entry.run.derived],
         "cost": drawn(*(f"accuracy_against_{name}" for name in COSTS)),
         "significance": significance(compared),
         "seeds": seeds(compared.spreads),
@@ -73,7 +73,9 @@ def section(compared: Comparison, plots: dict[str, Plot], log_dir: Path) -> dict
         "filters": next(iter(drawn("filters")), None),
         "grids": [grid(entry) for entry in entries if entry.run.filters is not None],
         "unfiltered": [
-            (entry, entry.run.gaps.get(FILTERS, NOT_RECORDED)) for entry in entries if entry.run.filters is None
+            (entry, entry.run.gaps.get(FILTERS, NOT_RECORDED))
+            for entry in entries
+            if entry.run.filters is None and not entry.run.derived
         ],
         "analyses": analyses(compared),
         "configuration": configurations(compared),

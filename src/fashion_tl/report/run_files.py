@@ -55,6 +55,11 @@ class Run:
         return clean(self.folder.parent.name)
 
     @property
+    def derived(self) -> bool:
+        """Whether it is no training run: it has neither epochs nor filters of its own; see ``records.derived``."""
+        return self.text("kind") is not None
+
+    @property
     def version(self) -> str:
         """Number of the version."""
         return clean(self.folder.name.removeprefix("version_"))
@@ -92,6 +97,8 @@ def open_run(folder: Path) -> Run:
     """
     run = Run(folder, read_record(folder))
     run.label = run.name
+    if run.derived and not (folder / CONFIG).exists() and CONFIG not in run.record.get("files", {}):
+        return run
     try:
         verify(folder, CONFIG, run.record)
         loaded = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), Loader=_YAML)  # noqa: S506 - a safe loader
@@ -106,7 +113,16 @@ def open_run(folder: Path) -> Run:
 
 
 def read_results(run: Run) -> None:
-    """Read what training and test left behind: metrics, predictions and filters."""
+    """Read what training and test left behind: metrics, predictions and filters; of a derived record predictions."""
+    if not run.derived:
+        _read_training(run)
+    try:
+        run.predictions = read_predictions(run.folder, run.record, len(run.class_names))
+    except UserError as error:
+        run.gaps[PREDICTIONS] = str(error)
+
+
+def _read_training(run: Run) -> None:
     try:
         verify(run.folder, METRICS, run.record)
         _read_history(run)
@@ -114,10 +130,6 @@ def read_results(run: Run) -> None:
         run.gaps[METRICS] = str(error)
     except (csv.Error, OSError, ValueError) as error:
         run.gaps[METRICS] = why_unreadable(run.folder / METRICS, error)
-    try:
-        run.predictions = read_predictions(run.folder, run.record, len(run.class_names))
-    except UserError as error:
-        run.gaps[PREDICTIONS] = str(error)
     try:
         run.filters = _read_filters(run.folder / FILTERS)
     except UserError as error:
