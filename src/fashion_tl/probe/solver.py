@@ -4,22 +4,23 @@ The objective is the mean cross-entropy plus ``strength / 2`` times the squared 
 scikit-learn's ``C`` is ``1 / (strength * N)``. It is convex, so the norm of the gradient tells how far a solution is
 from the optimum.
 
-L-BFGS (Nocedal and Wright 2006, algorithm 7.4) starts from an inverse Hessian that is close to the true one: the Hessian
-of a class is the Gram matrix of the features, weighted by p (1 - p) of each image, plus the strength (Boehning 1992,
-https://doi.org/10.1007/BF00048682). With the mean weight in the place of the weights, one eigendecomposition serves
-all classes and strengths. Logits are linear in the weights, so that a line search needs no product with the features,
-and all strengths share the two products of an iteration.
+L-BFGS (Nocedal and Wright 2006, algorithm 7.4) starts from an inverse Hessian that is close to the true one: the
+Hessian of a class is the Gram matrix of the features, weighted by p (1 - p) of each image, plus the strength (Boehning
+1992, https://doi.org/10.1007/BF00048682). With the mean weight in the place of the weights, one eigendecomposition
+serves all classes and strengths. Logits are linear in the weights, so that a line search needs no product with the
+features, and all strengths share the two products of an iteration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+TOLERANCE = 1e-5  # of the gradient's largest magnitude; scikit-learn's default is 1e-4
 MEMORY = 10  # pairs of steps and gradients
 MOST_LOGITS = 2**24  # of all strengths that are solved together, which bounds memory
 CURVATURE = 0.5  # share of the slope that a line search may leave
@@ -54,62 +55,48 @@ class Solution:
         return torch.addmm(self.bias, features, self.weight.T)
 
 
-def solve(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    strengths: Sequence[float],
-    tolerance: float = 1e-5,
-    max_iterations: int = 500,
-) -> list[Solution]:
-    """Solve logistic regressions of several strengths.
+class Regression:
+    """The data of a regression, prepared once for solutions of any strength.
 
     Args:
         features: Features (N, F), float32 or float64, centred and of about the same scale.
         labels: Classes (N,) from 0 to K - 1.
         classes: Number of classes K.
-        strengths: Strengths of the penalty, each above 0.
-        tolerance: Largest magnitude in the gradient at which a solution counts as the optimum.
-        max_iterations: Iterations after which it is left as it is.
-
-    Returns:
-        A solution for each strength, on the device and in the precision of the features.
-    """
-    basis = None
-    if len(features) < features.shape[1]:  # the optimum lies in the space that the images span
-        _, values, rows = torch.linalg.svd(features, full_matrices=False)
-        basis = rows[values > values[0] * torch.finfo(features.dtype).eps * features.shape[1]]
-        features = features @ basis.T
-    problem = _Problem(features, F.one_hot(labels, classes).to(features.dtype).T.contiguous())
-    found: list[Solution] = []
-    for group in _groups(strengths, len(features) * classes):
-        found += problem.solve(group, tolerance, max_iterations)
-    if basis is None:
-        return found
-    return [Solution(**{**vars(solution), "weight": solution.weight @ basis}) for solution in found]
-
-
-def _groups(strengths: Sequence[float], logits: int) -> Iterator[Sequence[float]]:
-    size = max(1, MOST_LOGITS // max(logits, 1))
-    for first in range(0, len(strengths), size):
-        yield strengths[first : first + size]
-
-
-class _Problem:
-    """The data of a regression, and their principal axes.
-
-    Args:
-        features: Features (N, F).
-        targets: One-hot classes (K, N).
     """
 
-    def __init__(self, features: Tensor, targets: Tensor) -> None:
-        self.features, self.targets = features, targets
-        gram = features.T @ features / len(features)
-        self.variances, self.axes = torch.linalg.eigh(gram)
-        self.variances = self.variances.clamp(min=0)
+    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
+        self.basis: Tensor | None = None
+        if len(features) < features.shape[1]:  # the optimum lies in the space that the images span
+            _, values, rows = torch.linalg.svd(features, full_matrices=False)
+            self.basis = rows[values > values[0] * torch.finfo(features.dtype).eps * features.shape[1]]
+            features = features @ self.basis.T
+        self.features = features
+        self.targets = F.one_hot(labels, classes).to(features.dtype).T.contiguous()
+        variances, self.axes = torch.linalg.eigh(features.T @ features / len(features))
+        self.variances = variances.clamp(min=0)
 
-    def solve(self, strengths: Sequence[float], tolerance: float, max_iterations: int) -> list[Solution]:
+    def solve(
+        self, strengths: Sequence[float], tolerance: float = TOLERANCE, max_iterations: int = 500
+    ) -> list[Solution]:
+        """Solve for several strengths.
+
+        Args:
+            strengths: Strengths of the penalty, each above 0.
+            tolerance: Largest magnitude in the gradient at which a solution counts as the optimum.
+            max_iterations: Iterations after which it is left as it is.
+
+        Returns:
+            A solution for each strength, on the device and in the precision of the features.
+        """
+        size = max(1, MOST_LOGITS // self.targets.numel())
+        found: list[Solution] = []
+        for first in range(0, len(strengths), size):
+            found += self._solve(strengths[first : first + size], tolerance, max_iterations)
+        if self.basis is None:
+            return found
+        return [replace(solution, weight=solution.weight @ self.basis) for solution in found]
+
+    def _solve(self, strengths: Sequence[float], tolerance: float, max_iterations: int) -> list[Solution]:
         """Solve for strengths whose logits fit into memory together."""
         classes, (images, width) = len(self.targets), self.features.shape
         like = self.features
@@ -162,7 +149,7 @@ class _Problem:
     def _logits(self, theta: Tensor) -> Tensor:
         """Compute logits (S, K, N) of parameters (S, K, F + 1)."""
         flat = theta.flatten(0, 1)
-        return torch.addmm(flat[:, -1:], flat[:, :-1], self.features.T).unflatten(0, theta.shape[:2])
+        return torch.addmm(flat[:, -1:], flat[:, :-1], self.features.T).view(*theta.shape[:2], -1)
 
     def _gradient(self, theta: Tensor, logits: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradient (S, K, F + 1), and the mean of p (1 - p) of each class (S, K)."""
