@@ -24,6 +24,7 @@ help: ## list the targets and variables
 	@echo
 	@echo "variables: BACKBONE=$(BACKBONE) IMAGE_SIZE=$(IMAGE_SIZE) DATA=$(DATA) DATA_DIR=$(DATA_DIR)"
 	@echo "           ARGS='more command-line flags', such as ARGS='--trainer.max_epochs 2 --seed_everything 1'"
+	@echo "           SOLVE=1 (phase1: solve the head instead of training it)"
 	@echo "           SEEDS=3 (several runs, one seed after the other) QUICK=1 and STUDY=name (studies)"
 
 setup: $(STAMP) ## make .venv with pinned versions (every other target does it when needed)
@@ -35,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 phase1: $(STAMP) ## train the head on the frozen backbone, test, record
-	$(FIT) -c experiments/phase1.yaml $(TRANSFER) $(SEED_FLAGS) $(ARGS)
+	$(if $(SOLVE),$(BIN)/fashion-tl probe --name phase1,$(FIT)) -c experiments/phase1.yaml $(TRANSFER) $(SEED_FLAGS) $(ARGS)
 
 phase2: $(STAMP) ## go on from phase 1's best checkpoint, unfreeze the backbone's top, test, record
 	$(FIT) -c experiments/phase2.yaml $(TRANSFER) $(SEED_FLAGS) $(ARGS)

@@ -17,6 +17,10 @@ TRAINING = {
     "validate": "-c FILE --ckpt_path CHECKPOINT: evaluate on the validation images",
     "test": "-c FILE --ckpt_path CHECKPOINT: evaluate on the test images",
 }
+# Each takes the same configurations and flags, and is run by MODULE:NAME.
+CONFIGURED = {
+    "probe": ("probe.verb:main", "-c FILE: solve a linear classifier on the features of every stage"),
+}
 # Each is a function, MODULE:NAME, whose signature and docstring are its command line.
 FUNCTIONS = {
     "predict": ("inspection.predict:predict", "classify image files with a checkpoint"),
@@ -35,7 +39,7 @@ FUNCTIONS = {
 
 def help_text() -> str:
     """Return what `fashion-tl --help` prints."""
-    told = {**TRAINING, **{verb: text for verb, (_, text) in FUNCTIONS.items()}}
+    told = {**TRAINING, **{verb: text for verb, (_, text) in (CONFIGURED | FUNCTIONS).items()}}
     return "\n".join(
         (
             "usage: fashion-tl VERB ...\n\nTransfer-learning experiments on images.\n",
@@ -55,13 +59,16 @@ def run(verb: str, args: list[str]) -> None:
         from fashion_tl.runs import verbs
 
         verbs.run(verb, args)
+    elif verb in CONFIGURED:
+        module, _, name = CONFIGURED[verb][0].partition(":")
+        getattr(importlib.import_module(f"fashion_tl.{module}"), name)(args)
     elif verb in FUNCTIONS:
         from fashion_tl.commands import call
 
         module, _, name = FUNCTIONS[verb][0].partition(":")
         call(getattr(importlib.import_module(f"fashion_tl.{module}"), name), f"fashion-tl {verb}", args)
     else:
-        raise unknown_name("verb", verb, (*TRAINING, *FUNCTIONS), "`fashion-tl --help` explains them.")
+        raise unknown_name("verb", verb, (*TRAINING, *CONFIGURED, *FUNCTIONS), "`fashion-tl --help` explains them.")
 
 
 def console() -> None:
@@ -89,7 +96,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"fashion-tl {__version__}")
         return 0
     if given[0].startswith("-"):  # as LightningCLI's users write it: fashion-tl --config FILE fit
-        verb = next((i for i, arg in enumerate(given) if arg in TRAINING or arg in FUNCTIONS), 0)
+        verb = next((i for i, arg in enumerate(given) if arg in {**TRAINING, **CONFIGURED, **FUNCTIONS}), 0)
         given.insert(0, given.pop(verb))
     try:
         run(given[0], given[1:])

@@ -17,6 +17,7 @@ from fashion_tl.data.batches import VIEWS, Split
 from fashion_tl.data.transforms import Preprocess
 from fashion_tl.features import store
 from fashion_tl.features.keys import function_hash, versions
+from fashion_tl.features.pooling import Pooling
 from fashion_tl.models.split import SplitError, chain_network, split_network
 from fashion_tl.models.staged import StagedNetwork
 
@@ -37,6 +38,7 @@ class Extraction:
         folder: Folder of the cache.
         batch_size: Images in a batch.
         workers: Processes that read image files.
+        pooling: What makes one vector of the features of an image; they are kept as they are if not given.
         functions: Hash of what is computed below each boundary.
     """
 
@@ -48,6 +50,7 @@ class Extraction:
     folder: Path
     batch_size: int
     workers: int
+    pooling: Pooling | None = None
     functions: dict[int, str] = field(default_factory=dict)
 
     def split(self, boundary: int, lower: Sequence[int] = ()) -> nn.Module:
@@ -93,6 +96,7 @@ class Extraction:
             "part": part,
             "samples": split.identity,
             "views": list(views),
+            **({} if self.pooling is None else {"pooled": self.pooling.name}),
         }
 
     def read(self, split: Split, part: str, views: Sequence[str], boundary: int) -> list[list[np.ndarray]] | None:
@@ -151,6 +155,7 @@ class Extraction:
                 for b, name, rows in rows_of(images):
                     appends[b][name](rows)
         where = " and ".join(self.network.describe(b) for b in fitting)
+        where = where if self.pooling is None else f"{len(fitting)} boundaries, pooled,"
         seconds = time.perf_counter() - began
         print(f"cache: features of {part} below {where} computed once, {len(split):,} images in {seconds:.1f} s")
 
@@ -185,6 +190,9 @@ class Extraction:
                 with self.context(), torch.inference_mode():
                     outputs = lower(self.preprocess(VIEWS[view](images).to(self._device)))
                     for b, tensors in zip(boundaries, outputs, strict=True):
+                        if self.pooling is not None:
+                            rows.append((b, f"{view}-000", self.pooling(tensors).cpu().numpy()))
+                            continue
                         rows += [(b, f"{view}-{i:03d}", stored(t, self.precision)) for i, t in enumerate(tensors)]
             return rows
 

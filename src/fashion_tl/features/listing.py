@@ -32,6 +32,7 @@ def cache(action: Literal["list", "clear"]) -> None:
         about = entry.description
         what = (
             f"{about.get('architecture')} at {about.get('boundary')}, {about.get('part')}, {about.get('image_size')} px"
+            f"{', pooled' if 'pooled' in about else ''}"
         )
         print(f"{entry.key[:12]}  {entry.bytes / 2**20:10,.1f} MiB  {'damaged' if entry.damaged else what}")
     print(f"{len(found)} entries, {sum(entry.bytes for entry in found) / 2**20:,.1f} MiB in {folder}")

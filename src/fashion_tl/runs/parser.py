@@ -39,6 +39,7 @@ VERBS = {
     "fit": "Train, validate, test the best checkpoint, leave a record.",
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
+    "probe": "Solve a linear classifier on the features of every stage, without training; record the last stage's.",
 }
 CLASSES = {  # what can be named without its module
     "data.source": (FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects),
@@ -94,6 +95,10 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--study", type=dict[str, Any] | None, help="A study's figures, to set beside the run's.")
     add("--resume", type=bool, default=False, help="Go on with the name's newest version if it is not done.")
     add("--ckpt_path", type=str | None, help="Checkpoint to go on from, or to evaluate: last, best or a path.")
+    if verb == "probe":
+        add("--pool", type=str, default="mean", help="How maps become vectors: mean, max or both.")
+        add("--knn", type=bool, default=False, help="Classify by nearest neighbours too (cosine).")
+        add("--strengths", type=list[float] | None, help="Strengths of the L2 penalty to try; a path if not given.")
     parser.set_defaults(
         {
             "model": {"class_path": "TransferClassifier"},

@@ -24,6 +24,7 @@ from fashion_tl.callbacks.features import MODES
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
+from fashion_tl.features.pooling import POOLS
 from fashion_tl.imports import class_path, import_class
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.refusals import LINKED
@@ -58,6 +59,7 @@ DURATIONS = ("trainer.max_time", "trainer.val_check_interval")
 NOT_SEARCHED = ("name", "seeds", "search", "resume", "log_dir", "checkpoint_dir", "ckpt_path", "config", "extends")
 LAUNCHERS = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID", "TORCHELASTIC_RUN_ID")  # what sets the processes of others up
 LARGEST = 2**63 - 1
+STRENGTHS = (1e-9, 1e9)  # of a penalty; outside, rounding decides
 
 
 def check_settings(config: Namespace, verb: str) -> None:
@@ -94,9 +96,12 @@ def check_settings(config: Namespace, verb: str) -> None:
         if isinstance(config[key], str | Mapping | Namespace):
             _check_duration(key, config[key])
     _check_devices(config.trainer)
-    if verb == "fit":
+    if verb in ("fit", "probe"):
         _check_folders(config)
+    if verb == "fit":
         _check_validation(config.trainer)
+    if verb == "probe":
+        _check_probe(config)
 
 
 def _values(config: Namespace) -> list[str]:
@@ -132,7 +137,7 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 
                 yield from _leaves(each, f"{key}.{name}")
     elif isinstance(value, Namespace | Mapping):
         for name, each in dict(vars(value) if isinstance(value, Namespace) else value).items():
-            if each is None and not key and name not in NULLABLE:
+            if each is None and not key and name not in (*NULLABLE, "strengths"):
                 yield name, _Null
             yield from _leaves(each, f"{key}.{name}" if key else str(name))
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -227,6 +232,20 @@ def _check_validation(trainer: Namespace) -> None:
             f"trainer.check_val_every_n_epoch is {every}, and the run has {epochs} epochs: validation chooses the "
             "checkpoint that is tested. Give at most as many."
         )
+
+
+def _check_probe(config: Namespace) -> None:
+    """Refuse what a probe cannot use, and strengths that are no penalty."""
+    if config.pool not in POOLS:
+        raise unknown_name("pooling", config.pool, POOLS, "Set it with --pool.")
+    if config.strengths is not None and not config.strengths:
+        raise UserError("strengths is an empty list: leave it out, or give one or more, such as [0.01, 0.1].")
+    for flag, given in (("seeds", config.seeds > 1), ("search", config.search), ("resume", config.resume)):
+        if given:
+            raise UserError(f"--{flag} is for training: a probe is solved, the same each time. Leave it out.")
+    tried = {f"strengths[{i}]": (strength, *STRENGTHS) for i, strength in enumerate(config.strengths or ())}
+    if problems := out_of_range(tried):
+        raise UserError("; ".join(problems) + ".")
 
 
 def check_lengths(trainer: Any, data: ImageDataModule) -> None:  # noqa: ANN401 - the Trainer, whose type does not tell

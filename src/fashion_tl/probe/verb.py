@@ -1,0 +1,175 @@
+"""``fashion-tl probe -c FILE``: solve a linear classifier on every stage of a network, record the last one."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+
+from fashion_tl.errors import UserError, one_line
+from fashion_tl.probe.linear import StageProbe, probe_stage
+from fashion_tl.probe.result import linear_of, record_probe
+from fashion_tl.probe.stages import read_stages
+from fashion_tl.probe.suggestion import Depth, Suggestion, suggest
+from fashion_tl.process import keep_freed_memory, stop_looking_for_gpus
+from fashion_tl.records.environment import now
+from fashion_tl.records.record import RunPaths, read_record
+from fashion_tl.runs import checks
+from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
+from fashion_tl.runs.resume import check_network
+from fashion_tl.seeds import seeded
+from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.loading import load_classifier
+
+NAME = "probe"
+_HEADER = (
+    f"{'stage':16} {'features':>8} {'strength':>8} {'train':>7} {'val':>7} {'test':>7}  {'95 % interval':16}"
+    "  |gradient|  seconds"
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe that is done.
+
+    Attributes:
+        paths: Folders of its record and of its checkpoint, the network with the solved head.
+        stages: What was reached at each stage, the lowest first.
+        suggestion: Where to train from, and why.
+        record: Its ``run.json``.
+    """
+
+    paths: RunPaths
+    stages: list[StageProbe] = field(repr=False)
+    suggestion: Suggestion
+    record: dict[str, Any] = field(repr=False)
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the verb with command-line arguments."""
+    named = any(arg == "--name" or arg.startswith("--name=") for arg in args)
+    try:
+        run(parse("probe", args), shlex.join(["fashion-tl", "probe", *args]), None if named else NAME)
+    except MisconfigurationException as error:  # what Lightning finds out only when it is running
+        raise UserError(f"trainer: {one_line(error)}") from error
+
+
+def probe(config: Config, changes: Mapping[str, Any] | None = None) -> Probe:
+    """Solve a linear classifier on the features of every stage, and leave a record of the last stage's.
+
+    Args:
+        config: A YAML file, a mapping as one holds it, or command-line arguments, as for ``fit``, with ``pool``,
+            ``knn`` and ``strengths`` beside.
+        changes: Settings to change, by flag without the dashes. The record is named "probe" unless ``name`` is here.
+
+    Raises:
+        UserError: If a setting is wrong, or something that the probe needs is missing.
+    """
+    args = arguments(config, changes)
+    named = "name" in (changes or {})
+    return run(parse("probe", args), shlex.join(["fashion-tl", "probe", *args]), None if named else NAME)
+
+
+def run(config: Namespace, command: str, name: str | None = None) -> Probe:
+    """Probe by a parsed configuration; see ``probe``.
+
+    Args:
+        config: The configuration.
+        command: The command for the record.
+        name: Name of the record; that of the configuration if not given.
+    """
+    keep_freed_memory()
+    stop_looking_for_gpus()
+    config.name = name or config.name
+    began, started = time.perf_counter(), now()
+    with quiet():
+        # One pass: it need not save on precision.
+        config.trainer.precision = config.trainer.precision or "32-true"
+        checkpoint = checks.settle(config)
+        with seeded(config.seed_everything) as seed:
+            built = instantiate("probe", checks.to_build(config, checkpoint))
+            model: ImageClassifier = built.model
+            if checkpoint is not None:
+                check_network(checkpoint, model)
+                model = load_classifier(checkpoint)
+            linear_of(model)
+            trainer = make_trainer(
+                built.trainer, logger=False, callbacks=[], enable_checkpointing=False, enable_progress_bar=False
+            )
+            if trainer.world_size > 1:
+                raise UserError("a probe runs in one process: --trainer.devices 1.")
+            built.data.prepare_data()
+            built.data.setup("fit")
+            stages, skipped, seconds = _solve(config, model, built.data, trainer)
+        suggestion = suggest(
+            [Depth(stage.boundary, stage.stage, stage.val_correct, stage.accuracy["train"]) for stage in stages],
+            model.network.stage_names,
+        )
+        facts = {
+            "seed": seed,
+            "command": command,
+            "started": started,
+            "time": {"fit_seconds": time.perf_counter() - began, "cache_seconds": seconds},
+        }
+        text = dump("probe", config)
+        paths = record_probe(config, model, built.data, trainer, stages, suggestion, skipped, facts, text)
+    print(_told(paths, stages, suggestion, skipped, model))
+    return Probe(paths, stages, suggestion, read_record(paths.logs))
+
+
+def _solve(
+    config: Namespace,
+    model: ImageClassifier,
+    data: Any,  # noqa: ANN401 - the data module
+    trainer: Trainer,
+) -> tuple[list[StageProbe], dict[str, str], float]:
+    """Read the features and solve at each stage; returns with that what was left out, and the seconds of reading."""
+    began = time.perf_counter()
+    device = trainer.strategy.root_device
+    trainer.precision_plugin.convert_module(model)
+    model.to(device)
+    stages, skipped = read_stages(
+        model, data, config.pool, str(trainer.precision), trainer.precision_plugin.forward_context
+    )
+    seconds = time.perf_counter() - began
+    labels = {part: split.labels for part, split in data.splits.items()}
+    print(f"features of {len(stages)} stages read in {seconds:.1f} s\n{_HEADER}")
+    probes = []
+    for stage in stages:
+        probes.append(probe_stage(stage, labels, len(model.class_names), config.strengths, config.knn, device))
+        print(_row(probes[-1]), flush=True)
+    return probes, skipped, seconds
+
+
+def _row(stage: StageProbe) -> str:
+    accuracy, chosen = stage.accuracy, stage.chosen
+    told = "" if chosen.converged else "  not converged"
+    if stage.neighbours is not None:
+        told = f"  {stage.neighbours['neighbours']} neighbours {stage.neighbours['accuracy']:.4f}{told}"
+    return (
+        f"{stage.stage:16} {stage.features:8,} {chosen.strength:8.0e} {accuracy['train']:7.4f} {accuracy['val']:7.4f} "
+        f"{accuracy['test']:7.4f}  {stage.interval[0]:.4f} to {stage.interval[1]:.4f}  {chosen.gradient:10.0e}  "
+        f"{stage.seconds:7.1f}{told}"
+    )
+
+
+def _told(
+    paths: RunPaths, stages: list[StageProbe], suggestion: Suggestion, skipped: dict[str, str], model: ImageClassifier
+) -> str:
+    lines = [f"left out: {name}, {why}" for name, why in skipped.items()]
+    last = stages[-1]
+    where = model.network.describe(suggestion.boundary)
+    top = len(model.network.stage_names) - suggestion.boundary
+    tested = f"test accuracy {last.accuracy['test']:.4f}, loss {last.loss['test']:.4f}"
+    lines += [
+        f"suggested: train {where} (--model.train {top or 'head'}): {suggestion.why}.",
+        f"{paths.name} version {paths.version}: {tested} on {len(last.test_logits):,} test images",
+        f"record: {paths.logs}   checkpoint: {paths.best}",
+    ]
+    return "\n".join(lines)
