@@ -24,7 +24,7 @@ from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError
-from fashion_tl.files import write_text
+from fashion_tl.files import sha256, write_text
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
 from fashion_tl.process import PeakMemory, device_text, leave_group_at_exit
@@ -214,6 +214,8 @@ class RunRecorder(Callback):
         write_arrays(self.paths.logs / PREDICTIONS, {"index": index, "label": labels, "logits": logits})
         keep_filters(pl_module, self.paths.logs)
         keep_test_images(getattr(trainer, "datamodule", None), self.paths.logs.parent.parent)
+        if self.paths.best.is_file():
+            self.record["checkpoint"] = sha256(self.paths.best)
         self.record["time"]["test_seconds"] = time.perf_counter() - self._test_began
         self.record.update(status=COMPLETED, finished=now())
         self._write(trainer)

@@ -21,7 +21,7 @@ from fashion_tl.data.transforms import to_float, visible
 from fashion_tl.errors import UserError
 from fashion_tl.imports import import_class
 from fashion_tl.metrics.metrics import Ints
-from fashion_tl.records.record import COMPLETED, CONFIG, RunPaths, newest_completed, paths_of, read_record, verify
+from fashion_tl.records.record import COMPLETED, CONFIG, RunPaths, folder_paths, newest_completed, read_record, verify
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
 
@@ -95,19 +95,7 @@ def open_run(
     Raises:
         UserError: If there is no such completed run, its data have changed, or files are missing or damaged.
     """
-    folder = Path(run)
-    if folder.suffix == ".ckpt":
-        folder = folder.parent
-    number = folder.name.removeprefix("version_")
-    if folder.name.startswith("version_") and number.isdigit():
-        if folder.parent.parent.resolve() not in (log_dir.resolve(), checkpoint_dir.resolve()):
-            raise UserError(
-                f"{folder} lies neither in {log_dir} nor in {checkpoint_dir}: say with --log_dir and --checkpoint_dir "
-                "where the run's records and checkpoints are."
-            )
-        paths = paths_of(log_dir, checkpoint_dir, folder.parent.name, int(number))
-    else:
-        paths = newest_completed(log_dir, checkpoint_dir, run)
+    paths = folder_paths(run, log_dir, checkpoint_dir) or newest_completed(log_dir, checkpoint_dir, run)
     record = read_record(paths.logs)
     if record["status"] != COMPLETED or not paths.best.is_file():
         raise UserError(f"{paths.logs} is not a completed run with a checkpoint (its status is {record['status']}).")
@@ -115,10 +103,10 @@ def open_run(
         verify(paths.logs, CONFIG, record)
     except UserError as error:
         raise UserError(f"{paths.logs}: {error}. Put the original back, or train the run again.") from error
-    settings = _settings_of(paths)
-    data = next((one.data for one in others if _images(_settings_of(one.paths)) == _images(settings)), None)
+    images = _images(_settings_of(paths))
+    data = next((one.data for one in others if _images(_settings_of(one.paths)) == images), None)
     if data is None:
-        data = _data_of(paths, settings, root)
+        data = data_of(paths, root)
         data.prepare_data()
         data.setup()
     described, recorded = data.describe(), record.get("data") or {}
@@ -143,8 +131,17 @@ def _images(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in _USE_OF_IMAGES}
 
 
-def _data_of(paths: RunPaths, given_settings: dict[str, Any], root: str | None) -> ImageDataModule:
-    settings = dict(given_settings)
+def data_of(paths: RunPaths, root: str | None = None) -> ImageDataModule:
+    """Build the data module of a run from its configuration.
+
+    Args:
+        paths: The folders of the run.
+        root: Folder with the data, where it lies elsewhere than for the run.
+
+    Raises:
+        UserError: If the configuration cannot be read, or says nothing of the data.
+    """
+    settings = _settings_of(paths)
     try:
         augment = settings.pop("augment", None)
         chosen: dict[str, Any] = settings.pop("source") or FASHION_MNIST

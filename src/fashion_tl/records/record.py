@@ -211,3 +211,44 @@ def newest_completed(log_dir: Path, checkpoint_dir: Path, name: str) -> RunPaths
         f"there is no completed run {name!r} in {log_dir} (with its checkpoint in {checkpoint_dir}). "
         f"Run it first: `make {name}`, or `fashion-tl fit -c experiments/{name}.yaml`."
     )
+
+
+def run_paths(run: str, log_dir: Path, checkpoint_dir: Path) -> RunPaths:
+    """Find a run by its name, or by its version's folder of logs or of checkpoints, or its best.ckpt.
+
+    A name stands for its newest version that is completed, or whose record is damaged: whoever reads it says so.
+
+    Raises:
+        UserError: If there is no such run, or its folder lies elsewhere.
+    """
+    if (own := folder_paths(run, log_dir, checkpoint_dir)) is not None:
+        return own
+    for version in reversed(versions(log_dir, run)):
+        paths = paths_of(log_dir, checkpoint_dir, run, version)
+        try:
+            done = read_record(paths.logs)["status"] == COMPLETED
+        except UserError:
+            done = (paths.logs / RECORD).exists()
+        if done:
+            return paths
+    return newest_completed(log_dir, checkpoint_dir, run)
+
+
+def folder_paths(run: str, log_dir: Path, checkpoint_dir: Path) -> RunPaths | None:
+    """Return the folders of a version that is named by one of them, or by its best.ckpt; None of any other text.
+
+    Raises:
+        UserError: If the folder lies elsewhere than all records and checkpoints.
+    """
+    folder = Path(run)
+    if folder.suffix == ".ckpt":
+        folder = folder.parent
+    number = folder.name.removeprefix("version_")
+    if not (folder.name.startswith("version_") and number.isdigit()):
+        return None
+    if folder.parent.parent.resolve() not in (log_dir.resolve(), checkpoint_dir.resolve()):
+        raise UserError(
+            f"{folder} lies neither in {log_dir} nor in {checkpoint_dir}: say with --log_dir and --checkpoint_dir "
+            "where the run's records and checkpoints are."
+        )
+    return paths_of(log_dir, checkpoint_dir, folder.parent.name, int(number))

@@ -1,0 +1,309 @@
+"""What of a record needs data and network to be checked: configuration, split, weights, frozen parts, predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import Namespace
+from torch import Tensor
+
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.transforms import describe_preprocessing
+from fashion_tl.errors import UserError, one_line
+from fashion_tl.inspection.inference import infer, tracked
+from fashion_tl.inspection.run import data_of
+from fashion_tl.models.staged import StagedNetwork, count_parameters
+from fashion_tl.plain_text import flatten
+from fashion_tl.records.predictions import Predictions, read_predictions
+from fashion_tl.records.record import CONFIG, RunPaths
+from fashion_tl.records.verify import DIFFERS, HOLDS, UNKNOWN, Check, compared, concluded, value_differences
+from fashion_tl.runs.checks import to_build
+from fashion_tl.runs.parser import instantiate, parse
+from fashion_tl.seeds import seeded
+from fashion_tl.training.checkpoints import load_checkpoint
+from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.loading import load_classifier
+from fashion_tl.training.plan import Progress, differences
+
+FULL = ("32-true", "64-true")  # precisions in which logits do not depend on the device beyond rounding
+# Of the largest logit: how far logits may lie from recorded ones in full precision, where the device is another one
+# (whose convolutions may use TF32), and in half precision.
+EXACT, OTHER_DEVICE, HALF = 1e-4, 1e-2, 5e-2
+
+
+def check_run(paths: RunPaths, record: dict[str, Any], root: str | None, batch_size: int) -> Iterator[Check]:
+    """Check a completed run against its checkpoint, configuration and data.
+
+    Args:
+        paths: The folders of the run.
+        record: Its record.
+        root: Folder with the data, where it lies elsewhere than for the run.
+        batch_size: Images in a batch.
+    """
+    checkpoint, module = None, None
+    if paths.best.is_file():
+        try:
+            checkpoint = load_checkpoint(paths.best)
+            module = load_classifier(paths.best)
+        except UserError as error:
+            yield Check("checkpoint", DIFFERS, str(error))
+        else:
+            yield _checkpoint(checkpoint, module, record)
+    data, checks = _data(paths, record, root)
+    yield from checks
+    config = None
+    if (paths.logs / CONFIG).is_file() and not record.get("kind"):
+        try:
+            config = parse("fit", ["-c", str(paths.logs / CONFIG)])
+        except UserError as error:
+            yield Check("configuration", DIFFERS, f"it does not run again: {error}")
+    if config is not None:
+        started, checks = _configuration(config, checkpoint, record, root)
+        yield from checks
+        if checkpoint is not None and started is not None:
+            yield from _start(config, checkpoint, record, started)
+    if data is not None:
+        yield _split(data, checkpoint)
+        if data.describe()["test_set"] == (record.get("data") or {}).get("test_set"):
+            yield from _predictions(paths, record, data, module, batch_size)
+        else:
+            yield Check("predictions", UNKNOWN, "these are other test images")
+
+
+def _checkpoint(checkpoint: dict[str, Any], module: ImageClassifier, record: dict[str, Any]) -> Check:
+    """Compare what a checkpoint says of itself, and the network that it builds, with the record."""
+    model, network = record.get("model") or {}, module.network
+    recorded = {
+        **{name: model[name] for name in ("module", "architecture", "stages", "parameters", "input") if name in model},
+        "class_names": (record.get("data") or {}).get("class_names"),
+        "best epoch": (record.get("best") or {}).get("epoch"),
+        "weights_hash": model.get("weights_hash"),
+    }
+    found = {
+        "module": type(module).__name__,
+        "architecture": module.architecture,
+        "stages": list(network.stage_names),
+        "parameters": count_parameters(network),
+        "input": describe_preprocessing(module.preprocess),
+        "class_names": list(module.class_names),
+        "best epoch": checkpoint["epoch"],
+        "weights_hash": checkpoint.get("fashion_tl_weights_hash"),
+    }
+    told = f"its checksum; epoch {checkpoint['epoch']}, {found['parameters']:,} parameters, classes, input"
+    known = {name: value for name, value in recorded.items() if value is not None}
+    return compared("checkpoint", known, found, told, tolerance=1e-6)
+
+
+def _data(paths: RunPaths, record: dict[str, Any], root: str | None) -> tuple[ImageDataModule | None, list[Check]]:
+    """Load the data of a run, and compare them with what the record says of them."""
+    try:
+        data = data_of(paths, root)
+        data.prepare_data()
+        data.setup()
+    except (UserError, OSError) as error:
+        return None, [Check("data", UNKNOWN, one_line(error))]
+    recorded = record.get("data") or {}
+    told = (
+        f"{data.source_name}, {sum(map(len, data.splits.values())):,} images, fingerprint {recorded.get('fingerprint')}"
+    )
+    return data, [compared("data", recorded, data.describe(), told)]
+
+
+def _configuration(
+    config: Namespace, checkpoint: dict[str, Any] | None, record: dict[str, Any], root: str | None
+) -> tuple[ImageClassifier | None, list[Check]]:
+    """Build a classifier as the run began, and compare its settings with the record and with the checkpoint.
+
+    Returns:
+        The classifier with the weights that the run started from, None if they are not at hand; and the checks.
+    """
+    config = config.clone()
+    config.trainer.logger, config.trainer.callbacks = False, None
+    source = (config.data.source or {}).get("init_args")
+    if root is not None and source is not None and "root" in source:
+        source.root = root
+    what, checks, began = "configuration", [], True
+    try:
+        with seeded(config.seed_everything):
+            module = instantiate("fit", config).model
+    except (UserError, OSError) as error:
+        began = False
+        checks.append(Check("starting weights", UNKNOWN, f"they are not at hand: {one_line(error)}"))
+        try:
+            module = instantiate("fit", to_build(config, Path())).model
+        except (UserError, OSError) as second:
+            return None, [Check(what, UNKNOWN, f"it cannot be built here: {one_line(second)}")]
+    model, plan = record.get("model") or {}, module.plan
+    told = list(value_differences(_of_record(record), _of_config(config, module)))
+    saved = (checkpoint or {}).get("callbacks", {}).get("FreezeUnfreeze")
+    if saved:
+        progress = Progress(saved["epoch"], saved["batch"], saved["batches"] or float("inf"), saved["accumulate"])
+        told += [f"plan of the checkpoint: {each}" for each in differences(saved["plan"], plan.settings(), progress)]
+        given = {name: module.given[name] for name in saved["model"] if name in module.given}
+        told += [f"model.{each}" for each in value_differences(saved["model"], given)]
+    phases = [phase.get("trained_parameters") for phase in model.get("phases") or [] if isinstance(phase, dict)]
+    counted = [_trained(module, index) for index in range(min(len(phases), len(plan.phases)))]
+    told += value_differences({"trained_parameters": phases[: len(counted)]}, {"trained_parameters": counted})
+    checks.insert(
+        0, concluded(what, told, f"it runs again; seed {config.seed_everything}, lr {plan.lr:g}, plan, model")
+    )
+    return module if began else None, checks
+
+
+def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    model, data = record.get("model") or {}, record.get("data") or {}
+    names = ("lr", "backbone_lr", "optimizer", "batch_norm", "schedule", "objective", "max_epochs")
+    settings = {name: model[name] for name in names if model.get(name) is not None}
+    sizes = {name: data[name] for name in ("image_size", "label_budget", "per_class", "split_seed") if name in data}
+    return {"seed": record.get("seed"), "name": record.get("name"), **settings, **sizes}
+
+
+def _of_config(config: Namespace, module: ImageClassifier) -> dict[str, Any]:
+    plan, data = module.plan, config.data
+    return {
+        "seed": None if config.seed_everything is False else config.seed_everything,
+        "name": config.name,
+        "lr": plan.lr,
+        "backbone_lr": plan.backbone_lr,
+        "optimizer": plan.optimizer,
+        "batch_norm": plan.batch_norm,
+        "schedule": plan.schedule.name,
+        "objective": type(module.objective).__name__,
+        "max_epochs": config.trainer.max_epochs,
+        "image_size": module.input_spec.image_size,
+        **{name: data.get(name) for name in ("label_budget", "per_class", "split_seed")},
+    }
+
+
+def _trained(module: ImageClassifier, index: int) -> int:
+    module.enter_phase(index)
+    return count_parameters(module.network, trained_only=True)
+
+
+def _start(
+    config: Namespace, checkpoint: dict[str, Any], record: dict[str, Any], started: ImageClassifier
+) -> Iterator[Check]:
+    """Compare the weights that the run started from with their hash, and with what of them was frozen throughout."""
+    arguments = config.model.init_args
+    random = not arguments.get("pretrained") and not arguments.get("init_from")
+    recorded = (record.get("model") or {}).get("weights_hash")
+    if recorded is not None:
+        same = started.weights_hash == recorded
+        told = f"{started.weights}, hash {recorded}"
+        if not same and random:  # other versions of torch may draw others
+            yield Check(
+                "starting weights", UNKNOWN, f"random weights of seed {record.get('seed')} come out otherwise here"
+            )
+            return
+        yield compared("starting weights", {"weights_hash": recorded}, {"weights_hash": started.weights_hash}, told)
+        if not same:
+            return
+    elif random:
+        return  # nothing says what they were
+    yield _frozen(checkpoint, started, len((record.get("model") or {}).get("phases") or []))
+
+
+def _frozen(checkpoint: dict[str, Any], started: ImageClassifier, phases: int) -> Check:
+    """Compare what no phase has trained, buffers included, with what the run started from, bit for bit."""
+    network, what = started.network, "frozen weights"
+    state = {name.removeprefix("network."): value for name, value in checkpoint["state_dict"].items()}
+    moving = _moving(started, min(phases or 1, len(started.plan.phases)))
+    frozen = {name: value for name, value in network.state_dict().items() if name not in moving and name in state}
+    if not frozen:
+        return Check(what, HOLDS, "nothing was frozen in all phases")
+    changed = [name for name, value in frozen.items() if not _equal(value, state[name])]
+    told = f"{len(frozen)} of {len(state)} tensors, as the run started from them, bit for bit"
+    stages = _stages(network)
+    return concluded(
+        what, [f"{stages.get(n, 'a buffer')}: {n} is not what the run started from" for n in changed], told
+    )
+
+
+def _moving(module: ImageClassifier, phases: int) -> set[str]:
+    """Name the parameters that any phase trains, and the buffers of modules that are not in eval mode in one."""
+    moving: set[str] = set()
+    module.train()
+    for index in range(phases):
+        module.enter_phase(index)
+        network = module.network
+        moving |= {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        for prefix, part in network.named_modules():
+            if part.training:
+                moving |= {f"{prefix}.{name}".lstrip(".") for name, _ in part.named_buffers(recurse=False)}
+    return moving
+
+
+def _stages(network: StagedNetwork) -> dict[str, str]:
+    names = (*network.stage_names, "head")
+    return {name: f"stage {names[index]}" for name, index, _ in network.staged_parameters()}
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one.shape == two.shape and torch.equal(one.to(two.dtype), two)
+
+
+def _split(data: ImageDataModule, checkpoint: dict[str, Any] | None) -> Check:
+    """Compare the images of each split with those that the checkpoint was trained, chosen and tested with."""
+    saved = ((checkpoint or {}).get("callbacks", {}).get("FreezeUnfreeze") or {}).get("data")
+    if not saved:
+        return Check("split", UNKNOWN, "no checkpoint says which images it was trained with")
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    flat, now = flatten(dict(saved)), flatten(data.identity)
+    return compared("split", flat, now, f"{sizes}: the images that the checkpoint was trained and chosen with")
+
+
+def _predictions(
+    paths: RunPaths, record: dict[str, Any], data: ImageDataModule, module: ImageClassifier | None, batch_size: int
+) -> Iterator[Check]:
+    """Compare labels with the data, and logits with those that the checkpoint gives now."""
+    try:
+        found = read_predictions(paths.logs, record, len(data.class_names))
+    except UserError as error:
+        yield Check("labels", UNKNOWN, str(error))
+        return
+    labels = data.splits["test"].labels.numpy()
+    inside = found.index < len(labels)
+    wrong = np.flatnonzero(~inside | (labels[np.where(inside, found.index, 0)] != found.labels))
+    named = [f"test image {found.index[i]}: recorded {_name(data, int(found.labels[i]))}" for i in wrong]
+    more = len(labels) - len(found.labels)
+    missing = f"; {more} test images have no prediction" if more else ""
+    yield concluded("labels", named, f"{len(found.labels)} of the data's {len(labels)} test images{missing}")
+    if module is None:
+        yield Check("predictions", UNKNOWN, "there is no checkpoint that gives logits")
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batches = tracked(data.in_order("test", batch_size), f"test images of {paths.name}", len(labels))
+    logits, _ = infer(module.to(device), batches)
+    if not len(wrong):
+        yield _logits(found, logits, record, device.type)
+
+
+def _name(data: ImageDataModule, label: int) -> str:
+    return data.class_names[label]
+
+
+def _logits(found: Predictions, computed: np.ndarray, record: dict[str, Any], device: str) -> Check:
+    environment = record.get("environment") or {}
+    there = "cpu" if str(environment.get("device", "cpu")).startswith("cpu") else "cuda"
+    full = environment.get("precision", FULL[0]) in FULL
+    share = HALF if not full else EXACT if there == device == "cpu" else OTHER_DEVICE
+    again = computed[found.index].astype(np.float64)
+    recorded = found.logits.astype(np.float64)
+    tolerance = share * max(1.0, float(np.abs(recorded).max()))
+    gap = np.abs(again - recorded).max(axis=1)
+    worst = np.flatnonzero(gap > tolerance)
+    changed = int((again.argmax(axis=1) != recorded.argmax(axis=1)).sum())
+    told = [
+        f"test image {found.index[i]}: logits differ by {gap[i]:.2g}, tolerance {tolerance:.2g}"
+        for i in worst[np.argsort(-gap[worst], kind="stable")]
+    ]
+    classes = "all classes the same" if not changed else f"{changed} predicted classes differ"
+    return concluded(
+        "predictions",
+        told,
+        f"logits of {len(gap)} images within {gap.max():.1e} (tolerance {tolerance:.1e}), {classes}",
+    )

@@ -1,0 +1,359 @@
+"""``verify``: what was changed by hand in a run is named, however well its checksums were written again."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fashion_tl.cli import main
+from fashion_tl.errors import UserError
+from fashion_tl.files import sha256, write_bytes
+from fashion_tl.inspection.verify import verify
+from fashion_tl.metrics.metrics import summarise
+from fashion_tl.records.record import RunPaths, paths_of, read_record, write_record
+from fashion_tl.records.verify import DIFFERS, HOLDS, UNKNOWN, Check
+from fashion_tl.training.checkpoints import load_checkpoint, packed
+
+from ..conftest import Fit
+
+pytestmark = pytest.mark.slow
+Output = pytest.CaptureFixture[str]
+MODEL = ("--model", "TransferClassifier", "--model.backbone", "test_resnet", "--model.pretrained", "false")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two phases, of which the first stages are frozen throughout, and one that starts from it."""
+    folder = tmp_path_factory.mktemp("verify")
+    shared = [
+        *("--log_dir", str(folder / "lightning_logs"), "--checkpoint_dir", str(folder / "checkpoints")),
+        *("--data.source", "SyntheticGarments", "--data.source.num_train", "240", "--data.batch_size", "32"),
+        *("--data.image_size", "32", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
+        *MODEL,
+    ]
+    two = ("--model.train", "{0: head, 1: 1}", "--trainer.max_epochs", "2", "--model.lr", "0.01")
+    start = ("--model.init_from", "run", "--model.train", "head", "--trainer.max_epochs", "1")
+    assert main(["fit", "--name", "run", *shared, *two]) == 0
+    assert main(["fit", "--name", "next", *shared, *start]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(whole: Path, workdir: Path) -> RunPaths:
+    """A copy of the first run, in the working directory."""
+    for name in ("lightning_logs", "checkpoints"):
+        shutil.copytree(whole / name, workdir / name)
+    return paths_of(workdir / "lightning_logs", workdir / "checkpoints", "run", 0)
+
+
+def checks(paths: RunPaths, **options: Any) -> dict[str, Check]:
+    """Verify a run, whether it holds or not, and return its checks by what was checked."""
+    from fashion_tl.inspection import verify as verb
+
+    places = (paths.logs.parent.parent, paths.checkpoints.parent.parent)
+    quick = bool(options.get("quick"))
+    return {check.what: check for check in verb._checks(paths, quick, *places, options.get("root"), 500)}
+
+
+def wrong(found: dict[str, Check]) -> set[str]:
+    return {what for what, check in found.items() if check.result == DIFFERS}
+
+
+def change_predictions(paths: RunPaths, change: Callable[[dict[str, Any]], None], told: bool = False) -> None:
+    """Change the recorded predictions by hand, and write all checksums again; figures too, if they are told."""
+    path, record = paths.logs / "test_predictions.npz", read_record(paths.logs)
+    with np.load(path) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez_compressed(path, **arrays)
+    if told:
+        record["test"] = summarise(arrays["logits"], arrays["label"], record["data"]["class_names"])
+    write_record(paths.logs, record)
+
+
+def change_checkpoint(paths: RunPaths, change: Callable[[dict[str, Any]], None], told: bool = True) -> None:
+    """Change the checkpoint by hand, with a checksum that is right, and have the record name the new file."""
+    checkpoint = load_checkpoint(paths.best)
+    change(checkpoint)
+    write_bytes(paths.best, packed(checkpoint))
+    if told:
+        write_record(paths.logs, {**read_record(paths.logs), "checkpoint": sha256(paths.best)})
+
+
+# What holds
+
+
+def test_a_run_as_it_was_left_holds(run: RunPaths, capsys: Output) -> None:
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert main(["verify"]) == 0
+    out = capsys.readouterr().out
+    assert "run version 0\n" in out
+    assert "next version 0\n" in out
+    assert DIFFERS not in out
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+    for name in ("run", "next"):
+        found = checks(paths_of(run.logs.parent.parent, run.checkpoints.parent.parent, name, 0))
+        assert {what for what, check in found.items() if check.result == UNKNOWN} <= {"freeze certificate"}
+        assert {"test figures", "best epoch", "times", "checkpoint", "configuration"} <= found.keys()
+        assert {"starting weights", "frozen weights", "data", "split", "labels", "predictions"} <= found.keys()
+    told = found["frozen weights"].told
+    assert told.startswith(f"{int(told.split()[0])} of "), told  # the head alone trains: all of the backbone stayed
+    assert int(told.split()[0]) > 20
+
+
+def test_the_files_alone(run: RunPaths, capsys: Output) -> None:
+    assert main(["verify", "run", "next", "--quick"]) == 0
+    out = capsys.readouterr().out
+    assert "predictions:" not in out
+    assert f"{HOLDS:17} test figures" in out
+
+
+def test_what_is_not_at_hand_is_told_and_no_fault(run: RunPaths, capsys: Output) -> None:
+    run.best.unlink()
+    assert main(["verify", str(run.logs)]) == 0
+    out = capsys.readouterr().out
+    assert f"{UNKNOWN} best.ckpt: {run.best.relative_to(Path.cwd())} is not there" in out
+    assert f"{UNKNOWN} predictions: there is no checkpoint" in out
+
+
+# What was changed by hand
+
+
+def test_a_frozen_weight(run: RunPaths, capsys: Output) -> None:
+    def change(checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"]["network.backbone.conv1.0.weight"][0, 0, 0, 0] += 1e-6
+
+    change_checkpoint(run, change)
+    found = checks(run)
+    assert wrong(found) == {"frozen weights"}  # too little for the predictions to tell
+    assert "stage stem: backbone.conv1.0.weight is not what the run started from" in found["frozen weights"].told
+    assert main(["verify", "run"]) == 2
+    said = capsys.readouterr()
+    assert "1 of " in said.err
+    assert "run version 0: frozen weights" in said.err
+
+
+def test_a_frozen_buffer(run: RunPaths) -> None:
+    def change(checkpoint: dict[str, Any]) -> None:
+        name = next(name for name in checkpoint["state_dict"] if name.endswith("bn1.running_mean"))
+        checkpoint["state_dict"][name] += 1e-6
+
+    change_checkpoint(run, change)
+    assert "running_mean is not what the run started from" in checks(run)["frozen weights"].told
+
+
+def test_a_trained_weight(run: RunPaths) -> None:
+    def change(checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"]["network.head.linear.bias"][0] += 0.5
+
+    change_checkpoint(run, change)
+    found = checks(run)
+    assert wrong(found) == {"predictions"}
+    assert "logits differ by 0.5" in found["predictions"].told
+
+
+def test_a_checkpoint_that_is_not_the_one_tested(run: RunPaths) -> None:
+    change_checkpoint(run, lambda checkpoint: checkpoint.update(global_step=3), told=False)
+    assert wrong(checks(run, quick=True)) == {"best.ckpt"}
+
+
+def test_a_damaged_checkpoint(run: RunPaths) -> None:
+    content = bytearray(run.best.read_bytes())
+    content[len(content) // 2] ^= 4
+    run.best.write_bytes(content)
+    found = checks(run)
+    assert wrong(found) == {"best.ckpt", "checkpoint"}
+    assert "its checksum is wrong" in found["checkpoint"].told
+
+
+def test_a_prediction(run: RunPaths) -> None:
+    change_predictions(run, lambda arrays: arrays["logits"].__setitem__((5, 2), arrays["logits"][5, 2] + 3))
+    found = checks(run)
+    assert {"test figures", "predictions"} == wrong(found)
+    assert "loss: recorded" in found["test figures"].told
+    assert found["predictions"].told.startswith("test image 5: logits differ by 3")
+
+
+def test_a_prediction_and_its_figures(run: RunPaths) -> None:
+    change_predictions(run, lambda arrays: arrays["logits"].__setitem__((5, 2), 30.0), told=True)
+    assert wrong(checks(run, quick=True)) == set()
+    assert wrong(checks(run)) == {"predictions"}
+
+
+def test_a_label(run: RunPaths) -> None:
+    def change(arrays: dict[str, Any]) -> None:
+        arrays["label"][7] = (arrays["label"][7] + 1) % 10
+
+    change_predictions(run, change, told=True)
+    found = checks(run)
+    assert wrong(found) == {"labels"}
+    assert found["labels"].told.startswith("test image 7: recorded ")
+
+
+def test_predictions_without_a_checksum_of_their_own_written_again(run: RunPaths) -> None:
+    record = (run.logs / "run.json").read_bytes()
+    change_predictions(run, lambda arrays: arrays["logits"].__setitem__((5, 2), 30.0))
+    (run.logs / "run.json").write_bytes(record)
+    assert wrong(checks(run, quick=True)) == {"test_predictions.npz"}
+
+
+@pytest.mark.parametrize(
+    ("way", "value", "named"),
+    [
+        (("test", "accuracy"), 0.99, "test figures"),
+        (("test", "per_class", "Bag", "recall"), 0.123, "test figures"),
+        (("test", "calibration_error"), 0.0, "test figures"),
+        (("best", "epoch"), 7, "best epoch"),
+        (("best", "value"), 0.5, "best epoch"),
+        (("time", "fit_seconds"), 0.001, "times"),
+        (("time", "epoch_seconds"), [1.0, 2.0], "times"),
+        (("time", "images_per_second"), 1e6, "times"),
+        (("data", "fingerprint"), "0123", "data"),
+        (("data", "sizes", "train"), 7, "data"),
+        (("data", "split_seed"), 3, "data"),
+        (("model", "parameters"), 7, "checkpoint"),
+        (("model", "lr"), 3.0, "configuration"),
+        (("model", "weights_hash"), "0123", "checkpoint"),
+        (("seed",), 5, "configuration"),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_figure_of_the_record(run: RunPaths, way: tuple[str, ...], value: Any, named: str) -> None:
+    record = read_record(run.logs)
+    place = record
+    for key in way[:-1]:
+        place = place[key]
+    assert way[-1] in place
+    place[way[-1]] = value
+    write_record(run.logs, record)
+    found = checks(run)
+    assert named in wrong(found)
+    assert way[-1] in found[named].told
+
+
+def test_a_record_whose_checksum_is_not_written_again(run: RunPaths) -> None:
+    path = run.logs / "run.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    found = checks(run)
+    assert wrong(found) == {"record"}
+    with pytest.raises(UserError, match="run version 0: record"):
+        verify("run", log_dir=Path("lightning_logs"), checkpoint_dir=Path("checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named", "says"),
+    [
+        ("lr: 0.01", "lr: 0.02", "configuration", "lr"),
+        ("seed_everything: 0", "seed_everything: 1", "configuration", "seed: recorded 0, found 1"),
+        ("split_seed: 0", "split_seed: 1", "split", "train_images"),
+        ("batch_norm: train", "batch_norm: eval", "configuration", "batch_norm"),
+        ("num_train: 240", "num_train: 250", "data", "fingerprint"),
+        ("max_epochs: 2", "max_epochs: two", "configuration", "does not run again"),
+    ],
+)
+def test_a_setting(run: RunPaths, old: str, new: str, named: str, says: str) -> None:
+    path = run.logs / "config.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert "config.yaml" in wrong(checks(run, quick=True))
+    write_record(run.logs, read_record(run.logs))
+    found = checks(run)
+    assert named in wrong(found)
+    assert says in found[named].told
+
+
+def test_the_certificate(run: RunPaths) -> None:
+    entry = {
+        "phase": 0,
+        "frozen_weights": {"before": "aa", "after": "aa"},
+        "frozen_buffers": {"before": "bb", "after": "bb"},
+        "same": True,
+        "cache": {"used": True, "largest_difference": 1e-6},
+    }
+    record = read_record(run.logs)
+    write_record(run.logs, {**record, "certificate": [entry]})
+    found = checks(run, quick=True)["freeze certificate"]
+    assert found.result == HOLDS
+    assert "at most 1.0e-06" in found.told
+    changed = {**entry, "phase": 1, "frozen_buffers": {"before": "bb", "after": "cc"}, "same": False}
+    write_record(run.logs, {**record, "certificate": [entry, changed]})
+    found = checks(run, quick=True)["freeze certificate"]
+    assert found.result == DIFFERS
+    assert found.told == "phase 2: frozen buffers were bb, then cc"
+
+
+def test_members_of_a_result(run: RunPaths) -> None:
+    members = [
+        {"name": "run", "version": 0, "checkpoint": sha256(run.best)},
+        {"name": "next", "version": 0, "checkpoint": "0123"},
+        {"name": "gone", "version": 0, "checkpoint": "0123"},
+    ]
+    write_record(run.logs, {**read_record(run.logs), "kind": "ensemble", "members": members})
+    found = checks(run, quick=True)
+    results = [found[f"member {name} version 0"].result for name in ("run", "next", "gone")]
+    assert results == [HOLDS, DIFFERS, UNKNOWN]
+
+
+# What a user can get wrong
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("rum",), "unknown run 'rum'; did you mean 'run'?"),
+        (("run", "--batch_size", "0"), "--batch_size is 0, allowed is 1 or more"),
+        (("elsewhere/run/version_0",), "lies neither in"),
+        (("--log_dir", "nowhere"), "no completed run in nowhere"),
+        (("lightning_logs/run/version_7",), "run.json does not exist"),
+    ],
+)
+def test_wrong_input(run: RunPaths, capsys: Output, args: tuple[str, ...], message: str) -> None:
+    assert main(["verify", *args]) == 2
+    said = capsys.readouterr()
+    assert message in said.out + said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_run_that_is_not_completed(run: RunPaths, capsys: Output) -> None:
+    record = read_record(run.logs)
+    write_record(run.logs, {**record, "status": "interrupted"})
+    assert main(["verify", str(run.logs)]) == 0
+    assert "the run is not completed (its status is interrupted)" in capsys.readouterr().out
+    json.loads((run.logs / "run.json").read_text())
+
+
+def test_predictions_of_a_torn_archive(run: RunPaths) -> None:
+    buffer = io.BytesIO()
+    torch.save({}, buffer)
+    (run.logs / "test_predictions.npz").write_bytes(buffer.getvalue()[:100])
+    found = checks(run)
+    assert "test_predictions.npz" in wrong(found)
+    assert found["test figures"].result == UNKNOWN
+
+
+# Runs that were stopped, and what went on from them
+
+
+def test_runs_that_went_on_hold(fit: Fit, stop_at: Callable[..., None], capsys: Output) -> None:
+    settings = ("--model.train", "{0: head, 1: 1}", "--model.batch_norm", "affine")
+    stop_at(1, 1, KeyboardInterrupt())
+    assert fit(*settings, epochs=3) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    assert fit(*settings, "--ckpt_path", "last", epochs=3) == 0
+    assert fit(*settings, "--ckpt_path", "last", epochs=4) == 0  # a version of its own
+    assert fit("--search", "{model.lr: [0.01, 0.001]}", name="searched") == 0
+    capsys.readouterr()
+    assert main(["verify"]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("run ")] == ["run version 0", "run version 1"]
+    assert DIFFERS not in out
+    assert out.count(f"{HOLDS:17} frozen weights") == 3
