@@ -127,6 +127,7 @@ def _data_of(paths: RunPaths, root: str | None) -> ImageDataModule:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         settings: dict[str, Any] = dict(config["data"])
         augment = settings.pop("augment", None)
+        settings.pop("mix", None)  # of training alone
         chosen: dict[str, Any] = settings.pop("source") or FASHION_MNIST
         kind = import_class(chosen["class_path"], Source, "data.source")  # type: ignore[type-abstract]
         given = dict(chosen.get("init_args") or {})
