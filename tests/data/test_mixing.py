@@ -93,6 +93,7 @@ def test_both_kinds_take_turns() -> None:
         ({"mixup": 1, "pairs": [["ant", "bea"]]}, r"unknown class 'bea'; did you mean 'bee'.*data\.mix\.pairs"),
         ({"mixup": 1, "pairs": [["ant", "ant"]]}, r"a pair names two classes, such as \[ant, bee\]"),
         ({"mixup": 1, "pairs": [["ant", "bee", "cat"]]}, "a pair names two classes"),
+        ({"mixup": 1, "pairs": []}, r"data\.mix\.pairs is empty"),
         ({"mixup": 1, "pairs": "phase1"}, r"names the run 'phase1': `fashion-tl fit` looks it up"),
     ],
 )

@@ -40,6 +40,8 @@ class Mix:
         """Check all values and tell all problems at once."""
         ranges = {"mixup": (self.mixup, 0, 1000), "cutmix": (self.cutmix, 0, 1000)}
         problems = out_of_range({**ranges, "probability": (self.probability, 0, 1)}, "data.mix.")
+        if self.pairs is not None and not self.pairs:
+            problems.append("data.mix.pairs is empty: leave it out to mix any two images")
         if problems:
             raise UserError("; ".join(problems) + ".")
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
@@ -88,7 +89,7 @@ def prepare_objective(model: ImageClassifier, data: ImageDataModule) -> None:
     if data.mix is not None and isinstance(data.mix.pairs, str):
         confusion = confusion_of(data.mix.pairs, model, data, "data.mix.pairs")
         data.set_mix(replace(data.mix, pairs=confused_pairs(confusion, data.class_names)))
-        print("mixed pairs: " + ", ".join(" and ".join(pair) for pair in data.mix.pairs))
+        rank_zero_only(print)("mixed pairs: " + ", ".join(" and ".join(pair) for pair in data.mix.pairs))
 
 
 def to_build(config: Namespace, checkpoint: Path | None) -> Namespace:
@@ -132,6 +133,7 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
     """Refuse to start where two checkpoints, with the optimizer's state, will not fit."""
     needed = 2 * 3 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
+    needed += 2 * sum(b.numel() * b.element_size() for b in model.objective.buffers())
     folder = paths.checkpoints
     while not folder.exists():
         folder = folder.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 from torch.nn import functional as F
 
+from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError
 from fashion_tl.training.confusion import confused_pairs, spread_of
 from fashion_tl.training.objective import Objective, make_objective
@@ -133,6 +135,27 @@ def test_a_confusion_matrix_has_a_row_for_each_class(given: Any) -> None:
     module = ScratchClassifier(NAMES, input_spec={"channels": 1, "storage_size": 16, "image_size": 16})
     with pytest.raises(UserError, match=r"model\.smoothing_confusion is .*: it needs 3 rows \(true classes\) of 3"):
         made.prepare(module, None)
+
+
+class Hinge(Objective):
+    def loss(self, logits: Tensor, targets: Tensor, batch: Any) -> Tensor:
+        return F.multi_margin_loss(logits, targets)
+
+
+class Mean(Hinge):
+    takes_shares = True
+
+
+@pytest.mark.parametrize(("own", "fits"), [(Hinge, False), (Mean, True), (type("Sub", (Mean,), {}), False)])
+def test_an_objective_with_a_loss_of_its_own_says_whether_it_takes_shares(own: type[Objective], fits: bool) -> None:
+    module = ScratchClassifier(NAMES, input_spec={"channels": 1, "storage_size": 16, "image_size": 16})
+    mixing, plain = SimpleNamespace(mix=Mix(mixup=0.2)), SimpleNamespace(mix=None)
+    own().prepare(module, plain)
+    if fits:
+        own().prepare(module, mixing)
+        return
+    with pytest.raises(UserError, match=r"data\.mix makes targets shares.*does not declare takes_shares"):
+        own().prepare(module, mixing)
 
 
 def probabilities(logits: Tensor) -> np.ndarray:

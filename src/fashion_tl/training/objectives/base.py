@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fashion_tl.data.batches import declared
 from fashion_tl.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ class Objective(nn.Module):
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016), 0 to 1.
 
     Attributes:
+        takes_shares: Whether a class that overrides ``loss`` takes shares of classes as targets; it has to say so.
         confusion: Where the share goes instead: K rows of K numbers, or the checkpoint whose mistakes on the validation
             images tell.
     """
 
+    takes_shares: bool = False
     class_weights: Tensor | None
     spread: Tensor | None
 
@@ -75,8 +78,14 @@ class Objective(nn.Module):
         """Take what training needs of the data, after their ``setup`` and before training starts; called repeatedly.
 
         Raises:
-            UserError: If it is not to be had.
+            UserError: If it is not to be had, or the data mix images and the objective takes no shares of classes.
         """
+        own = type(self).loss is not Objective.loss
+        if own and getattr(data, "mix", None) is not None and not declared(self, "takes_shares"):
+            raise UserError(
+                f"data.mix makes targets shares of classes (B, K), and {self.label} does not declare takes_shares = "
+                "True: have it take them, or leave the mixing out."
+            )
         if self.confusion is not None and self.spread is None:
             from fashion_tl.training.confusion import confusion_of, spread_of
 
@@ -140,6 +149,8 @@ class Focal(Objective):
         label_smoothing: Must be 0: the loss is defined for one target. That of mixed targets is the mean over them.
         gamma: Focusing exponent, from 0 (cross-entropy); the paper's best is 2.
     """
+
+    takes_shares = True
 
     def __init__(
         self, class_weights: list[float] | None = None, label_smoothing: float = 0.0, gamma: float = 2.0

@@ -21,9 +21,10 @@ Groups = Mapping[str, Sequence[str]]
 
 
 class Hierarchical(Objective):
-    """Cross-entropy of the classes, and with a weight that of their groups (as in Bertinetto et al. 2020, section 3).
+    """Cross-entropy of the classes, and with a weight that of their groups.
 
-    The probability of a group is the sum of those of its classes: -log p(class) - weight * log p(group).
+    The probability of a group is the sum of those of its classes: -log p(class) - weight * log p(group). That is the
+    hierarchical cross-entropy of Bertinetto et al. 2020 (section 3) for two levels, up to a factor.
 
     Args:
         class_weights: Weight of each class (K,); a group's cross-entropy counts with that of the class.
