@@ -262,6 +262,20 @@ MUTATIONS = (
         ("tests/runs/test_going_on.py", "-k", "other_data"),
     ),
     Mutation(
+        "a teacher tells the same classes",
+        "training/objectives/distillation.py",
+        "if teacher.class_names != module.class_names:",
+        "if not teacher.class_names:",
+        ("tests/training/objectives/test_terms.py", "-k", "other_classes"),
+    ),
+    Mutation(
+        "mixed images are not cached",
+        "data/datamodule.py",
+        "        if self.mix is not None:\n            return None\n",
+        "",
+        ("tests/data/test_mixing.py", "-k", "no_fixed_views or have_no"),
+    ),
+    Mutation(
         "what a configuration imports is what the field expects",
         "imports.py",
         "if not (isinstance(found, type) and issubclass(found, base)):",

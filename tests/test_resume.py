@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fashion_tl import FeatureCache, FreezeUnfreeze, ImageDataModule, ScratchClassifier, SyntheticGarments
 from fashion_tl.data.augment import Augment
+from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import read_record
 from fashion_tl.training.plan import SCHEDULES
@@ -68,9 +69,9 @@ def images() -> ImageDataModule:
     return data
 
 
-def data_module(augmentation: dict[str, Any], batch_size: int = 8) -> ImageDataModule:
+def data_module(augmentation: dict[str, Any], batch_size: int = 8, mix: Mix | None = None) -> ImageDataModule:
     data = ImageDataModule(
-        SyntheticGarments(60), batch_size=batch_size, val_fraction=0.2, augment=Augment(**augmentation)
+        SyntheticGarments(60), batch_size=batch_size, val_fraction=0.2, augment=Augment(**augmentation), mix=mix
     )
     data.loaded, data.splits = images().loaded, images().splits
     return data
@@ -133,6 +134,35 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(
         assert different(whole, run(start=tmp_path / f"{name}.ckpt")) == [], name
 
 
+def teacher(path: Path) -> str:
+    """Write the checkpoint of an untrained classifier."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(classifier(network_args={"widths": [5]}))
+    trainer.save_checkpoint(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("mixing", [True, False])
+@pytest.mark.parametrize("phases", PHASES)
+def test_mixing_and_terms_go_on_too(phases: str, mixing: bool, tmp_path: Path) -> None:
+    taught = {"teachers": teacher(tmp_path / "teacher.ckpt"), "weight": 0.5}
+    terms = {
+        "l2_sp": {"alpha": 0.5},
+        "distillation": taught,
+        "auxiliary": {"groups": {"some": images().class_names[:4]}},
+    }
+    mix = Mix(mixup=0.5, cutmix=1.0, probability=0.8) if mixing else None
+
+    def run(*callbacks: Any, start: Path | None = None) -> dict[str, Any]:
+        data = data_module({"hflip": 0.5}, mix=mix)
+        module = classifier(train=PHASES[phases], terms=terms)
+        return train(module, data, tmp_path, FeatureCache(), *callbacks, start=start)
+
+    whole = run(SaveAt(tmp_path))
+    for name in PLACES:
+        assert different(whole, run(start=tmp_path / f"{name}.ckpt")) == [], name
+
+
 # Changes between stop and resume: exact in what they mean, or refused
 
 
@@ -172,6 +202,7 @@ def test_another_batch_size_between_epochs_keeps_the_rates(schedule: str, tmp_pa
         ({"optimizer": "sgd", "lr": 0.1}, {}, {}, ["optimizer: adamw, now sgd", "lr: 0.05, now 0.1"]),
         ({"schedule": "step"}, {}, {}, ["schedule name: cosine, now step"]),
         ({"train": "head"}, {}, {}, ["train: {0: all}, now {0: head}"]),
+        ({}, {"mix": Mix(mixup=0.2)}, {}, ["data.mix: None, now"]),
         ({"batch_norm": "eval"}, {}, {}, ["batch_norm: train, now eval"]),
     ],
 )

@@ -25,6 +25,7 @@ NUMBERS = (
     *("model.gamma", "model.label_smoothing", "data.val_fraction", "data.test_fraction", "checkpoint_minutes"),
     *(f"data.augment.{name}" for name in ("hflip", "rotation", "brightness", "contrast", "saturation", "hue")),
     *("data.augment.random_erasing", "data.augment.random_erasing_area", "trainer.gradient_clip_val"),
+    *(f"data.mix.{name}" for name in ("mixup", "cutmix", "probability")),
     *(f"trainer.limit_{part}_batches" for part in ("train", "val", "test", "predict")),
     *("trainer.overfit_batches", "trainer.val_check_interval"),
 )
@@ -34,11 +35,12 @@ FLAGS = (
 )
 NAMES = (
     *("model.optimizer", "model.schedule", "model.batch_norm", "model.objective", "model.class_weights"),
+    *("model.smoothing_confusion", "data.mix.pairs"),
     *("model.network", "data.interpolation", "cache", "monitor", "compile", "trainer.accelerator"),
     *("trainer.strategy", "trainer.precision", "trainer.profiler", "trainer.gradient_clip_algorithm"),
     *("trainer.deterministic", "data.source", "model"),
 )
-MAPPINGS = ("model.network_args", "model.objective_args", "search", "study")
+MAPPINGS = ("model.network_args", "model.objective_args", "model.terms", "search", "study")
 LISTS = ("cache_keep", "model.class_weights")
 CLASSES = (
     *("model", "data.source", "trainer.callbacks", "trainer.logger", "trainer.plugins", "model.objective"),
@@ -55,6 +57,7 @@ MAY_BE_NULL = (
     *("trainer.check_val_every_n_epoch", "trainer.log_every_n_steps", "trainer.num_sanity_val_steps"),
     *("model.backbone_lr", "data.val_fraction", "trainer.gradient_clip_val", "trainer.val_check_interval"),
     *(f"trainer.limit_{part}_batches" for part in ("train", "val", "test", "predict")),
+    *("model.smoothing_confusion", "data.mix.pairs", "model.terms"),
     *("model.objective_args", "model.network_args", "search", "study", "model.class_weights"),
     *("trainer.profiler", "trainer.precision", "trainer.gradient_clip_algorithm", "trainer.deterministic"),
     *("data.source", "trainer.benchmark", "trainer.enable_progress_bar"),

@@ -206,6 +206,8 @@ def why_not(module: ImageClassifier, data: object, boundary: int) -> str | None:
         return f"{type(module).__name__} does not declare caches_features = True"
     if not _splits(data):
         return f"{type(data).__name__} does not offer its samples as splits (fashion_tl.data.batches.Split)"
+    if getattr(data, "mix", None) is not None:
+        return "training images are mixed (data.mix)"
     views = declared(data, "views")
     if views is None:
         augment = getattr(data, "augment", None)

@@ -355,7 +355,7 @@ def _describe(trainer: Trainer, module: ImageClassifier) -> dict[str, Any]:
             "lr": plan.lr,
             "backbone_lr": plan.backbone_lr,
             "schedule": plan.schedule.name,
-            "objective": type(module.objective).__name__,
+            "objective": module.objective.label,
             "class_weights": module.class_weights,
             "max_epochs": trainer.max_epochs,
             "max_steps": plan.max_steps,

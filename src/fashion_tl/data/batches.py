@@ -48,7 +48,12 @@ class Batch:
         positions: Positions (B,) of the samples in their split.
         labels: Their classes (B,).
         images: The images (B, C, H, W), uint8, where the source reads them batch by batch.
+
+    Attributes:
+        views: The number of the fixed view (B,) that training has drawn for each sample; None for the first, or none.
     """
+
+    views: Tensor | None = None
 
     def __init__(self, positions: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
         self.positions, self.labels, self.images = positions, labels, images
@@ -72,6 +77,45 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Pin the images in memory, for a transfer that does not wait."""
         return Batch(self.positions, self.labels, None if self.images is None else self.images.pin_memory())
+
+
+class Samples:
+    """A batch on its device as a step takes it: ``inputs, targets = batch``, and what an objective may need besides.
+
+    It is no tuple: those are built again, without their attributes, where several processes move their inputs.
+
+    Args:
+        inputs: Images (B, C, H, W), or cached features of them.
+        targets: Classes (B,), or shares of classes (B, K).
+        batch: The batch that they were made of.
+        images: The images (B, C, H, W) as augmented and mixed; None where the inputs are features.
+
+    Attributes:
+        positions: Positions (B,) of the samples in their split.
+        labels: Their classes (B,), before anything was mixed.
+        views: The number of the fixed view (B,) of each, as of ``Batch``.
+    """
+
+    def __init__(self, inputs: Inputs, targets: Tensor, batch: Batch, images: Tensor | None = None) -> None:
+        self.inputs, self.targets, self.images = inputs, targets, images
+        self.positions, self.labels, self.views = batch.positions, batch.labels, batch.views
+
+    def __len__(self) -> int:
+        """Return 2, of inputs and targets."""
+        return 2
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield inputs and targets."""
+        yield from (self.inputs, self.targets)
+
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - inputs or targets
+        """Return the inputs (0) or the targets (1)."""
+        return (self.inputs, self.targets)[index]
+
+
+def draw_views(count: int, probabilities: Sequence[float], device: torch.device) -> Tensor:
+    """Draw the first or the second of two views for each sample (count,), by one draw of the device's generator."""
+    return (torch.rand(count, device=device, dtype=torch.float32) < probabilities[1]).long()
 
 
 class BatchSource(ABC):
@@ -152,8 +196,9 @@ class CachedFeatures(BatchSource):
         positions = batch.positions.to(self.views[0][0].device)
         if not training or len(self.views) == 1:
             return tuple(self._finished(array.index_select(0, positions), device) for array in self.views[0])
-        # The same draw as that of the augmentation that the views stand for.
-        second = (torch.rand(len(positions), device=device) < self.probabilities[1]).to(positions.device)
+        # The same draw as that of the images that the views stand for.
+        batch.views = draw_views(len(positions), self.probabilities, device)
+        second = batch.views.bool().to(positions.device)
         gathered = []
         for first, other in zip(*self.views, strict=True):
             rows = first.index_select(0, positions)

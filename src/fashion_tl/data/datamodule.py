@@ -14,10 +14,21 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from fashion_tl.data.augment import Augment
-from fashion_tl.data.batches import Batch, BatchLoader, Inputs, ResidentImages, Split, declared, fingerprint
+from fashion_tl.data.batches import (
+    VIEWS,
+    Batch,
+    BatchLoader,
+    ResidentImages,
+    Samples,
+    Split,
+    declared,
+    draw_views,
+    fingerprint,
+)
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.images import ImageSet, InMemoryImages
 from fashion_tl.data.memory import RESIDENT_SHARE
+from fashion_tl.data.mixing import Mix, Mixer
 from fashion_tl.data.sources import Loaded, Source
 from fashion_tl.data.splits import budget_split, stratified_split, take_per_class
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float
@@ -51,6 +62,7 @@ class ImageDataModule(LightningDataModule):
         per_class: Most training images of each class; validation keeps all of its images. All if not given.
         split_seed: Seed of the splits, independent of the run's seed.
         augment: Random augmentation of the training images.
+        mix: Mixing of training images in pairs (MixUp, CutMix), such as {mixup: 0.2, cutmix: 1.0}.
         num_workers: Processes that decode image files that do not fit in memory.
     """
 
@@ -68,6 +80,7 @@ class ImageDataModule(LightningDataModule):
         split_seed: int = 0,
         augment: Augment | None = None,
         num_workers: int = 2,
+        mix: Mix | None = None,
     ) -> None:
         super().__init__()
         if val_fraction is None:
@@ -116,6 +129,10 @@ class ImageDataModule(LightningDataModule):
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.label_budget, self.per_class, self.split_seed = label_budget, per_class, split_seed
         self.augment = augment or Augment()
+        self.mix = mix if mix is not None and mix.active else None
+        self.mixer: Mixer | None = None
+        if self.mix is not None and not isinstance(self.mix.pairs, str):
+            self.set_mix(self.mix)
         self.loaded: Loaded | None = None
         self.splits: dict[str, Split] = {}
         self._loaders: list[BatchLoader] = []
@@ -163,9 +180,19 @@ class ImageDataModule(LightningDataModule):
                     f"{len(divided)} images, for {', '.join(divided)}. Add images, or remove the class."
                 )
 
+    def set_mix(self, mix: Mix) -> None:
+        """Mix training images as told.
+
+        Raises:
+            UserError: If its pairs are not pairs of two of the classes.
+        """
+        self.mix, self.mixer = mix, Mixer(mix, self.class_names)
+
     @property
     def views(self) -> Mapping[str, float] | None:
         """The fixed views of an image that training draws from, with their probabilities; None if there are others."""
+        if self.mix is not None:
+            return None
         found: Mapping[str, float] | None = declared(self.augment, "views")
         return found
 
@@ -227,16 +254,32 @@ class ImageDataModule(LightningDataModule):
         """End the worker processes."""
         self.teardown("")
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Inputs, Tensor]:
-        """Turn a batch into inputs and labels; images are augmented in training."""
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Samples:
+        """Turn a batch into inputs and targets; images are augmented, and mixed, in training."""
         trainer = self.trainer
         training = trainer is not None and trainer.training
         tests = trainer is not None and (trainer.testing or trainer.predicting)
         split = self.splits["train" if training else "test" if tests else "val"]
-        inputs, labels = split.fetch(batch, training)
-        if split.holds_images:
-            inputs = self.prepare(self.augment(cast(Tensor, inputs)) if training else cast(Tensor, inputs))
-        return inputs, labels
+        inputs, targets = split.fetch(batch, training)
+        if not split.holds_images:
+            return Samples(inputs, targets, batch)
+        images = cast(Tensor, inputs)
+        if training:
+            images = self._augmented(images, batch)
+            if self.mix is not None:
+                if self.mixer is None:
+                    self.set_mix(self.mix)
+                images, targets = cast(Mixer, self.mixer)(images, targets)
+        return Samples(self.prepare(images), targets, batch, images)
+
+    def _augmented(self, images: Tensor, batch: Batch) -> Tensor:
+        """Augment training images; which of two fixed views was drawn is noted in the batch, as of cached features."""
+        views = self.views
+        if views is None or len(views) != 2 or next(iter(views)) != "identity" or not set(views) <= set(VIEWS):
+            return self.augment(images)
+        batch.views = draw_views(len(images), tuple(views.values()), images.device)
+        images = to_float(images)
+        return torch.where(batch.views.view(-1, 1, 1, 1).bool(), VIEWS[tuple(views)[1]](images), images)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Bring images (B, C, H, W) to the image size, as float in 0 to 1, unless the module preprocesses itself."""
@@ -285,6 +328,7 @@ class ImageDataModule(LightningDataModule):
             "class_names": self.class_names,
             **self.input_spec,
             "augment": augment,
+            "mix": None if self.mix is None else asdict(self.mix),
         }
 
     def _test_set(self) -> str | None:

@@ -144,6 +144,7 @@ def data_of(paths: RunPaths, root: str | None = None) -> ImageDataModule:
     settings = _settings_of(paths)
     try:
         augment = settings.pop("augment", None)
+        settings.pop("mix", None)  # of training alone
         chosen: dict[str, Any] = settings.pop("source") or FASHION_MNIST
         kind = import_class(chosen["class_path"], Source, "data.source")  # type: ignore[type-abstract]
         given = dict(chosen.get("init_args") or {})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
@@ -21,6 +24,7 @@ from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_stat
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.confusion import confused_pairs, confusion_of
 
 
 def best_precision(accelerator: str) -> str:
@@ -42,9 +46,50 @@ def settle(config: Namespace) -> Path | None:
     if checkpoint is not None:
         load_checkpoint(checkpoint)
     start = config.model.init_args.get("init_from")
-    if start and not start.endswith(".ckpt") and checkpoint is None:
-        config.model.init_args.init_from = str(newest_completed(config.log_dir, config.checkpoint_dir, start).best)
+    if start and checkpoint is None:
+        config.model.init_args.init_from = checkpoint_of(config, start)
+    settle_named_runs(config)
     return checkpoint
+
+
+def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whatever a setting has in its place
+    """Return the best checkpoint of the newest completed run of a name; what is no name stays as it is."""
+    if not isinstance(run, str) or not run or run.endswith(".ckpt"):
+        return run
+    return str(newest_completed(config.log_dir, config.checkpoint_dir, run).best)
+
+
+def settle_named_runs(config: Namespace) -> None:
+    """Put checkpoints in the place of runs that teach, or whose mistakes smoothing and mixing go by.
+
+    Raises:
+        UserError: If there is no such completed run.
+    """
+    given = config.model.init_args
+    if given.get("smoothing_confusion") is not None:
+        given.smoothing_confusion = checkpoint_of(config, given.smoothing_confusion)
+    taught = (given.get("terms") or {}).get("distillation")
+    if isinstance(taught, Mapping) and taught.get("teachers"):
+        named = taught["teachers"]
+        found = (
+            [checkpoint_of(config, each) for each in named] if isinstance(named, list) else checkpoint_of(config, named)
+        )
+        given.terms = {**given.terms, "distillation": {**taught, "teachers": found}}
+    if config.data.get("mix") is not None and config.data.mix.pairs is not None:
+        config.data.mix.pairs = checkpoint_of(config, config.data.mix.pairs)
+
+
+def prepare_objective(model: ImageClassifier, data: ImageDataModule) -> None:
+    """Have the objective, and what mixes images, take what they need of other runs, before anything is written.
+
+    Raises:
+        UserError: If it is not to be had, or does not fit this run.
+    """
+    model.objective.prepare(model, data)
+    if data.mix is not None and isinstance(data.mix.pairs, str):
+        confusion = confusion_of(data.mix.pairs, model, data, "data.mix.pairs")
+        data.set_mix(replace(data.mix, pairs=confused_pairs(confusion, data.class_names)))
+        rank_zero_only(print)("mixed pairs: " + ", ".join(" and ".join(pair) for pair in data.mix.pairs))
 
 
 def to_build(config: Namespace, checkpoint: Path | None) -> Namespace:
@@ -88,6 +133,7 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
     """Refuse to start where two checkpoints, with the optimizer's state, will not fit."""
     needed = 2 * 3 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
+    needed += 2 * sum(b.numel() * b.element_size() for b in model.objective.buffers())
     folder = paths.checkpoints
     while not folder.exists():
         folder = folder.parent

@@ -92,6 +92,7 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         data.prepare_data()
         data.setup("fit")
         cache.check(model, data)
+        checks.prepare_objective(model, data)
         if config.compile:
             model.compile_network(config.compile)
         if config.find_lr:

@@ -23,6 +23,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from fashion_tl.callbacks.features import MODES
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
 from fashion_tl.features.pooling import POOLS
 from fashion_tl.imports import class_path, import_class
@@ -51,7 +52,12 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
 }
 ENDS = ("trainer.max_epochs", "trainer.max_steps")
 NULLABLE = ("checkpoint_minutes", "checkpoint_steps", "patience", "search", "study", "ckpt_path", "extends", "config")
-BUILT = {"trainer": Trainer, "data": ImageDataModule, "data.augment": Augment}  # what is built of a section
+BUILT = {
+    "trainer": Trainer,
+    "data": ImageDataModule,
+    "data.augment": Augment,
+    "data.mix": Mix,
+}  # what is built of a section
 BATCHES = ("train_batches", "val_batches", "test_batches", "predict_batches")
 SHARES = (*(f"trainer.limit_{name}" for name in BATCHES), "trainer.val_check_interval")
 DURATIONS = ("trainer.max_time", "trainer.val_check_interval")

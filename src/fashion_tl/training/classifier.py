@@ -62,11 +62,15 @@ class ImageClassifier(LightningModule):
         step_size: Epochs between two drops of the step schedule.
         gamma: Factor of a drop (step, plateau).
         plateau_patience: Validations without a better loss before a drop (plateau).
-        objective: cross_entropy, focal, or the class path of a subclass of ``Objective``.
+        objective: cross_entropy, focal, hierarchical, expected_cost, or the class path of a subclass of ``Objective``.
         objective_args: Arguments of the objective, such as {gamma: 2}.
         class_weights: Weight of each class in the objective, or balanced: by the inverse of its share of the training
             images.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016), 0 to 1.
+        smoothing_confusion: Spreads it over the classes that a class is confused with instead: a run's name or
+            checkpoint, whose mistakes on the validation images tell, or a confusion matrix of K rows.
+        terms: What is added to the objective, with its arguments: l2_sp, distillation, auxiliary, or the class path of
+            a subclass of ``Term``; such as {l2_sp: {alpha: 0.1}}.
 
     Attributes:
         figures: What validation logs, and ``--monitor`` takes; a subclass that logs more adds to it.
@@ -104,6 +108,8 @@ class ImageClassifier(LightningModule):
         objective_args: dict[str, Any] | None = None,
         class_weights: list[float] | str | None = None,
         label_smoothing: float = 0.0,
+        smoothing_confusion: str | list[list[float]] | None = None,
+        terms: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         # What the outermost class was built with: that, and no choice of a class between, builds it again.
@@ -143,7 +149,9 @@ class ImageClassifier(LightningModule):
             momentum=momentum,
         )
         self.class_weights = class_weights
-        self.objective = make_objective(objective, len(class_names), class_weights, label_smoothing, objective_args)
+        self.objective = make_objective(
+            objective, len(class_names), class_weights, label_smoothing, objective_args, terms, smoothing_confusion
+        )
         self.training_figures = TrainingFigures()
         self.validation_figures = EvaluationFigures(len(class_names))
         self.test_figures = EvaluationFigures(len(class_names))
@@ -163,6 +171,7 @@ class ImageClassifier(LightningModule):
         """
         self.network = network.to(memory_format=torch.channels_last)
         self.preprocess = Preprocess(self.input_spec, channels, mean, std)
+        self.objective.attach(self)
         for phase in self.plan.phases:
             network.resolve(phase.train)
         self.enter_phase(0)
@@ -261,14 +270,18 @@ class ImageClassifier(LightningModule):
         return self.logits(batch[0]).softmax(1)
 
     def setup(self, stage: str) -> None:
-        """Weigh classes by the training labels, if the objective is to be balanced.
+        """Have the objective take what it needs of the data, and weigh classes by their labels if it is balanced.
 
         Raises:
-            UserError: If the data module does not count its classes.
+            UserError: If the data module does not count its classes, or the objective cannot have what it needs.
         """
-        if stage != "fit" or self.class_weights != BALANCED:
+        if stage != "fit":
             return
-        counts = getattr(getattr(self.trainer, "datamodule", None), "class_counts", None)
+        data = getattr(self.trainer, "datamodule", None)
+        self.objective.prepare(self, data)
+        if self.class_weights != BALANCED:
+            return
+        counts = getattr(data, "class_counts", None)
         if counts is None:
             raise UserError(
                 f"model.class_weights {BALANCED} needs a data module with `class_counts` (training images of each "

@@ -1,108 +1,32 @@
-"""What training minimises: objectives map logits, targets and the batch to a loss and counts."""
+"""What training minimises, by name: an objective, and terms that are added to it."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, shown, unknown_name
 from fashion_tl.imports import import_class
+from fashion_tl.training.objectives.auxiliary import Auxiliary
+from fashion_tl.training.objectives.base import CrossEntropy, Focal, Objective, Outcome
+from fashion_tl.training.objectives.distillation import Distillation
+from fashion_tl.training.objectives.l2_sp import L2SP
+from fashion_tl.training.objectives.structured import ExpectedCost, Hierarchical
+from fashion_tl.training.objectives.terms import Composed, Term
 
+__all__ = ["BALANCED", "OBJECTIVES", "TERMS", "Objective", "Outcome", "Term", "balanced_weights", "make_objective"]
 
-class Outcome(NamedTuple):
-    """What an objective says of a batch.
-
-    Attributes:
-        loss: Mean loss (), to be minimised.
-        correct: How many samples are classified right (), for the accuracy in training.
-    """
-
-    loss: Tensor
-    correct: Tensor
-
-
-class Objective(nn.Module):
-    """A loss and its counts. A subclass overrides ``loss``; one with mixed targets overrides ``correct`` too.
-
-    A subclass of your own is named by its class path (``--model.objective mine.Loss``) and gets ``objective_args``.
-
-    Args:
-        class_weights: Weight of each class (K,), or None for equal weights.
-        label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016), 0 to 1.
-    """
-
-    class_weights: Tensor | None
-
-    def __init__(self, class_weights: list[float] | None = None, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.label_smoothing = label_smoothing
-        self.weigh(class_weights)
-
-    def weigh(self, class_weights: list[float] | None) -> None:
-        """Set the weight of each class (K,)."""
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
-
-    def forward(self, logits: Tensor, targets: Tensor, batch: Any) -> Outcome:  # noqa: ANN401 - whatever the loader gives
-        """Judge a batch.
-
-        Args:
-            logits: Logits (B, K).
-            targets: Classes (B,).
-            batch: The batch as the step got it, for objectives that need more than its targets.
-        """
-        with torch.no_grad():
-            correct = self.correct(logits, targets)
-        return Outcome(self.loss(logits, targets, batch), correct)
-
-    def loss(self, logits: Tensor, targets: Tensor, batch: Any) -> Tensor:  # noqa: ANN401 - as above
-        """Compute the mean cross-entropy (), weighed and smoothed."""
-        return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=self.label_smoothing)
-
-    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Count the samples that are classified right ()."""
-        return (logits.argmax(1) == targets).sum()
-
-
-class CrossEntropy(Objective):
-    """Cross-entropy, with class weights and label smoothing."""
-
-
-class Focal(Objective):
-    """Focal loss (Lin et al. 2017): cross-entropy that counts well classified samples less, by (1 - p)^gamma.
-
-    Args:
-        class_weights: Weight of each class (K,), the paper's alpha; the loss is divided by the sum of weights used, as
-            cross-entropy divides.
-        label_smoothing: Must be 0: the loss is defined for one target.
-        gamma: Focusing exponent, from 0 (cross-entropy); the paper's best is 2.
-    """
-
-    def __init__(
-        self, class_weights: list[float] | None = None, label_smoothing: float = 0.0, gamma: float = 2.0
-    ) -> None:
-        super().__init__(class_weights, label_smoothing)
-        if label_smoothing:
-            raise UserError(f"model.label_smoothing is {label_smoothing}: the focal loss takes none.")
-        if not 0 <= gamma < float("inf"):
-            raise UserError(f"model.objective_args.gamma is {gamma}, allowed is 0 and above.")
-        self.gamma = gamma
-
-    def loss(self, logits: Tensor, targets: Tensor, batch: Any) -> Tensor:  # noqa: ANN401 - as above
-        """Compute the mean focal loss ()."""
-        log_p = F.log_softmax(logits, 1).gather(1, targets[:, None])[:, 0]
-        losses = -((1 - log_p.exp()) ** self.gamma) * log_p
-        if self.class_weights is None:
-            return losses.mean()
-        weights = self.class_weights[targets]
-        return (weights * losses).sum() / weights.sum()
-
-
-OBJECTIVES: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy, "focal": Focal}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "cross_entropy": CrossEntropy,
+    "focal": Focal,
+    "hierarchical": Hierarchical,
+    "expected_cost": ExpectedCost,
+}
+TERMS: dict[str, type[Term]] = {"l2_sp": L2SP, "distillation": Distillation, "auxiliary": Auxiliary}
 BALANCED = "balanced"
+M = TypeVar("M", bound=nn.Module)
 
 
 def make_objective(
@@ -111,25 +35,26 @@ def make_objective(
     class_weights: list[float] | str | None = None,
     label_smoothing: float = 0.0,
     arguments: dict[str, Any] | None = None,
+    terms: Mapping[str, Any] | None = None,
+    confusion: list[list[float]] | str | None = None,
 ) -> Objective:
     """Make an objective.
 
     Args:
-        name: "cross_entropy", "focal", or the class path of a subclass of ``Objective``.
+        name: "cross_entropy", "focal", "hierarchical", "expected_cost", or the class path of a subclass of
+            ``Objective``.
         classes: Number of classes K.
         class_weights: Weight of each class, "balanced" (set later, from the training labels), or None.
         label_smoothing: Share of the target spread over all classes, 0 to 1.
         arguments: More arguments of the objective, such as {gamma: 2}.
+        terms: Arguments of each term by its name ("l2_sp", "distillation", "auxiliary", or the class path of a subclass
+            of ``Term``), in the order in which they change the loss.
+        confusion: Where label smoothing goes: K rows of K numbers, or a checkpoint; all classes alike if not given.
 
     Raises:
-        UserError: If there is no such objective, or an argument does not fit.
+        UserError: If there is no such objective or term, or an argument does not fit.
     """
-    if "." in name:
-        kind = import_class(name, Objective, "model.objective")
-    elif name in OBJECTIVES:
-        kind = OBJECTIVES[name]
-    else:
-        raise unknown_name("objective", name, OBJECTIVES, "Set it with --model.objective; MODULE.CLASS names your own.")
+    kind = _kind("objective", name, OBJECTIVES, Objective)
     if isinstance(class_weights, str):
         if class_weights != BALANCED:
             raise unknown_name("class_weights", class_weights, (BALANCED,), "Or a list of one number a class.")
@@ -141,10 +66,46 @@ def make_objective(
             f"model.class_weights is {class_weights}: it needs {classes} numbers from 0 up, one a class and not all 0, "
             f"or '{BALANCED}'."
         )
+    if confusion is not None and not label_smoothing:
+        raise UserError("model.smoothing_confusion says where label smoothing goes: give --model.label_smoothing too.")
+    given = {"class_weights": class_weights, "label_smoothing": label_smoothing}
+    objective = _make(
+        kind, {**given, **_arguments("objective_args", arguments)}, f"objective_args do not fit objective {name!r}"
+    )
+    objective.confusion = confusion
+    if not terms:
+        return objective
+    made = {
+        term: _make(
+            _kind("terms", term, TERMS, Term),
+            _arguments(f"terms.{term}", settings),
+            f"terms.{term} do not fit",
+        )
+        for term, settings in _arguments("terms", terms).items()
+    }
+    return Composed(objective, made, classes)
+
+
+def _kind(setting: str, name: str, known: Mapping[str, type[M]], base: type[M]) -> type[M]:
+    if "." in name:
+        return import_class(name, base, f"model.{setting}")
+    if name not in known:
+        what = "term" if setting == "terms" else setting
+        raise unknown_name(what, name, known, f"Set it with --model.{setting}; MODULE.CLASS names your own.")
+    return known[name]
+
+
+def _arguments(setting: str, given: Any) -> dict[str, Any]:  # noqa: ANN401 - what a configuration holds
+    if given is not None and not isinstance(given, Mapping):
+        raise UserError(f"model.{setting} is {shown(given)}: it must be a mapping of arguments, such as {{weight: 1}}.")
+    return {str(name): value for name, value in (given or {}).items()}
+
+
+def _make(kind: type[M], arguments: Mapping[str, Any], problem: str) -> M:
     try:
-        return kind(class_weights=class_weights, label_smoothing=label_smoothing, **(arguments or {}))
+        return kind(**arguments)
     except TypeError as error:
-        raise UserError(f"model.objective_args do not fit objective {name!r}: {error}.") from error
+        raise UserError(f"model.{problem}: {error}.") from error
 
 
 def balanced_weights(counts: list[int]) -> list[float]:

@@ -14,6 +14,7 @@ from fashion_tl.models.backbones import create_backbone, weights_hash
 from fashion_tl.models.staged import StagedNetwork, divide_timm
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.objectives.auxiliary import AUXILIARY
 
 
 class TransferClassifier(ImageClassifier):
@@ -90,6 +91,8 @@ class TransferClassifier(ImageClassifier):
     def _load_start(network: StagedNetwork, checkpoint: dict[str, Any], path: str) -> None:
         prefix = "network."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        # An auxiliary head is of one run's objective: that of another starts anew.
+        state = {k: v for k, v in state.items() if not k.startswith(f"head.{AUXILIARY}.")}
         try:
             network.load_state_dict(state)
         except RuntimeError as error:

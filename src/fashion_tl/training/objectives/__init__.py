@@ -1,0 +1,1 @@
+"""What training minimises: losses of classes, and terms that are added to them."""

@@ -1,0 +1,180 @@
+"""Objectives map logits, targets and the batch to a loss and counts; this is what all of them share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fashion_tl.data.batches import declared
+from fashion_tl.errors import UserError
+
+if TYPE_CHECKING:
+    from fashion_tl.training.classifier import ImageClassifier
+
+
+class Outcome(NamedTuple):
+    """What an objective says of a batch.
+
+    Attributes:
+        loss: Mean loss (), to be minimised.
+        correct: How many samples are classified right (), for the accuracy in training.
+    """
+
+    loss: Tensor
+    correct: Tensor
+
+
+class Objective(nn.Module):
+    """A loss and its counts. A subclass overrides ``losses``, or ``loss`` where that does not say it.
+
+    Targets are classes (B,), or shares of classes (B, K) that sum to one, as mixed images have. Whatever ``losses``
+    gives for the classes is averaged with the shares as weights: for MixUp that is the paper's own loss (Zhang et al.
+    2018, section 2).
+
+    An objective that needs more than logits and targets takes it from the batch (``fashion_tl.data.batches.Samples``),
+    from the network (``attach``), or from the data (``prepare``). Tensors that belong to the run are registered as
+    buffers in ``attach``, so that checkpoints keep them.
+
+    A subclass of your own is named by its class path (``--model.objective mine.Loss``) and gets ``objective_args``.
+
+    Args:
+        class_weights: Weight of each class (K,), or None for equal weights.
+        label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016), 0 to 1.
+
+    Attributes:
+        takes_shares: Whether a class that overrides ``loss`` takes shares of classes as targets; it has to say so.
+        confusion: Where the share goes instead: K rows of K numbers, or the checkpoint whose mistakes on the validation
+            images tell.
+    """
+
+    takes_shares: bool = False
+    class_weights: Tensor | None
+    spread: Tensor | None
+
+    def __init__(self, class_weights: list[float] | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.confusion: list[list[float]] | str | None = None
+        self.register_buffer("spread", None, persistent=False)
+        self.weigh(class_weights)
+
+    @property
+    def label(self) -> str:
+        """What a record calls it."""
+        return type(self).__name__
+
+    def weigh(self, class_weights: list[float] | None) -> None:
+        """Set the weight of each class (K,)."""
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def attach(self, module: ImageClassifier) -> None:
+        """Take what is needed of a classifier whose network has just been built, its ``class_names`` among it."""
+
+    def prepare(self, module: ImageClassifier, data: Any) -> None:  # noqa: ANN401 - any data module, or None
+        """Take what training needs of the data, after their ``setup`` and before training starts; called repeatedly.
+
+        Raises:
+            UserError: If it is not to be had, or the data mix images and the objective takes no shares of classes.
+        """
+        own = type(self).loss is not Objective.loss
+        if own and getattr(data, "mix", None) is not None and not declared(self, "takes_shares"):
+            raise UserError(
+                f"data.mix makes targets shares of classes (B, K), and {self.label} does not declare takes_shares = "
+                "True: have it take them, or leave the mixing out."
+            )
+        if self.confusion is not None and self.spread is None:
+            from fashion_tl.training.confusion import confusion_of, spread_of
+
+            counts = confusion_of(self.confusion, module, data, "model.smoothing_confusion")
+            self.register_buffer("spread", spread_of(counts).to(module.device), persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor, batch: Any) -> Outcome:  # noqa: ANN401 - whatever the loader gives
+        """Judge a batch.
+
+        Args:
+            logits: Logits (B, K).
+            targets: Classes (B,), or shares of classes (B, K).
+            batch: The batch as the step got it, for objectives that need more than its targets.
+        """
+        with torch.no_grad():
+            correct = self.correct(logits, targets)
+        return Outcome(self.loss(logits, targets, batch), correct)
+
+    def loss(self, logits: Tensor, targets: Tensor, batch: Any) -> Tensor:  # noqa: ANN401 - as above
+        """Compute the mean loss (), weighed and smoothed."""
+        if targets.ndim == 1 and self.spread is None and type(self).losses is Objective.losses:
+            return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=self.label_smoothing)
+        return self.expected(self.losses(logits), targets)
+
+    def losses(self, logits: Tensor) -> Tensor:
+        """Compute the loss (B, K) that each sample would have were it of each class; cross-entropy by default."""
+        return -F.log_softmax(logits, 1)
+
+    def expected(self, losses: Tensor, targets: Tensor) -> Tensor:
+        """Average the losses of classes (B, K) over the targets of a batch, weighed and smoothed, to ().
+
+        Weights count as torch's cross-entropy counts them: the sum is divided by the weight of the targets before they
+        are smoothed.
+        """
+        shares = F.one_hot(targets, losses.shape[1]) if targets.ndim == 1 else targets
+        shares = shares.to(losses.dtype)
+        weights = losses.new_ones(losses.shape[1]) if self.class_weights is None else self.class_weights
+        smoothed, part = shares, self.label_smoothing
+        if part and self.spread is None:
+            smoothed = (1 - part) * shares + part / losses.shape[1]
+        elif part:
+            with torch.autocast(losses.device.type, enabled=False):
+                smoothed = (1 - part) * shares + part * (shares @ self.spread.to(losses.dtype))  # type: ignore[union-attr]
+        return (smoothed * weights * losses).sum() / (shares * weights).sum()
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Count the samples that are classified right (): as the class with the largest share of the target."""
+        return (logits.argmax(1) == (targets if targets.ndim == 1 else targets.argmax(1))).sum()
+
+
+class CrossEntropy(Objective):
+    """Cross-entropy, with class weights and label smoothing."""
+
+
+class Focal(Objective):
+    """Focal loss (Lin et al. 2017): cross-entropy that counts well classified samples less, by (1 - p)^gamma.
+
+    Args:
+        class_weights: Weight of each class (K,), the paper's alpha; the loss is divided by the sum of weights used, as
+            cross-entropy divides.
+        label_smoothing: Must be 0: the loss is defined for one target. That of mixed targets is the mean over them.
+        gamma: Focusing exponent, from 0 (cross-entropy); the paper's best is 2.
+    """
+
+    takes_shares = True
+
+    def __init__(
+        self, class_weights: list[float] | None = None, label_smoothing: float = 0.0, gamma: float = 2.0
+    ) -> None:
+        super().__init__(class_weights, label_smoothing)
+        if label_smoothing:
+            raise UserError(f"model.label_smoothing is {label_smoothing}: the focal loss takes none.")
+        if not 0 <= gamma < float("inf"):
+            raise UserError(f"model.objective_args.gamma is {gamma}, allowed is 0 and above.")
+        self.gamma = gamma
+
+    def loss(self, logits: Tensor, targets: Tensor, batch: Any) -> Tensor:  # noqa: ANN401 - as above
+        """Compute the mean focal loss ()."""
+        if targets.ndim > 1:
+            return self.expected(self.losses(logits), targets)
+        log_p = F.log_softmax(logits, 1).gather(1, targets[:, None])[:, 0]
+        losses = -((1 - log_p.exp()) ** self.gamma) * log_p
+        if self.class_weights is None:
+            return losses.mean()
+        weights = self.class_weights[targets]
+        return (weights * losses).sum() / weights.sum()
+
+    def losses(self, logits: Tensor) -> Tensor:
+        """Compute the focal loss (B, K) of each sample for each class."""
+        log_p = F.log_softmax(logits, 1)
+        # A power below 1 has no gradient at 0, and that of a class whose share is 0 would still make it NaN.
+        return -((1 - log_p.exp()).clamp(min=1e-8) ** self.gamma) * log_p
