@@ -6,11 +6,13 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 
+from fashion_tl.callbacks.weight_average import WeightAverage
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.models.staged import count_parameters
@@ -21,6 +23,7 @@ from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_stat
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.plan import Progress
 
 
 def best_precision(accelerator: str) -> str:
@@ -82,12 +85,16 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
     check_lengths(trainer, data)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
-    model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
+    plan = model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, WeightAverage):
+            callback.period(plan, Progress(0, batches=batches))
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
-    """Refuse to start where two checkpoints, with the optimizer's state, will not fit."""
-    needed = 2 * 3 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
+    """Refuse to start where two checkpoints, with the optimizer's state and an average, will not fit."""
+    needed = 2 * 4 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
     folder = paths.checkpoints
     while not folder.exists():
         folder = folder.parent
