@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
-from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tvf
 
 from fashion_tl.data import augment
@@ -41,6 +41,9 @@ def test_nothing_is_the_identity() -> None:
 
 
 EACH: list[dict[str, Any]] = [
+    {"random_resized_crop": 0.3},
+    {"trivial_augment": True},
+    {"rand_augment": 2},
     {"hflip": 0.5},
     {"translate": 3},
     {"rotation": 30.0},
@@ -162,6 +165,46 @@ def test_all_wrong_strengths_are_told_together() -> None:
         assert part in message
     assert "brightness" not in message
     assert "saturation" not in message
+
+
+def test_two_policies_are_one_too_many() -> None:
+    with pytest.raises(UserError, match="trivial_augment and rand_augment exclude each other"):
+        Augment(trivial_augment=True, rand_augment=1)
+    with pytest.raises(UserError, match="rand_augment_magnitude is 31"):
+        Augment(rand_augment_magnitude=31)
+
+
+@pytest.mark.parametrize("strengths", EACH, ids=lambda strengths: "-".join(strengths))
+def test_only_flips_are_fixed_views(strengths: dict[str, Any]) -> None:
+    assert Augment(**strengths).active == list(strengths)
+    assert (Augment(**strengths).views is None) == (set(strengths) != {"hflip"})
+
+
+# Random crops
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (40, 25)])
+@pytest.mark.parametrize("smallest", [0.08, 0.5, 1.0])
+def test_crops_are_drawn_as_torchvision_draws_them(height: int, width: int, smallest: float) -> None:
+    count = 4000
+    ours = torch.stack(augment.draw_crops(torch.zeros(count, 1, height, width), smallest), 1)
+    draw = RandomResizedCrop(8, scale=(smallest, 1.0))
+    drawn = [draw.make_params([torch.zeros(1, height, width)]) for _ in range(count)]
+    theirs = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in drawn], dtype=torch.float32)
+    assert torch.equal(ours, ours.round())
+    top, left, tall, wide = ours.unbind(1)
+    assert min(top.min(), left.min()) >= 0
+    assert (top + tall).max() <= height
+    assert (left + wide).max() <= width
+    for index in range(4):
+        assert ours[:, index].mean() == pytest.approx(theirs[:, index].mean(), abs=0.5)
+        for share in (0.1, 0.5, 0.9):
+            assert ours[:, index].quantile(share) == pytest.approx(theirs[:, index].quantile(share), abs=1.0)
+
+
+def test_crops_of_what_none_fits_into_are_the_largest_at_the_centre() -> None:
+    top, left, tall, wide = (int(each[0]) for each in augment.draw_crops(torch.zeros(1, 1, 12, 90), 1.0))
+    assert (top, left, tall, wide) == (0, 37, 12, 16)
 
 
 # Translation, rotation, and both with the flip in one resampling

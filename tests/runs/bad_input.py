@@ -14,7 +14,7 @@ Case = tuple[str, ...]
 COUNTS = (
     *("data.image_size", "data.batch_size", "data.eval_batch_size", "data.label_budget", "data.per_class"),
     *("data.split_seed", "data.num_workers", "data.source.num_train", "data.source.num_test", "data.source.seed"),
-    *("model.step_size", "model.plateau_patience", "data.augment.translate"),
+    *("model.step_size", "model.plateau_patience", "data.augment.translate", "data.augment.rand_augment"),
     *("patience", "seeds", "checkpoint_steps", "trainer.num_nodes", "trainer.min_epochs", "trainer.min_steps"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.check_val_every_n_epoch", "trainer.log_every_n_steps"),
     *("trainer.num_sanity_val_steps", "trainer.accumulate_grad_batches"),
@@ -26,11 +26,13 @@ NUMBERS = (
     *(f"data.augment.{name}" for name in ("hflip", "rotation", "brightness", "contrast", "saturation", "hue")),
     *("data.augment.random_erasing", "data.augment.random_erasing_area", "trainer.gradient_clip_val"),
     *(f"data.mix.{name}" for name in ("mixup", "cutmix", "probability")),
+    *("data.augment.random_resized_crop", "data.augment.rand_augment_magnitude"),
     *(f"trainer.limit_{part}_batches" for part in ("train", "val", "test", "predict")),
     *("trainer.overfit_batches", "trainer.val_check_interval"),
 )
 FLAGS = (
-    *("find_lr", "trainer.barebones", "trainer.detect_anomaly", "trainer.inference_mode", "trainer.sync_batchnorm"),
+    *("data.augment.trivial_augment", "find_lr", "trainer.barebones", "trainer.detect_anomaly"),
+    *("trainer.inference_mode", "trainer.sync_batchnorm"),
     *("trainer.enable_progress_bar", "trainer.use_distributed_sampler", "trainer.benchmark"),
 )
 NAMES = (

@@ -45,7 +45,7 @@ from fashion_tl.records.record import (
 )
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
-from fashion_tl.training.freezing import FreezeUnfreeze
+from fashion_tl.training.freezing import FreezeUnfreeze, averaging_of
 
 
 class RunRecorder(Callback):
@@ -357,6 +357,7 @@ def _describe(trainer: Trainer, module: ImageClassifier) -> dict[str, Any]:
             "schedule": plan.schedule.name,
             "objective": module.objective.label,
             "class_weights": module.class_weights,
+            "averaging": averaging_of(trainer),
             "max_epochs": trainer.max_epochs,
             "max_steps": plan.max_steps,
             "input": describe_preprocessing(module.preprocess),

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fashion_tl.data.augment_ops import resize_crops
+from fashion_tl.data.policies import LEVELS, rand_augment, trivial_augment
 from fashion_tl.data.transforms import LUMA, to_float
 from fashion_tl.errors import UserError, out_of_range
 
 _LIMITS = {
+    "random_resized_crop": 1,
     "hflip": 1,
     "translate": 1000,
     "rotation": 180,
@@ -20,16 +23,26 @@ _LIMITS = {
     "contrast": 1,
     "saturation": 1,
     "hue": 180,
+    "trivial_augment": 1,
+    "rand_augment": 20,
+    "rand_augment_magnitude": LEVELS,
     "random_erasing": 1,
     "random_erasing_area": 1,
 }
+HOW = ("random_erasing_area", "rand_augment_magnitude")  # they say how another part is done
+CROP_RATIO = 4 / 3  # largest width to height of a crop, and height to width
+_CROP_TRIES = 10
 
 
 @dataclass(frozen=True)
 class Augment:
     """Random augmentation of training images, drawn anew for every image; zero turns a part off.
 
+    Crops come first, then flips, rotations and translations, colour, a policy, erasing.
+
     Attributes:
+        random_resized_crop: Smallest share of the image's area that a random crop of aspect ratio 3/4 to 4/3 keeps,
+            0 to 1; it is resized to the size of the image (Szegedy et al. 2015, "Going Deeper with Convolutions").
         hflip: Probability of a horizontal flip, 0 to 1.
         translate: Largest translation in pixels of the stored image, in each direction; the border is black.
         rotation: Largest rotation in degrees, in each direction.
@@ -37,10 +50,15 @@ class Augment:
         contrast: Largest relative change of contrast around the image's mean, 0 to 1.
         saturation: Largest relative change of saturation, 0 to 1; grey images have none.
         hue: Largest rotation of the hue in degrees, 0 to 180; grey images have none.
+        trivial_augment: Whether each image undergoes one operation of random strength (Müller & Hutter 2021,
+            "TrivialAugment", wide ranges); translations reach 32 pixels.
+        rand_augment: Operations that each image undergoes (Cubuk et al. 2020, "RandAugment"), 0 to 20.
+        rand_augment_magnitude: Their strength, 0 to 30.
         random_erasing: Probability that a rectangle is erased (Zhong et al. 2020, "Random Erasing"), 0 to 1.
         random_erasing_area: Largest share of the image that is erased; the smallest is 0.02.
     """
 
+    random_resized_crop: float = 0.0
     hflip: float = 0.0
     translate: int = 0
     rotation: float = 0.0
@@ -48,19 +66,25 @@ class Augment:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    trivial_augment: bool = False
+    rand_augment: int = 0
+    rand_augment_magnitude: float = 9.0
     random_erasing: float = 0.0
     random_erasing_area: float = 0.25
 
     def __post_init__(self) -> None:
         """Check all strengths and tell all problems at once."""
         ranges = {name: (getattr(self, name), 0, high) for name, high in _LIMITS.items()}
-        if problems := out_of_range(ranges, "data.augment."):
+        problems = out_of_range(ranges, "data.augment.")
+        if self.trivial_augment and self.rand_augment:
+            problems.append("data.augment.trivial_augment and rand_augment exclude each other: give one of them")
+        if problems:
             raise UserError("; ".join(problems) + ".")
 
     @property
     def active(self) -> list[str]:
         """Names of the parts that are turned on."""
-        return [name for name in _LIMITS if getattr(self, name) > 0 and name != "random_erasing_area"]
+        return [name for name in _LIMITS if getattr(self, name) > 0 and name not in HOW]
 
     @property
     def views(self) -> dict[str, float] | None:
@@ -81,6 +105,8 @@ class Augment:
         if not self.active:
             return images
         count = len(images)
+        if self.random_resized_crop > 0:
+            images = resize_crops(images, *draw_crops(images, self.random_resized_crop))
         if self.rotation > 0:
             flip = _draw(images, self.hflip) if self.hflip > 0 else None
             images = _warp(images, flip, _uniform(images, self.rotation), self._offsets(images))
@@ -92,6 +118,10 @@ class Augment:
                 down, right = self._offsets(images).unbind(1)
                 images = translate_images(images, down, right, self.translate)
         images = self._colour(images)
+        if self.trivial_augment:
+            images = trivial_augment(images)
+        if self.rand_augment > 0:
+            images = rand_augment(images, self.rand_augment, self.rand_augment_magnitude)
         if self.random_erasing > 0:
             images = erase_rectangles(images, self.random_erasing, self.random_erasing_area)
         return images
@@ -122,6 +152,34 @@ def _uniform(images: Tensor, limit: float) -> Tensor:
 def _rand(images: Tensor) -> Tensor:
     """Draw one number an image, on its device; float32 whatever the default of the moment."""
     return torch.rand(len(images), device=images.device, dtype=torch.float32)
+
+
+def draw_crops(images: Tensor, smallest: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw a crop for each image, as torchvision's ``RandomResizedCrop`` draws one.
+
+    Args:
+        images: Images (B, C, H, W).
+        smallest: Smallest share of the area, above 0 to 1.
+
+    Returns:
+        Top row, left column, height and width (B,) of each crop. Ten are drawn; where none fits into the image, it is
+        the largest one at the centre.
+    """
+    height, width = images.shape[-2:]
+    draws = torch.rand(4, len(images), _CROP_TRIES, device=images.device, dtype=torch.float32)
+    area = (smallest + (1 - smallest) * draws[0]) * (height * width)
+    ratio = torch.exp((draws[1] * 2 - 1) * math.log(CROP_RATIO))
+    wide, tall = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (wide >= 1) & (wide <= width) & (tall >= 1) & (tall <= height)
+    first = fits.int().argmax(1, keepdim=True)
+    wide, tall, down, right = (each.gather(1, first).squeeze(1) for each in (wide, tall, draws[2], draws[3]))
+    top, left = ((height - tall + 1) * down).floor(), ((width - wide + 1) * right).floor()
+    largest = (min(height, round(width * CROP_RATIO)), min(width, round(height * CROP_RATIO)))
+    centre = ((height - largest[0]) // 2, (width - largest[1]) // 2)
+    found = fits.any(1)
+    drawn = zip((top, left, tall, wide), (*centre, *largest), strict=True)
+    first_row, first_column, rows, columns = (torch.where(found, each, float(other)) for each, other in drawn)
+    return first_row, first_column, rows, columns
 
 
 def translate_images(images: Tensor, down: Tensor, right: Tensor, reach: int) -> Tensor:

@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
 
+from fashion_tl.callbacks.averaging import make_average
 from fashion_tl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from fashion_tl.callbacks.features import FeatureCache
 from fashion_tl.callbacks.progress_bar import PhaseProgressBar
@@ -41,7 +42,8 @@ def callbacks_of(
     """
     given = trainer["callbacks"] or []
     given = [given] if isinstance(given, Callback) else given
-    callbacks: list[Callback] = [FreezeUnfreeze(), DivergenceGuard(), cache, *given]
+    averages = make_average(config.ema, config.swa)
+    callbacks: list[Callback] = [FreezeUnfreeze(), DivergenceGuard(), cache, *averages, *given]
     if trainer["enable_progress_bar"]:
         callbacks.append(PhaseProgressBar())
     if trial:

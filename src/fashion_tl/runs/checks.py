@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from fashion_tl.callbacks.weight_average import WeightAverage
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.models.staged import count_parameters
@@ -25,6 +26,7 @@ from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.confusion import confused_pairs, confusion_of
+from fashion_tl.training.plan import Progress
 
 
 def best_precision(accelerator: str) -> str:
@@ -127,12 +129,16 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
     check_lengths(trainer, data)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
-    model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
+    plan = model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, WeightAverage):
+            callback.period(plan, Progress(0, batches=batches))
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
-    """Refuse to start where two checkpoints, with the optimizer's state, will not fit."""
-    needed = 2 * 3 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
+    """Refuse to start where two checkpoints, with the optimizer's state and an average, will not fit."""
+    needed = 2 * 4 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
     needed += 2 * sum(b.numel() * b.element_size() for b in model.objective.buffers())
     folder = paths.checkpoints
     while not folder.exists():

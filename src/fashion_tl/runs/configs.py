@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from fashion_tl.data.augment import HOW
 from fashion_tl.errors import UserError, shown
 
 MOST_VALUES = 20_000  # that a file may stand for, its aliases written out
@@ -134,9 +135,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - jso
     for key, value in dict(config.as_dict() if hasattr(config, "as_dict") else config).items():
         if key == "augment":
             parts = value if isinstance(value, dict) else {}
-            used = [
-                f"{name} {strength}" for name, strength in parts.items() if strength and name != "random_erasing_area"
-            ]
+            used = [f"{name} {strength}" for name, strength in parts.items() if strength and name not in HOW]
             values[key] = ", ".join(used) or "none"
         elif isinstance(value, dict) and key != "train":
             values.update(flat(value, f"{prefix}{key}." if key != "init_args" else prefix))

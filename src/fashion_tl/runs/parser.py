@@ -86,6 +86,8 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--checkpoint_steps", type=int | None, help="Optimizer steps between checkpoints within an epoch.")
     add("--monitor", type=str, default="val/accuracy", help="What chooses: val/accuracy, val/loss or val/macro_f1.")
     add("--patience", type=int | None, help="Validations of the last phase without improvement to allow.")
+    add("--ema", type=float | None, help="Decay of a moving average of the weights, such as 0.99.")
+    add("--swa", type=float | None, help="Share of the last phase whose epochs' weights are averaged, such as 0.25.")
     add("--cache", type=str, default="auto", help="Cached features of frozen stages: auto, off or require.")
     add("--cache_keep", type=list[str | int], default=[], help="Stages whose features are kept for a later run too.")
     add("--compile", type=bool | str, default=False, help="torch.compile: true, or its backend.")

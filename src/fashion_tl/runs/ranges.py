@@ -20,6 +20,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import StrategyRegistry
 
+from fashion_tl.callbacks.averaging import SHARE, make_average
 from fashion_tl.callbacks.features import MODES
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
@@ -37,6 +38,8 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
     "checkpoint_minutes": (1e-6, _UP),
     "checkpoint_steps": (1, _UP),
     "patience": (0, _UP),
+    "ema": SHARE,
+    "swa": SHARE,
     "seeds": (1, 10_000),
     "trainer.num_nodes": (1, 10_000),
     "trainer.fast_dev_run": (0, _UP),
@@ -51,7 +54,10 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
     "trainer.reload_dataloaders_every_n_epochs": (0, _UP),
 }
 ENDS = ("trainer.max_epochs", "trainer.max_steps")
-NULLABLE = ("checkpoint_minutes", "checkpoint_steps", "patience", "search", "study", "ckpt_path", "extends", "config")
+NULLABLE = (
+    *("checkpoint_minutes", "checkpoint_steps", "patience", "ema", "swa"),
+    *("search", "study", "ckpt_path", "extends", "config"),
+)
 BUILT = {
     "trainer": Trainer,
     "data": ImageDataModule,
@@ -97,6 +103,7 @@ def check_settings(config: Namespace, verb: str) -> None:
     for flag in ("ckpt_path", "trainer.fast_dev_run"):
         if config.resume and config[flag]:
             raise UserError(f"--resume true finds the run to go on with itself; it cannot go with --{flag}.")
+    make_average(config.ema, config.swa)
     check_name(config.name)
     for key in DURATIONS:
         if isinstance(config[key], str | Mapping | Namespace):

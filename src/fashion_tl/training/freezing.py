@@ -227,7 +227,13 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
         "accumulate": progress.accumulate,
         "processes": trainer.world_size,
         "steps": progress.steps,
+        "averaging": averaging_of(trainer),
     }
+
+
+def averaging_of(trainer: Any) -> str | None:  # noqa: ANN401 - the Trainer, whose type does not tell its callbacks
+    """Name the average of weights that a callback of the trainer keeps, if one does."""
+    return next((each.averaging for each in trainer.callbacks if hasattr(each, "averaging")), None)
 
 
 def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,6 +258,8 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     for key, what in (("seed", "seed"), ("batches", "batches in an epoch"), ("accumulate", "accumulate_grad_batches")):
         if saved[key] != now[key] and (inside or key == "seed"):
             told.append(f"{what}: {saved[key]}, now {now[key]}")
+    if saved.get("averaging") != now["averaging"]:
+        told.append(f"averaging: {saved.get('averaging') or 'none'}, now {now['averaging'] or 'none'}")
     for part in ("model", "data"):
         for key in sorted(saved[part].keys() & now[part].keys()):
             if saved[part][key] != now[part][key]:
