@@ -21,6 +21,7 @@ from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_stat
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.freezing import check_validations
 
 
 def best_precision(accelerator: str) -> str:
@@ -82,7 +83,8 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
     check_lengths(trainer, data)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
-    model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
+    plan = model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
+    check_validations(plan, getattr(trainer, "val_check_interval", None))
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
@@ -147,5 +149,6 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
     if len(phases) == 1:
         lines.append(f"trains: {model.describe_phase(0)}")
     for index, phase in enumerate(phases if len(phases) > 1 else ()):
-        lines.append(f"phase {index + 1} from epoch {phase.start + 1}: trains {model.describe_phase(index)}")
+        latest = " at the latest" if any(before.until for before in phases[:index]) else ""
+        lines.append(f"phase {index + 1} from epoch {phase.start + 1}{latest}: trains {model.describe_phase(index)}")
     return "\n".join(lines)
