@@ -63,14 +63,21 @@ class Losses(Callback):
         self.values.append(float(trainer.callback_metrics["val/loss"]))
 
 
-def trained(backbone: str, train: Any, mode: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+def trained(backbone: str, train: Any, mode: str, **more: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Train three epochs; returns validation losses and weights."""
     with seeded(0), quiet():
         size = 160 if backbone == "test_vit" else 32
         source = SyntheticGarments(num_train=100, num_test=10)
         data = ImageDataModule(source, image_size=size, batch_size=32, augment=Augment(hflip=0.5))
         model = TransferClassifier(
-            list(data.class_names), backbone, False, train=train, dropout=0.1, lr=0.003, input_spec=data.input_spec
+            list(data.class_names),
+            backbone,
+            False,
+            train=train,
+            dropout=0.1,
+            lr=0.003,
+            input_spec=data.input_spec,
+            **more,
         )
         losses = Losses()
         trainer = Trainer(
@@ -92,6 +99,26 @@ def trained(backbone: str, train: Any, mode: str) -> tuple[list[float], dict[str
 def test_training_on_cached_features_is_training_on_images(folder: Path, backbone: str, train: Any) -> None:
     plain, cached = (trained(backbone, train, mode) for mode in ("off", "require"))
     assert len(list(folder.glob("[!.]*"))) >= 2
+    assert cached[0] == pytest.approx(plain[0], abs=LOSS)
+    for key, value in plain[1].items():
+        torch.testing.assert_close(cached[1][key], value, atol=WEIGHT, rtol=WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "train", "more"),
+    [
+        ("test_resnet", {0: ["layer3", "head"], 1: ["layer4.*.bn*.weight"], 2: ["layer2", "head"]}, {}),
+        ("mobilenetv2_035", ["blocks.4", "head"], {"batch_norm": "affine"}),
+        ("test_vit", {0: ["blocks.2.norm1.*", "blocks.3.*.bias"], 1: ["blocks.1.attn", "head"]}, {}),
+        ("test_resnet", {0: {"train": "head", "until": "plateau", "patience": 1}, 2: ["layer4"]}, {}),
+        ("mobilenetv2_035", {0: "head", 1: "lora"}, {"lora": {"layers": "blocks.[56].*"}}),
+        ("test_vit", "lora", {"lora": {"layers": ["blocks.3.*", "blocks.4.attn.*"]}}),
+    ],
+)
+def test_whatever_is_selected_trains_on_cached_features_as_on_images(
+    backbone: str, train: Any, more: dict[str, Any]
+) -> None:
+    plain, cached = (trained(backbone, train, mode, **more) for mode in ("off", "require"))
     assert cached[0] == pytest.approx(plain[0], abs=LOSS)
     for key, value in plain[1].items():
         torch.testing.assert_close(cached[1][key], value, atol=WEIGHT, rtol=WEIGHT)

@@ -242,6 +242,7 @@ def test_any_configuration_is_a_run_or_one_message(config: dict[str, Any], trial
 
 RATES = st.none() | st.floats(0, 10)
 BOUNDARIES = st.sampled_from(["all", "head", "low", "middle", "top", 0, 1, 2, 3, "2"])
+SELECTIONS = st.lists(st.sampled_from(["low", "top", "norms", "biases", "head", "*.weight", 1]), min_size=1, max_size=3)
 ENTRIES = BOUNDARIES | st.fixed_dictionaries({"train": BOUNDARIES}, optional={"lr": RATES, "backbone_lr": RATES})
 TRAINED = st.dictionaries(st.integers(1, 8), ENTRIES, max_size=3)
 SCHEDULE = st.builds(
@@ -263,7 +264,7 @@ def staged() -> StagedNetwork:
 
 
 @tried(60)
-@given(ENTRIES, TRAINED, st.sampled_from(BATCH_NORM), st.floats(0.01, 1), st.floats(0, 1))
+@given(ENTRIES | SELECTIONS, TRAINED, st.sampled_from(BATCH_NORM), st.floats(0.01, 1), st.floats(0, 1))
 def test_any_plan_partitions_all_parameters(first: Any, later: Any, batch_norm: Any, lr: float, decay: float) -> None:
     network = staged()
     plan = Plan(parse_phases({0: first, **later}), lr=lr, backbone_lr=lr / 2, layer_decay=decay, batch_norm=batch_norm)
@@ -272,22 +273,28 @@ def test_any_plan_partitions_all_parameters(first: Any, later: Any, batch_norm: 
     assert sorted(members) == sorted(id(parameter) for parameter in network.parameters())
     assert [phase.start for phase in plan.phases] == sorted({0, *later})
     for index, phase in enumerate(plan.phases):
-        boundary = network.resolve(phase.train)
-        network.freeze_below(boundary, batch_norm)
+        selection, boundary = network.select(phase.train), network.resolve(phase.train)
+        network.freeze_except(selection, batch_norm)
         trained = {name for name, _, parameter in network.staged_parameters() if parameter.requires_grad}
-        assert trained == network.trained_names(boundary, batch_norm)
+        assert trained == network.trained_names(selection, batch_norm)
         for name, stage, parameter in network.staged_parameters():
             normal = "low.1" in name and batch_norm == "eval"
-            assert parameter.requires_grad == (stage >= boundary and not normal)
+            meant = name in selection.names if isinstance(phase.train, tuple) else stage >= boundary
+            assert stage >= boundary or not meant
+            assert parameter.requires_grad == (meant and not normal)
         rates = group_rates(network, list(groups), plan, index)
         assert all(rate >= 0 for rate in rates)
         assert all(rate == 0 for rate, group in zip(rates, groups, strict=True) if group["stage"] < boundary)
+        moving = {id(parameter) for name, _, parameter in network.staged_parameters() if name in selection.names}
+        still = [not any(id(parameter) in moving for parameter in group["params"]) for group in groups]
+        assert all(rate == 0 for rate, stands in zip(rates, still, strict=True) if stands)
 
 
 @tried(80)
 @given(
     st.data(),
     TRAINED,
+    st.none() | st.integers(1, 3),
     SCHEDULE,
     st.integers(1, 6),
     st.integers(1, 4),
@@ -295,10 +302,18 @@ def test_any_plan_partitions_all_parameters(first: Any, later: Any, batch_norm: 
     st.lists(st.floats(0, 10), min_size=10, max_size=10),
 )
 def test_any_plan_resumes_exactly(
-    data: st.DataObject, later: Any, schedule: Schedule, batches: int, accumulate: int, epochs: int, losses: list[float]
+    data: st.DataObject,
+    later: Any,
+    patience: int | None,
+    schedule: Schedule,
+    batches: int,
+    accumulate: int,
+    epochs: int,
+    losses: list[float],
 ) -> None:
     """Phase and rates follow from what a checkpoint keeps, wherever training was stopped."""
-    phases = parse_phases({0: "head", **later})
+    first = {"train": "head", "until": "plateau", "patience": patience} if patience and later else "head"
+    phases = parse_phases({0: first, **later})
     plan = Plan(phases, schedule).bounded(epochs, -1, batches, accumulate)
     steps = steps_in(batches, accumulate)
 
@@ -306,7 +321,10 @@ def test_any_plan_resumes_exactly(
         while epoch < epochs:
             done = epoch * steps + batch // accumulate
             progress = Progress(epoch, batch, batches, accumulate, done)
-            yield plan.phase(progress), plan.factor(progress, seen)
+            now = plan.placed(seen, epoch) if plan.may_end_early else plan
+            if now.ended(progress):
+                return
+            yield now.phase(progress), now.factor(progress, seen)
             batch += 1
             if batch == batches:
                 seen = {**seen, epoch: losses[epoch]}
@@ -317,6 +335,7 @@ def test_any_plan_resumes_exactly(
     assert all(0 <= factor <= 1 + 1e-9 for _, factor in whole)
     stop = data.draw(st.integers(0, len(whole) - 1))
     epoch, batch = divmod(stop, batches)
+    before = dict(enumerate(losses[:epoch]))
     kept = json.loads(json.dumps(plan.settings()))
     again = Plan(
         **{
@@ -325,7 +344,7 @@ def test_any_plan_resumes_exactly(
             "schedule": Schedule(**kept["schedule"]),
         }
     ).bounded(epochs, -1, batches, accumulate)
-    assert differences(kept, again.settings(), Progress(epoch, batch, batches, accumulate)) == []
+    assert differences(kept, again.settings(), Progress(epoch, batch, batches, accumulate), before) == []
     seen = {int(key): value for key, value in json.loads(json.dumps(dict(enumerate(losses[:epoch])))).items()}
     assert list(course(again, epoch, batch, seen)) == whole[stop:]
 
@@ -340,7 +359,7 @@ def test_any_value_of_train_is_a_plan_or_one_message(spec: Any) -> None:
         return
     (phases,) = found
     assert phases[0].start == 0
-    assert all(isinstance(phase.train, str | int) for phase in phases)
+    assert all(isinstance(phase.train, str | int | tuple) for phase in phases)
 
 
 # Bytes in place of a file

@@ -26,7 +26,12 @@ from fashion_tl.training.plan import SCHEDULES
 from .conftest import Fit
 
 EPOCHS, BATCHES = 4, 6
-PHASES: dict[str, Any] = {"one phase": "block2", "three phases": {0: "head", 1: "block2", 3: "all"}}
+PHASES: dict[str, Any] = {
+    "one phase": "block2",
+    "three phases": {0: "head", 1: "block2", 3: "all"},
+    "selections": {0: ["block2", "head"], 1: ["norms", "head"], 3: ["*.bias"]},
+    "early end": {0: {"train": "head", "lr": 5.0, "until": "plateau", "patience": 1}, 3: {"train": "all", "lr": 0.01}},
+}
 AUGMENTATIONS = {"cache": {"hflip": 0.5}, "no cache": {"hflip": 0.5}, "augmentation": {"hflip": 0.5, "translate": 2}}
 PLACES = {"end": (1, BATCHES), "middle": (2, 3)}  # after this batch of this epoch
 

@@ -20,6 +20,12 @@ from fashion_tl.training.plan import Phase, Plan, Progress, Schedule, difference
         (2, (Phase(0, 2),)),
         ({0: "head", 5: "layer4"}, (Phase(0, "head"), Phase(5, "layer4"))),
         ({"5": 3, "0": "1"}, (Phase(0, "1"), Phase(5, 3))),
+        (["norms", 1, "head"], (Phase(0, ("norms", 1, "head")),)),
+        ({0: ["a.*"], 2: {"train": ["head"]}}, (Phase(0, ("a.*",)), Phase(2, ("head",)))),
+        (
+            {0: {"train": "head", "until": "plateau"}, 5: "all"},
+            (Phase(0, "head", until="plateau", patience=2), Phase(5, "all")),
+        ),
         (
             {0: "head", 5: {"train": "layer4", "lr": 0.001, "backbone_lr": "1e-4"}},
             (Phase(0, "head"), Phase(5, "layer4", 0.001, 0.0001)),
@@ -39,7 +45,13 @@ def test_every_way_to_write_phases(spec: Any, phases: tuple[Phase, ...]) -> None
         ({"first": "head"}, "cannot read the phase 'first': 'head'"),
         ({0: None}, "cannot read the phase 0: None .a boundary is a name or a number"),
         ({0: 2.5}, "cannot read the phase 0: 2.5"),
-        ({0: ["head"]}, "cannot read the phase 0: .'head'."),
+        ({0: []}, "cannot read the phase 0: .*a list holds names, patterns and numbers"),
+        ({0: ["head", None]}, "cannot read the phase 0: .'head', None."),
+        ({0: ["head", True]}, "cannot read the phase 0: .'head', True."),
+        ({0: {"train": "head", "until": "loss"}, 2: "all"}, "until is 'loss'; allowed: plateau"),
+        ({0: {"train": "head", "patience": 2}, 2: "all"}, "patience goes with until: plateau"),
+        ({0: {"train": "head", "until": "plateau", "patience": 0}, 2: "all"}, "patience is 0; allowed is a whole"),
+        ({0: {"train": "head", "until": "plateau", "patience": 1.5}, 2: "all"}, "patience is 1.5; allowed is a whole"),
         ({0: {"lr": 0.1}}, r"missing .* 'train'.*backbone_lr: 0\.0001"),
         ({0: {"train": "head", "rate": 0.1}}, "unexpected keyword argument 'rate'"),
         ({0: {"train": "head", "lr": "fast"}}, "could not convert string to float: 'fast'"),
@@ -128,3 +140,100 @@ def test_what_has_run_must_be_the_same_and_what_is_to_come_may_change() -> None:
         "schedule name: cosine, now step",
         "weight_decay: 0.01, now 0.5",
     ]
+
+
+def test_settings_are_plain_and_those_of_plain_phases_do_not_tell_of_plateaus() -> None:
+    plan = Plan(parse_phases({0: ["norms", "head"], 2: {"train": "head", "until": "plateau", "patience": 3}, 5: "all"}))
+    rates = {"lr": None, "backbone_lr": None}
+    assert plan.settings()["phases"] == [
+        {"start": 0, "train": ["norms", "head"], **rates},
+        {"start": 2, "train": "head", **rates, "until": "plateau", "patience": 3},
+        {"start": 5, "train": "all", **rates},
+    ]
+    again = json.loads(json.dumps(plan.settings()))["phases"]
+    assert tuple(Phase(**phase) for phase in again) == plan.phases
+
+
+def test_a_last_phase_that_ends_by_plateau_is_refused() -> None:
+    with pytest.raises(UserError, match=r"the last phase \(2\) says until: plateau.*--patience N"):
+        parse_phases({0: "head", 2: {"train": "all", "until": "plateau"}})
+
+
+# Phases that end by plateau
+
+UNTIL = {0: {"train": "head", "until": "plateau", "patience": 2}, 6: {"train": 1, "until": "plateau"}, 9: "all"}
+
+
+def starts(losses: list[float], epoch: int | None = None) -> list[int]:
+    plan = bounded(Plan(parse_phases(UNTIL)), epochs=12)
+    done = len(losses) if epoch is None else epoch
+    return [phase.start for phase in plan.placed(dict(enumerate(losses)), done).phases]
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([], [0, 6, 9]),
+        ([0.9, 0.8, 0.81], [0, 6, 9]),
+        ([0.9, 0.8, 0.81, 0.79, 0.8], [0, 6, 9]),
+        ([0.9, 0.8, 0.81, 0.82], [0, 4, 7]),
+        ([0.9, 0.8, 0.81, 0.8], [0, 4, 7]),
+        ([0.9, 0.8, 0.79999, 0.79998], [0, 4, 7]),  # less than a relative 1e-4
+        ([0.9, 0.8, 0.81, 0.82, 0.7, 0.1], [0, 4, 7]),  # what comes later decides nothing
+        ([0.9, 0.8, 0.7, 0.6, 0.7, 0.7], [0, 6, 9]),  # no earlier than the last epoch
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.5, 0.6, 0.7], [0, 6, 9]),
+        ([0.9, 0.9, 0.9, 2.0, 2.0, 2.0], [0, 3, 6]),  # the next phase has a best loss of its own
+        ([0.9, 0.9, 0.9, 1.0, 1.0, 1.0], [0, 3, 6]),
+        ([math.nan, math.nan], [0, 2, 5]),
+    ],
+)
+def test_a_phase_ends_behind_a_plateau_and_later_ones_begin_earlier(losses: list[float], expected: list[int]) -> None:
+    assert starts(losses) == expected
+    assert starts(losses, epoch=0) == [0, 6, 9]
+
+
+def test_a_second_plateau_moves_what_is_left() -> None:
+    plan = bounded(Plan(parse_phases({**UNTIL, 6: {"train": 1, "until": "plateau", "patience": 1}})), epochs=12)
+    placed = plan.placed(dict(enumerate([0.9, 0.9, 0.9, 0.5, 0.6])), 5)
+    assert [phase.start for phase in placed.phases] == [0, 3, 5]
+    assert placed.length == 8  # the last phase is as long as it was
+    assert [plan.placed({}, 0).length, plan.length] == [12, 12]
+
+
+def test_rates_aim_at_the_longest_length_and_the_end_comes_earlier() -> None:
+    plan = bounded(Plan(parse_phases(UNTIL), Schedule("cosine", warmup=0)), epochs=12)
+    losses = {0: 0.9, 1: 0.9, 2: 0.9}
+    placed = plan.placed(losses, 3)
+    for epoch in range(3):  # of the first phase nothing changes when it is known to end
+        progress = Progress(epoch, 5, 10)
+        assert plan.placed(losses, epoch).factor(progress, losses) == plan.factor(progress, losses)
+        assert placed.factor(progress, losses) == plan.factor(progress, losses)
+    assert placed.factor(Progress(3, 0, 10), losses) == pytest.approx(1)
+    assert placed.factor(Progress(6, 0, 10), losses) == pytest.approx(1)
+    assert placed.factor(Progress(7, 5, 10), losses) == pytest.approx(0.5)
+    assert [placed.ended(Progress(8, 9, 10)), placed.ended(Progress(8, 10, 10))] == [False, True]
+
+
+@pytest.mark.parametrize("batches", [3, 6, 7, 11])
+def test_by_steps_the_end_moves_by_whole_epochs(batches: int) -> None:
+    steps = 9 * batches - 2
+    plan = bounded(Plan(parse_phases({0: UNTIL[0], 5: "all"})), steps=steps, batches=batches)
+    placed = plan.placed(dict.fromkeys(range(3), 1.0), 3)
+    ended = [
+        epoch * batches + batch
+        for epoch in range(9)
+        for batch in range(batches)
+        if placed.ended(Progress(epoch, batch, batches, steps=epoch * batches + batch))
+    ]
+    assert ended[0] == steps - 2 * batches
+
+
+def test_a_phase_that_ended_early_is_begun_when_it_has() -> None:
+    plan = Plan(parse_phases(UNTIL))
+    other = replace(plan, phases=parse_phases({**UNTIL, 6: {"train": 2, "until": "plateau"}}))
+    saved, now = json.loads(json.dumps(plan.settings())), other.settings()
+    losses = dict.fromkeys(range(4), 1.0)
+    assert differences(saved, now, Progress(3), losses) == []
+    assert len(differences(saved, now, Progress(4), losses)) == 1
+    assert differences(saved, now, Progress(5), {0: 0.9, 1: 0.8, 2: 0.7, 3: 0.6, 4: 0.5}) == []
+    assert differences(saved, saved, Progress(4), losses) == []

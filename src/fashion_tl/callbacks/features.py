@@ -23,7 +23,7 @@ from fashion_tl.features.extraction import Extraction
 from fashion_tl.features.store import CacheWriteError, cache_dir, limit_bytes
 from fashion_tl.models.split import SplitError
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.progress import progress_of
+from fashion_tl.training.freezing import FreezeUnfreeze
 
 MODES = ("auto", "off", "require")
 
@@ -83,9 +83,11 @@ class FeatureCache(Callback):
     def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.mode == "off" or not isinstance(pl_module, ImageClassifier):
             return
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, FreezeUnfreeze):  # wherever it stands among them
+                callback.apply(trainer, pl_module)
         plan = pl_module.current_plan()
-        index = plan.phase(progress_of(trainer))
-        pl_module.enter_phase(index)
         boundary = pl_module.network.boundary
         if boundary == self._boundary:
             return

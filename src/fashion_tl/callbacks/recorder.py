@@ -182,6 +182,10 @@ class RunRecorder(Callback):
             self.record["reason"] = _why_stopped(trainer)
         if not self.tested and self._stopping is None:
             self.record.update(status=COMPLETED, finished=now())
+        plan = _classifier(pl_module).current_plan()
+        if plan.may_end_early:
+            for entry, phase in zip(self.record["model"]["phases"], plan.phases, strict=True):
+                entry["began"] = phase.start
         self._summarise_training(trainer)
         self._write(trainer)
 
@@ -332,10 +336,10 @@ def _describe(trainer: Trainer, module: ImageClassifier) -> dict[str, Any]:
     data, plan, network = getattr(trainer, "datamodule", None), module.current_plan(), module.network
     phases = [
         {
-            "start": phase.start,
+            "start": module.plan.phases[index].start,
             "trains": module.describe_phase(index),
             "trained_parameters": network.count_trained(
-                network.resolve(phase.train), cast(BatchNormPolicy, plan.batch_norm)
+                network.select(phase.train), cast(BatchNormPolicy, plan.batch_norm)
             ),
         }
         for index, phase in enumerate(plan.phases)
@@ -394,6 +398,8 @@ def _why_stopped(trainer: Trainer) -> str:
     for freezing in _callbacks(trainer):
         if isinstance(freezing, FreezeUnfreeze) and 0 <= freezing.max_steps <= trainer.global_step:
             return "all steps done"
+        if isinstance(freezing, FreezeUnfreeze) and freezing.ended_early:
+            return "all phases done, one of them before its last epoch"
     if trainer.current_epoch >= (trainer.max_epochs or 0) > 0:
         return "all epochs done"
     return "stopped by the trainer (max_time or a callback)"

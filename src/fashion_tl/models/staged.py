@@ -1,4 +1,4 @@
-"""A network as a list of named stages and a head, of which everything below a boundary can be frozen."""
+"""A network as a list of named stages and a head, of which all but a selection can be frozen."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.models.selection import HEAD as HEAD
+from fashion_tl.models.selection import Selection, TrainSpec, describe_boundary, select
 
 BatchNormPolicy = Literal["eval", "affine", "train"]
-HEAD = "head"
 
 
 class StagedNetwork(nn.Module):
@@ -40,8 +40,8 @@ class StagedNetwork(nn.Module):
         self._highest: dict[str, int] = {}
         parameters = dict(backbone.named_parameters())
         for member, stage in stages.items():
-            index, parts = self.stage_names.index(stage), member.split(".")
-            for path in (".".join(parts[:depth]) for depth in range(len(parts) + 1)):
+            index = self.stage_names.index(stage)
+            for path in _paths(member):
                 self._highest[path] = max(self._highest.get(path, 0), index)
                 if member in parameters:
                     self._lowest[path] = min(self._lowest.get(path, index), index)
@@ -59,38 +59,29 @@ class StagedNetwork(nn.Module):
         for name, parameter in self.head.named_parameters():
             yield f"head.{name}", len(self.stage_names), parameter
 
-    def resolve(self, boundary: str | int) -> int:
-        """Turn a boundary as a user writes it into the index of the lowest stage that trains.
+    def select(self, spec: TrainSpec) -> Selection:
+        """Find the parameters that a user means, as ``models.selection.select`` describes.
 
-        Args:
-            boundary: "all", "head", the name of the lowest stage to train, or the number of top stages to train.
+        Raises:
+            UserError: If something in it is not in this network.
+        """
+        stages = {name: stage for name, stage, _ in self.staged_parameters()}
+        return select(spec, stages, self.stage_names, self._norms())
+
+    def resolve(self, spec: TrainSpec) -> int:
+        """Return the boundary of what a user means: the index of the lowest stage that trains.
 
         Returns:
             0 for everything up to ``len(stage_names)`` for the head alone.
 
         Raises:
-            UserError: If this network has no such boundary.
+            UserError: If something in it is not in this network.
         """
-        count = len(self.stage_names)
-        if isinstance(boundary, int) or re.fullmatch(r"-?\d+", boundary):
-            top = int(boundary)
-            if not 0 <= top <= count:
-                raise UserError(
-                    f"cannot train the top {top} stages: this network has {count}. "
-                    f"Allowed: 0 to {count}, 'head', 'all', or a stage: {', '.join(self.stage_names)}."
-                )
-            return count - top
-        names = ("all", HEAD, *self.stage_names)
-        if boundary not in names:
-            raise unknown_name("stage", boundary, names, f"A number from 0 to {count} means that many top stages.")
-        return {"all": 0, HEAD: count}.get(boundary, count and names.index(boundary) - 2)
+        return self.select(spec).boundary
 
     def describe(self, boundary: int) -> str:
         """Say in words what trains at a boundary, such as "layer4 and head"."""
-        if boundary == 0:
-            return "all"
-        trained = self.stage_names[boundary:]
-        return HEAD if not trained else f"{trained[0]}{' and above' if len(trained) > 1 else ' and head'}"
+        return describe_boundary(boundary, self.stage_names)
 
     def side(self, name: str, boundary: int) -> Literal["below", "above", "both"]:
         """Say on which side of a boundary a module lies, by its qualified name."""
@@ -103,41 +94,75 @@ class StagedNetwork(nn.Module):
         return "both" if self._lowest.get(path, highest) < boundary else "above"
 
     def freeze_below(self, boundary: int, batch_norm: BatchNormPolicy = "train") -> None:
-        """Freeze every stage below a boundary and train the rest.
+        """Freeze every stage below a boundary and train the rest; see ``freeze_except``."""
+        self.freeze_except(self._above(boundary), batch_norm)
+
+    def freeze_except(self, selection: Selection, batch_norm: BatchNormPolicy = "train") -> None:
+        """Train what is selected and freeze the rest.
 
         Frozen means: no gradient, and eval mode whatever ``train()`` is called with, so that BatchNorm statistics,
-        dropout and stochastic depth stand still.
+        dropout and stochastic depth stand still. Above the boundary that holds for each module of whose parameters
+        none is selected, though gradients flow through it; one without parameters, such as dropout, is frozen if its
+        stage or the module around it is.
 
         Args:
-            boundary: Index of the lowest stage that trains, as ``resolve`` gives it.
-            batch_norm: What BatchNorm does in the trained stages: "train" updates statistics and affine parameters,
+            selection: What trains, as ``select`` gives it.
+            batch_norm: What BatchNorm does where it is selected: "train" updates statistics and affine parameters,
                 "affine" keeps the statistics, "eval" keeps both.
         """
-        self.boundary, self.batch_norm = boundary, batch_norm
-        trained = self.trained_names(boundary, batch_norm)
+        self.boundary, self.batch_norm = selection.boundary, batch_norm
+        trained = self.trained_names(selection, batch_norm)
         for name, _, parameter in self.staged_parameters():
             parameter.requires_grad_(name in trained)
             if name not in trained:
                 parameter.grad = None
+        resting = self._resting(selection)
         self._in_eval = [
             module
             for name, module in self.named_modules()
-            if self.side(name, boundary) == "below" or (isinstance(module, _BatchNorm) and batch_norm != "train")
+            if name in resting
+            or self.side(name, selection.boundary) == "below"
+            or (isinstance(module, _BatchNorm) and batch_norm != "train")
         ]
         self.train(self.training)
 
-    def trained_names(self, boundary: int, batch_norm: BatchNormPolicy = "train") -> set[str]:
-        """Return the names of the parameters that ``freeze_below`` lets train, without freezing anything."""
-        trained = {name for name, stage, _ in self.staged_parameters() if stage >= boundary}
+    def trained_names(self, what: Selection | int, batch_norm: BatchNormPolicy = "train") -> set[str]:
+        """Return the names of the parameters that train, given a selection or a boundary, without freezing anything."""
+        trained = set((self._above(what) if isinstance(what, int) else what).names)
         if batch_norm == "eval":
             norms = [(name, m) for name, m in self.backbone.named_modules() if isinstance(m, _BatchNorm)]
             trained -= {f"backbone.{name}.{p}" for name, m in norms for p, _ in m.named_parameters(recurse=False)}
         return trained
 
-    def count_trained(self, boundary: int, batch_norm: BatchNormPolicy = "train") -> int:
-        """Count the parameters that ``freeze_below`` lets train, without freezing anything."""
-        trained = self.trained_names(boundary, batch_norm)
+    def count_trained(self, what: Selection | int, batch_norm: BatchNormPolicy = "train") -> int:
+        """Count the parameters that train, given a selection or a boundary, without freezing anything."""
+        trained = self.trained_names(what, batch_norm)
         return sum(parameter.numel() for name, _, parameter in self.staged_parameters() if name in trained)
+
+    def _above(self, boundary: int) -> Selection:
+        names = frozenset(name for name, stage, _ in self.staged_parameters() if stage >= boundary)
+        return Selection(names, boundary, self.describe(boundary))
+
+    def _norms(self) -> list[str]:
+        """Name the vectors of normalisation layers."""
+        layers = [(name, module) for name, module in self.named_modules() if "norm" in type(module).__name__.lower()]
+        return [f"{n}.{p}" for n, module in layers for p, v in module.named_parameters(recurse=False) if v.ndim <= 1]
+
+    def _resting(self, selection: Selection) -> set[str]:
+        """Name the modules that stand still though they lie above the boundary; none where all above it trains."""
+        if selection.names == self._above(selection.boundary).names:
+            return set()
+        stages = {name: stage for name, stage, _ in self.staged_parameters()}
+        still = set(stages.values()) - {stages[name] for name in selection.names}
+        holding, training = ({path for name in names for path in _paths(name)} for names in (stages, selection.names))
+        resting = set()
+        for name, _ in self.named_modules():
+            around = next(path for path in _paths(name)[::-1] if path in holding)
+            stage = self._stage_of.get(name.removeprefix("backbone.")) if name.startswith("backbone.") else None
+            alone = around != name and stage is not None and self.stage_names.index(stage) in still
+            if around not in training or alone:
+                resting.add(name)
+        return resting
 
     def frozen_buffers(self) -> dict[str, Tensor]:
         """Return the buffers of all modules that are kept in eval mode, such as BatchNorm's statistics, by name."""
@@ -153,6 +178,12 @@ class StagedNetwork(nn.Module):
         for module in self._in_eval:
             module.training = False
         return self
+
+
+def _paths(name: str) -> list[str]:
+    """Return a module's name with those of all modules around it, the outermost first."""
+    parts = name.split(".") if name else []
+    return [".".join(parts[:depth]) for depth in range(len(parts) + 1)]
 
 
 def divide_by_children(backbone: nn.Module) -> dict[str, str]:

@@ -26,6 +26,7 @@ from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.confusion import confused_pairs, confusion_of
+from fashion_tl.training.freezing import check_validations
 from fashion_tl.training.plan import Progress
 
 
@@ -134,6 +135,7 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
     for callback in callbacks:
         if isinstance(callback, WeightAverage):
             callback.period(plan, Progress(0, batches=batches))
+    check_validations(plan, getattr(trainer, "val_check_interval", None))
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
@@ -199,5 +201,6 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
     if len(phases) == 1:
         lines.append(f"trains: {model.describe_phase(0)}")
     for index, phase in enumerate(phases if len(phases) > 1 else ()):
-        lines.append(f"phase {index + 1} from epoch {phase.start + 1}: trains {model.describe_phase(index)}")
+        latest = " at the latest" if any(before.until for before in phases[:index]) else ""
+        lines.append(f"phase {index + 1} from epoch {phase.start + 1}{latest}: trains {model.describe_phase(index)}")
     return "\n".join(lines)

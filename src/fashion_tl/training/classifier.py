@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fashion_tl.data.transforms import InputSpec, Preprocess
 from fashion_tl.errors import UserError, out_of_range, unknown_name
 from fashion_tl.imports import class_path
+from fashion_tl.models.selection import SHORTCUTS, TrainSpec, entries_of
 from fashion_tl.models.split import SplitNetwork, split_network
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
 from fashion_tl.seeds import run_seed, seed_batch
@@ -48,9 +49,11 @@ class ImageClassifier(LightningModule):
     Args:
         class_names: Names of the K classes, in the order of their labels.
         input_spec: Fields of ``InputSpec``: how the images are stored, at which size the network sees them.
-        train: What trains: "all", "head", the name of the lowest stage, the number of top stages, or a mapping from
-            a phase's first epoch to one of these, such as {0: head, 5: layer4}.
-        batch_norm: What BatchNorm does in the trained stages: train, affine (statistics stay) or eval (all stays).
+        train: What trains: "all", "head", the name of the lowest stage, the number of top stages; norms, biases or
+            lora (each with the head); or a list of stages and shell patterns over parameters, [blocks.1, "*.bn*",
+            head], which trains nothing else. Or a mapping from a phase's first epoch to one of these, such as
+            {0: head, 5: layer4}; {0: {train: head, until: plateau, patience: 2}, 10: layer4} ends a phase early.
+        batch_norm: What BatchNorm does where it trains: train, affine (statistics stay) or eval (all stays).
         optimizer: adamw, adam or sgd (with Nesterov momentum).
         lr: Peak learning rate of the head.
         backbone_lr: Peak learning rate of the top stage; the same as lr if not given.
@@ -91,7 +94,7 @@ class ImageClassifier(LightningModule):
         self,
         class_names: list[str],
         input_spec: dict[str, Any] | None = None,
-        train: str | int | dict[Any, Any] = "all",
+        train: str | int | list[str | int] | dict[Any, Any] = "all",
         batch_norm: str = "train",
         optimizer: str = "adamw",
         lr: float = 1e-3,
@@ -167,14 +170,28 @@ class ImageClassifier(LightningModule):
         """Take the network and what it expects; called once by each leaf.
 
         Raises:
-            UserError: If a phase names a stage that the network does not have.
+            UserError: If a phase names what the network does not have, or what cannot train.
         """
         self.network = network.to(memory_format=torch.channels_last)
         self.preprocess = Preprocess(self.input_spec, channels, mean, std)
         self.objective.attach(self)
         for phase in self.plan.phases:
-            network.resolve(phase.train)
+            self._check_trained(phase.train)
         self.enter_phase(0)
+
+    def _check_trained(self, spec: TrainSpec) -> None:
+        """Refuse what the network does not have, and what the policy of BatchNorm would keep from training."""
+        self.network.select(spec)
+        for entry in () if isinstance(spec, str | int) and spec not in SHORTCUTS else entries_of(spec):
+            if not self.network.count_trained(self.network.select([entry]), self._policy):
+                raise UserError(
+                    f"model.train names {entry!r}, and model.batch_norm {self._policy} lets none of it train: set "
+                    "--model.batch_norm train or affine."
+                )
+
+    @property
+    def _policy(self) -> BatchNormPolicy:
+        return cast(BatchNormPolicy, self.plan.batch_norm)
 
     def split(self, boundary: int) -> SplitNetwork:
         """Split the network: logits are ``upper(*lower(preprocess(images)))`` while it is frozen below the boundary."""
@@ -218,28 +235,30 @@ class ImageClassifier(LightningModule):
 
     def enter_phase(self, index: int) -> None:
         """Freeze and unfreeze as a phase asks."""
-        policy = cast(BatchNormPolicy, self.plan.batch_norm)
-        self.network.freeze_below(self.network.resolve(self.plan.phases[index].train), policy)
+        self.network.freeze_except(self.network.select(self.plan.phases[index].train), self._policy)
 
     def describe_phase(self, index: int) -> str:
         """Say in words what trains in a phase."""
-        return self.network.describe(self.network.resolve(self.plan.phases[index].train))
+        return self.network.select(self.plan.phases[index].train).words
 
     def current_plan(self) -> Plan:
-        """Return the plan with the end that the trainer gives it."""
+        """Return the plan with the end that the trainer gives it, and its phases where they begin by now."""
         trainer: Any = self.trainer
         epochs = trainer.max_epochs
         # FreezeUnfreeze has taken the trainer's limit over.
-        steps = [callback.max_steps for callback in trainer.callbacks if isinstance(callback, FreezeUnfreeze)]
+        freezing = [callback for callback in trainer.callbacks if isinstance(callback, FreezeUnfreeze)]
         limits = (
             -1 if epochs is None else epochs,
-            steps[0] if steps else trainer.max_steps,
+            freezing[0].max_steps if freezing else trainer.max_steps,
             float(trainer.num_training_batches),
             trainer.accumulate_grad_batches,
         )
         if self._bounded is None or self._bounded[0] != (*limits, id(self.plan)):
             self._bounded = (*limits, id(self.plan)), self.plan.bounded(*limits)
-        return self._bounded[1]
+        bounded = self._bounded[1]
+        if not freezing or not bounded.may_end_early:
+            return bounded
+        return bounded.placed(freezing[0].losses, progress_of(trainer).epoch)
 
     def follow(self, plan: Plan, losses: Mapping[int, float]) -> None:
         """Take the plan in force, and the validation loss of each epoch, as it grows, for what sets the rates."""

@@ -21,6 +21,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     """
     from safetensors.torch import save
 
+    from fashion_tl.models.lora import merge_adapters
     from fashion_tl.training.loading import load_classifier
     from fashion_tl.training.transfer import TransferClassifier
 
@@ -30,6 +31,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; name a new one.")
     info, size = module.backbone_info, module.input_spec.image_size
+    merge_adapters(info.module)
     config = {
         "architecture": info.architecture,
         "num_classes": 0,

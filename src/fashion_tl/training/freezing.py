@@ -18,7 +18,9 @@ from torch import Tensor
 from fashion_tl.errors import UserError
 from fashion_tl.models.staged import StagedNetwork, count_parameters
 from fashion_tl.seeds import run_seed
+from fashion_tl.training.best_weights import BestWeights
 from fashion_tl.training.optimizer import FollowsFreezing
+from fashion_tl.training.phases import written
 from fashion_tl.training.plan import Plan, Progress, differences
 from fashion_tl.training.progress import progress_of
 from fashion_tl.training.schedules import PlanSchedule
@@ -60,11 +62,20 @@ class FreezeUnfreeze(Callback):
         self.max_steps = -1
         self.losses: dict[int, float] = {}
         self.resumed: dict[str, Any] | None = None
+        self._plan = Plan()
+        self._best = BestWeights()
         self._saved: dict[str, Any] | None = None
         self._index: int | None = None
         self._wrapped: set[str] = set()
         self._buffers: dict[str, Tensor] = {}
         self._trainer: Trainer | None = None
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the run has come to its end before its last epoch, since a phase of it ended early."""
+        if self._trainer is None or self._plan.length >= sum(self._plan.longest):
+            return False
+        return self._plan.ended(progress_of(self._trainer))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin with the first phase, before a strategy wraps the module and an optimizer is built."""
@@ -74,6 +85,7 @@ class FreezeUnfreeze(Callback):
         module.enter_phase(0)
         self._wrapped = _trained(module)
         self.losses, self.resumed, self._saved, self._index, self._trainer = {}, None, None, None, trainer
+        self._best = BestWeights()
         loop = trainer.fit_loop.epoch_loop
         self.max_steps, loop.max_steps = loop.max_steps, -1
 
@@ -95,15 +107,22 @@ class FreezeUnfreeze(Callback):
                 # Lightning counts that epoch as done, but would leave out the start of the next one.
                 trainer.fit_loop.reset_restart_stage()
         plan = module.current_plan()
+        check_validations(plan, trainer.val_check_interval)
         for phase in module.plan.phases[len(plan.phases) :]:
-            rank_zero_warn(f"the phase {phase.start}: {phase.train} begins after the end of the run and is left out")
-        self._apply(trainer, module, plan, progress)
-        trainer.should_stop = trainer.should_stop or plan.ended(progress)
+            words = written([phase.settings()])[1:-1]
+            rank_zero_warn(f"the phase {words} begins after the end of the run and is left out")
+        self.apply(trainer, pl_module)
+        trainer.should_stop = trainer.should_stop or self._plan.ended(progress)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the plan to the epoch that begins."""
+        self.apply(trainer, pl_module)
+
+    def apply(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the plan to where training stands; a second time changes nothing."""
         module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
-        self._apply(trainer, module, module.current_plan(), progress)
+        self._plan = module.current_plan()
+        self._apply(trainer, module, self._plan, progress)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Put the statistics of what is frozen back, should another callback have reset them."""
@@ -118,32 +137,39 @@ class FreezeUnfreeze(Callback):
         batch: Any,  # noqa: ANN401 - Lightning's type
         batch_idx: int,
     ) -> None:
-        """Stop after the plan's steps."""
-        if 0 <= self.max_steps <= trainer.global_step:
+        """Stop after the plan's steps, or where its last phase ends since one before it ended early."""
+        early = self._plan.longest and self._plan.ended(progress_of(trainer))
+        if early or 0 <= self.max_steps <= trainer.global_step:
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the validation loss of the epoch."""
+        """Note the validation loss of the epoch, and the weights if it is the best of a phase that may end early."""
         loss = trainer.callback_metrics.get("val/loss")
         if trainer.state.fn == "fit" and not trainer.sanity_checking and loss is not None:
             self.losses[trainer.current_epoch] = float(loss)
+            if self._index is not None and self._plan.phases[self._index].until:
+                self._best.take(cast(PlannedModule, pl_module).network, self._index, float(loss))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the plan's settings, where training stands and the validation losses, as plain values."""
+        """Return the plan's settings, where training stands, the validation losses, and the best weights of a phase."""
         if self._trainer is None:
             return {}
         module = cast(PlannedModule, self._trainer.lightning_module)
         state = run_state(module, self._trainer, progress_of(self._trainer))
-        return {**state, "losses": dict(self.losses)}
+        best = self._best.state()
+        return {**state, "losses": dict(self.losses), **({"best": best} if best else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the losses over; the rest is compared when training goes on."""
+        """Take losses and weights over; the rest is compared when training goes on."""
         if self._trainer is not None:
+            self._best.load(state_dict.get("best", {}))
             self.losses = {int(epoch): float(loss) for epoch, loss in state_dict["losses"].items()}
             self._saved = state_dict
 
     def _apply(self, trainer: Trainer, module: PlannedModule, plan: Plan, progress: Progress) -> None:
         index = plan.phase(progress)
+        if self._best.phase is not None and self._best.phase < index:
+            self._best.restore(module.network)
         if index != self._index:
             self._index = index
             module.enter_phase(index)
@@ -253,7 +279,7 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
         UserError: If they do not fit; the message names each difference.
     """
     progress = Progress(saved["epoch"], saved["batch"], saved["batches"] or math.inf, saved["accumulate"])
-    told = differences(saved["plan"], now["plan"], progress)
+    told = differences(saved["plan"], now["plan"], progress, saved.get("losses"))
     inside = bool(saved["batch"])
     for key, what in (("seed", "seed"), ("batches", "batches in an epoch"), ("accumulate", "accumulate_grad_batches")):
         if saved[key] != now[key] and (inside or key == "seed"):
@@ -278,14 +304,33 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
             f"batches {saved['accumulate']}): the gradients so far are not in it. Go on from another one."
         )
     if _cut_before_validation(saved):
-        if saved["plan"]["schedule"]["name"] == "plateau":
+        until = any(phase.get("until") for phase in saved["plan"]["phases"])
+        if until or saved["plan"]["schedule"]["name"] == "plateau":
+            what = "the end of a phase" if until else "schedule 'plateau'"
             raise UserError(
-                "the checkpoint was written at the last batch of an epoch, before its validation, which schedule "
-                "'plateau' depends on. Go on from another one, such as last.ckpt."
+                f"the checkpoint was written at the last batch of an epoch, before its validation, which {what} "
+                "depends on. Go on from another one, such as last.ckpt."
             )
         rank_zero_warn("the checkpoint was written at the last batch of an epoch: its validation is left out")
     changed = {k: [saved[k], now[k]] for k in ("batches", "accumulate", "processes") if saved[k] != now[k]}
     return {"epoch": saved["epoch"], "batch": saved["batch"], "changed": changed}
+
+
+def check_validations(plan: Plan, interval: object) -> None:
+    """Refuse more than one validation in an epoch, where one may end a phase.
+
+    Args:
+        plan: The plan.
+        interval: ``val_check_interval`` of the trainer.
+
+    Raises:
+        UserError: If there are more.
+    """
+    if plan.may_end_early and interval not in (None, 1.0):
+        raise UserError(
+            f"model.train says until: plateau, which counts one validation an epoch, and trainer.val_check_interval is "
+            f"{interval}: leave it out."
+        )
 
 
 def _cut_before_validation(saved: Mapping[str, Any]) -> bool:

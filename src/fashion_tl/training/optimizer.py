@@ -45,7 +45,7 @@ def parameter_groups(network: StagedNetwork, weight_decay: float) -> list[Parame
 
 
 def group_rates(network: StagedNetwork, groups: list[Any], plan: Plan, index: int) -> list[float]:
-    """Compute the peak learning rate of each group in a phase; 0 for a frozen one.
+    """Compute the peak learning rate of each group in a phase; 0 where nothing of it trains.
 
     Args:
         network: The network that the groups were made of.
@@ -53,8 +53,11 @@ def group_rates(network: StagedNetwork, groups: list[Any], plan: Plan, index: in
         plan: The plan of the run.
         index: The phase.
     """
-    boundary, top = network.resolve(plan.phases[index].train), len(network.stage_names)
-    return [plan.rate(index, int(group["stage"]), boundary, top) for group in groups]
+    selection, top = network.select(plan.phases[index].train), len(network.stage_names)
+    trained = {id(parameter) for name, _, parameter in network.staged_parameters() if name in selection.names}
+    rates = [plan.rate(index, int(group["stage"]), selection.boundary, top) for group in groups]
+    moving = [any(id(parameter) in trained for parameter in group["params"]) for group in groups]
+    return [rate if moves else 0.0 for rate, moves in zip(rates, moving, strict=True)]
 
 
 def build_optimizer(name: str, groups: list[ParameterGroup], lr: float, momentum: float) -> torch.optim.Optimizer:

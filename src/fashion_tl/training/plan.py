@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fashion_tl.errors import UserError, shown, unknown_name
+from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.training.phases import Phase as Phase
+from fashion_tl.training.phases import improves, place, written
+from fashion_tl.training.phases import parse_phases as parse_phases
 
 SCHEDULES = ("cosine", "one_cycle", "step", "plateau", "constant")
 WITH_LENGTH = ("cosine", "one_cycle")
 WARMUP_START = 0.1  # share of the peak rate at the first step of a warm-up: no step is wasted
-PLATEAU_THRESHOLD = 1e-4  # relative improvement that counts, as in torch's ReduceLROnPlateau
-
-TrainSpec = str | int | dict[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,6 @@ class Progress:
 def steps_in(batches: float, accumulate: int) -> int:
     """Return the optimizer steps in an epoch: Lightning takes one at the last batch, however few are accumulated."""
     return max(1, math.ceil(batches / accumulate))
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training in which the boundary stands still.
-
-    Attributes:
-        start: First epoch of the phase, from 0.
-        train: The boundary as a user writes it: "head", "all", a stage's name, or a number of top stages.
-        lr: Learning rate of the head in this phase, or None for the run's.
-        backbone_lr: Learning rate of the top stage in this phase, or None for the run's.
-    """
-
-    start: int
-    train: str | int
-    lr: float | None = None
-    backbone_lr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,8 +125,7 @@ def plateau_drops(losses: tuple[float, ...], patience: int) -> int:
     """
     best, bad, drops = math.inf, 0, 0
     for loss in losses:
-        better = loss < best * (1 - PLATEAU_THRESHOLD)
-        best, bad = (loss, 0) if better else (best, bad + 1)
+        best, bad = (loss, 0) if improves(loss, best) else (best, bad + 1)
         if bad > patience:
             drops, bad = drops + 1, 0
     return drops
@@ -166,6 +148,7 @@ class Plan:
         length: Length of the run in epochs, with a fraction where it ends by steps; infinite without an end.
         max_steps: Optimizer steps after which the run ends, or None.
         in_steps: Whether positions are steps instead of epochs: the loader does not tell how long an epoch is.
+        longest: Epochs of each phase as planned, which the schedules aim at, once phases are placed by ``placed``.
     """
 
     phases: tuple[Phase, ...] = (Phase(0, "all"),)
@@ -180,6 +163,7 @@ class Plan:
     length: float = math.inf
     max_steps: int | None = None
     in_steps: bool = False
+    longest: tuple[float, ...] = ()
 
     def bounded(self, max_epochs: int, max_steps: int, batches: float, accumulate: int) -> Plan:
         """Return the plan of a run with an end; phases beyond it are cut off.
@@ -215,6 +199,27 @@ class Plan:
             )
         return plan
 
+    @property
+    def may_end_early(self) -> bool:
+        """Whether some phase may end before its last epoch."""
+        return any(phase.until for phase in self.phases[:-1])
+
+    def placed(self, losses: Mapping[int, float], epoch: int) -> Plan:
+        """Return the plan with its phases where they begin, seen from an epoch; what was bounded comes before.
+
+        A phase with ``until: plateau`` ends behind the first epoch by which ``patience`` validations have not
+        improved on the best loss of the phase, at the latest where it was planned to. What follows begins earlier, as
+        long as it was, and so does the end of the run.
+
+        Args:
+            losses: Validation loss of each epoch that was validated.
+            epoch: Whole epochs that are done; later losses are left aside.
+        """
+        phases, saved = place(self.phases, {e: loss for e, loss in losses.items() if e < epoch})
+        ends = [*(phase.start for phase in self.phases[1:]), self.length]
+        longest = tuple(end - phase.start for phase, end in zip(self.phases, ends, strict=True))
+        return replace(self, phases=phases, length=self.length - saved, longest=longest)
+
     def phase(self, progress: Progress) -> int:
         """Return the index of the phase that training is in.
 
@@ -234,9 +239,10 @@ class Plan:
         index = self.phase(progress)
         start = self.phases[index].start
         end = self.phases[index + 1].start if index + 1 < len(self.phases) else self.length
+        length = self.longest[index] if self.longest else end - start
         position = float(progress.steps) if self.in_steps else progress.epochs - start
         own = tuple(losses[epoch] for epoch in sorted(losses) if epoch >= start) if losses else ()
-        return self.schedule.factor(position, end - start, own)
+        return self.schedule.factor(position, length, own)
 
     def rate(self, index: int, stage: int, boundary: int, top: int) -> float:
         """Compute the peak learning rate of a stage in a phase; 0 below the boundary.
@@ -255,19 +261,23 @@ class Plan:
         return head if stage == top else backbone * self.layer_decay ** (top - 1 - stage)
 
     def ended(self, progress: Progress) -> bool:
-        """Say whether the run's steps are done."""
+        """Say whether the run's steps are done, or its last phase where one before it ended early."""
+        if self.longest and progress.epochs >= self.length - 1e-9:  # a rounding error of an epoch is no step
+            return True
         return self.max_steps is not None and progress.steps >= self.max_steps
 
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the plan, as plain values; how long a run is may change."""
         plain = asdict(self)
-        for name in ("length", "max_steps", "in_steps"):
+        for name in ("length", "max_steps", "in_steps", "longest"):
             del plain[name]
-        plain["phases"] = list(plain["phases"])
+        plain["phases"] = [phase.settings() for phase in self.phases]
         return plain
 
 
-def differences(saved: Mapping[str, Any], now: Mapping[str, Any], progress: Progress) -> list[str]:
+def differences(
+    saved: Mapping[str, Any], now: Mapping[str, Any], progress: Progress, losses: Mapping[int, float] | None = None
+) -> list[str]:
     """Name what a plan would have done otherwise up to now than the plan of a checkpoint.
 
     Phases that are still to come, and the length of the run, may change.
@@ -276,6 +286,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], progress: Prog
         saved: The ``settings`` of the plan in the checkpoint.
         now: Those of the plan that goes on.
         progress: Where the checkpoint stands.
+        losses: Validation losses so far, by which a phase may have ended early.
 
     Returns:
         One "setting: checkpoint's value, now this run's value" for each difference.
@@ -286,70 +297,13 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], progress: Prog
         for key in sorted((flat[0].keys() | flat[1].keys()) - {"phases", "schedule"})
         if flat[0].get(key) != flat[1].get(key)
     ]
-    # A phase that starts where the checkpoint ends has not begun.
-    begun = [
-        [phase for phase in plan["phases"] if phase["start"] == 0 or phase["start"] < progress.epochs]
-        for plan in (saved, now)
-    ]
+    before = {epoch: loss for epoch, loss in (losses or {}).items() if epoch < progress.epoch}
+    begun = []
+    for plan in (saved, now):
+        starts = [phase.start for phase in place(tuple(Phase(**phase) for phase in plan["phases"]), before)[0]]
+        # A phase that starts where the checkpoint ends has not begun.
+        pairs = zip(plan["phases"], starts, strict=True)
+        begun.append([phase for phase, start in pairs if start == 0 or start < progress.epochs])
     if begun[0] != begun[1]:
-        told.append(f"train: {_written(begun[0])}, now {_written(begun[1])}")
+        told.append(f"train: {written(begun[0])}, now {written(begun[1])}")
     return told
-
-
-def _written(phases: list[dict[str, Any]]) -> str:
-    entries = []
-    for phase in phases:
-        rates = {key: phase[key] for key in ("lr", "backbone_lr") if phase.get(key) is not None}
-        text = ", ".join(f"{key}: {value}" for key, value in {"train": phase["train"], **rates}.items())
-        entries.append(f"{phase['start']}: {{{text}}}" if rates else f"{phase['start']}: {phase['train']}")
-    return "{" + ", ".join(entries) + "}"
-
-
-def parse_phases(spec: TrainSpec) -> tuple[Phase, ...]:
-    """Read what a user wrote under ``train``.
-
-    Args:
-        spec: One boundary for the whole run, or a mapping from the first epoch of each phase to a boundary or to
-            ``{train: boundary, lr: rate, backbone_lr: rate}``.
-
-    Returns:
-        The phases in order; the first one starts at epoch 0.
-
-    Raises:
-        UserError: If the mapping has no epoch 0 or an entry cannot be read.
-
-    >>> [(phase.start, phase.train) for phase in parse_phases({0: "head", 5: "layer4"})]
-    [(0, 'head'), (5, 'layer4')]
-    """
-    phases = []
-    for epoch, entry in (spec if isinstance(spec, dict) else {0: spec}).items():
-        try:
-            if isinstance(epoch, bool | float):
-                raise TypeError("a phase starts with a whole epoch")
-            start = int(epoch)
-            fields: dict[str, Any] = dict(entry) if isinstance(entry, dict) else {"train": entry}
-            phases.append(_checked(Phase(start, **fields)))
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"model.train: cannot read the phase {shown(epoch)}: {shown(entry)} ({error}). "
-                "Write the first epoch and a boundary, as in {0: head, 5: layer4}, "
-                "or {5: {train: layer4, lr: 0.001, backbone_lr: 0.0001}}."
-            ) from error
-    phases.sort(key=lambda phase: phase.start)
-    starts = [phase.start for phase in phases]
-    if starts[:1] != [0] or len(set(starts)) < len(starts):
-        raise UserError(
-            "model.train: the first phase must start at epoch 0 and each at another one, as in {0: head, 5: layer4}; "
-            f"got {shown(spec)}."
-        )
-    return tuple(phases)
-
-
-def _checked(phase: Phase) -> Phase:
-    """Raise a TypeError or ValueError for what is no boundary or no learning rate."""
-    if not isinstance(phase.train, str | int) or isinstance(phase.train, bool):
-        raise TypeError("a boundary is a name or a number")
-    rates = [None if rate is None else float(rate) for rate in (phase.lr, phase.backbone_lr)]
-    if any(rate is not None and not 0 <= rate < math.inf for rate in rates):
-        raise ValueError("a learning rate is finite and not below 0")
-    return Phase(phase.start, phase.train, *rates)

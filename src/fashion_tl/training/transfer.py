@@ -11,6 +11,8 @@ from torch import nn
 
 from fashion_tl.errors import UserError
 from fashion_tl.models.backbones import create_backbone, weights_hash
+from fashion_tl.models.lora import adapted_stages, add_adapters, merge_adapters
+from fashion_tl.models.selection import ADAPTER
 from fashion_tl.models.staged import StagedNetwork, divide_timm
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
@@ -29,6 +31,8 @@ class TransferClassifier(ImageClassifier):
         backbone_args: More arguments of the architecture, such as {drop_path_rate: 0.1}.
         mean: Mean per channel that images are normalised with, on the scale 0 to 1; the backbone's own if not given.
         std: Standard deviation per channel, likewise.
+        lora: Low-rank adapters on the backbone's layers (Hu et al. 2022), as {rank: 4, alpha: 8, layers: "*"}; they
+            train with ``train: lora``.
         **kwargs: The arguments of ``ImageClassifier``.
     """
 
@@ -45,6 +49,7 @@ class TransferClassifier(ImageClassifier):
         backbone_args: dict[str, Any] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        lora: dict[str, Any] | None = None,
         **kwargs: Any,  # noqa: ANN401 - the arguments of ImageClassifier, checked there
     ) -> None:
         super().__init__(class_names, **kwargs)
@@ -54,21 +59,31 @@ class TransferClassifier(ImageClassifier):
         self.backbone_info = create_backbone(backbone, pretrained and init_from is None, size, backbone_args)
         layers = {"dropout": nn.Dropout(dropout), "linear": nn.Linear(self.backbone_info.features, len(class_names))}
         head = nn.Sequential(OrderedDict(layers))
-        network = StagedNetwork(self.backbone_info.module, head, divide_timm(self.backbone_info.module))
+        info = self.backbone_info
         start = {} if init_from is None else self._read_start(Path(init_from))
         saved = start.get("fashion_tl_build", {})
         if init_from is not None:
-            self._load_start(network, start, init_from)
-        info = self.backbone_info
+            self._load_start(nn.ModuleDict({"backbone": info.module, "head": head}), start, init_from)
+        self.weights_hash = weights_hash(info.module)
+        stages = divide_timm(info.module)
+        if lora is not None:
+            add_adapters(info.module, lora)
+            stages = adapted_stages(info.module, stages)
+        network = StagedNetwork(info.module, head, stages)
         statistics = (
             tuple(saved.get(name, own) if given is None else given)
             for name, given, own in (("mean", mean, info.mean), ("std", std, info.std))
         )
         self.build(network, info.channels, *statistics)
+        trained = {name for phase in self.plan.phases for name in network.select(phase.train).names}
+        if lora is not None and not any(name.endswith(ADAPTER) for name in trained):
+            raise UserError(
+                "model.lora adds adapters, and no phase of model.train trains them: name lora there, as in "
+                "--model.train lora or {0: head, 3: lora}."
+            )
         self.architecture, self.weights = info.architecture, info.weights
         if init_from is not None:
             self.weights = f"{start.get('fashion_tl_weights', '?')}, then {init_from}"
-        self.weights_hash = weights_hash(self.backbone_info.module)
 
     def _read_start(self, path: Path) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)
@@ -88,15 +103,20 @@ class TransferClassifier(ImageClassifier):
         return checkpoint
 
     @staticmethod
-    def _load_start(network: StagedNetwork, checkpoint: dict[str, Any], path: str) -> None:
+    def _load_start(network: nn.ModuleDict, checkpoint: dict[str, Any], path: str) -> None:
+        """Load weights; adapters that the run had are merged into them."""
         prefix = "network."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         # An auxiliary head is of one run's objective: that of another starts anew.
         state = {k: v for k, v in state.items() if not k.startswith(f"head.{AUXILIARY}.")}
+        adapters = checkpoint["hyper_parameters"].get("lora")
         try:
+            if adapters is not None:
+                add_adapters(network["backbone"], adapters)
             network.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"{path} does not fit this network: {str(error).splitlines()[-1].strip()}") from error
+        merge_adapters(network["backbone"])
 
     def checkpoint_hparams(self) -> dict[str, Any]:
         """Name the architecture instead of where its weights came from: a checkpoint has its own."""
