@@ -89,7 +89,8 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
     """Refuse to start where two checkpoints, with the optimizer's state, will not fit."""
-    needed = 2 * 3 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
+    tensors = 4 if model.plan.may_end_early else 3  # weights, two moments, the best weights of a phase
+    needed = 2 * tensors * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
     folder = paths.checkpoints
     while not folder.exists():
         folder = folder.parent
