@@ -321,7 +321,7 @@ def test_any_plan_resumes_exactly(
         while epoch < epochs:
             done = epoch * steps + batch // accumulate
             progress = Progress(epoch, batch, batches, accumulate, done)
-            now = plan.placed(seen, epoch) if plan.may_end_early else plan
+            now = plan.placed(seen, progress) if plan.may_end_early else plan
             if now.ended(progress):
                 return
             yield now.phase(progress), now.factor(progress, seen)

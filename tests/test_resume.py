@@ -30,7 +30,7 @@ PHASES: dict[str, Any] = {
     "one phase": "block2",
     "three phases": {0: "head", 1: "block2", 3: "all"},
     "selections": {0: ["block2", "head"], 1: ["norms", "head"], 3: ["*.bias"]},
-    "early end": {0: {"train": "head", "lr": 5.0, "until": "plateau", "patience": 1}, 3: {"train": "all", "lr": 0.01}},
+    "early end": {0: {"train": "head", "lr": 0.0, "until": "plateau", "patience": 1}, 3: ["block2", "head"]},
 }
 AUGMENTATIONS = {"cache": {"hflip": 0.5}, "no cache": {"hflip": 0.5}, "augmentation": {"hflip": 0.5, "translate": 2}}
 PLACES = {"end": (1, BATCHES), "middle": (2, 3)}  # after this batch of this epoch
@@ -98,6 +98,7 @@ def train(
     **more: Any,
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {"max_epochs": EPOCHS, "num_sanity_val_steps": 0, **more}
+    own = [] if any(isinstance(callback, FreezeUnfreeze) for callback in callbacks) else [FreezeUnfreeze()]
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -105,7 +106,7 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[FreezeUnfreeze(), *callbacks],
+        callbacks=[*own, *callbacks],
         **settings,
     )
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)

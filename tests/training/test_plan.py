@@ -167,7 +167,7 @@ UNTIL = {0: {"train": "head", "until": "plateau", "patience": 2}, 6: {"train": 1
 def starts(losses: list[float], epoch: int | None = None) -> list[int]:
     plan = bounded(Plan(parse_phases(UNTIL)), epochs=12)
     done = len(losses) if epoch is None else epoch
-    return [phase.start for phase in plan.placed(dict(enumerate(losses)), done).phases]
+    return [phase.start for phase in plan.placed(dict(enumerate(losses)), Progress(done)).phases]
 
 
 @pytest.mark.parametrize(
@@ -194,19 +194,19 @@ def test_a_phase_ends_behind_a_plateau_and_later_ones_begin_earlier(losses: list
 
 def test_a_second_plateau_moves_what_is_left() -> None:
     plan = bounded(Plan(parse_phases({**UNTIL, 6: {"train": 1, "until": "plateau", "patience": 1}})), epochs=12)
-    placed = plan.placed(dict(enumerate([0.9, 0.9, 0.9, 0.5, 0.6])), 5)
+    placed = plan.placed(dict(enumerate([0.9, 0.9, 0.9, 0.5, 0.6])), Progress(5))
     assert [phase.start for phase in placed.phases] == [0, 3, 5]
     assert placed.length == 8  # the last phase is as long as it was
-    assert [plan.placed({}, 0).length, plan.length] == [12, 12]
+    assert [plan.placed({}, Progress(0)).length, plan.length] == [12, 12]
 
 
 def test_rates_aim_at_the_longest_length_and_the_end_comes_earlier() -> None:
     plan = bounded(Plan(parse_phases(UNTIL), Schedule("cosine", warmup=0)), epochs=12)
     losses = {0: 0.9, 1: 0.9, 2: 0.9}
-    placed = plan.placed(losses, 3)
+    placed = plan.placed(losses, Progress(3))
     for epoch in range(3):  # of the first phase nothing changes when it is known to end
         progress = Progress(epoch, 5, 10)
-        assert plan.placed(losses, epoch).factor(progress, losses) == plan.factor(progress, losses)
+        assert plan.placed(losses, progress).factor(progress, losses) == plan.factor(progress, losses)
         assert placed.factor(progress, losses) == plan.factor(progress, losses)
     assert placed.factor(Progress(3, 0, 10), losses) == pytest.approx(1)
     assert placed.factor(Progress(6, 0, 10), losses) == pytest.approx(1)
@@ -218,7 +218,7 @@ def test_rates_aim_at_the_longest_length_and_the_end_comes_earlier() -> None:
 def test_by_steps_the_end_moves_by_whole_epochs(batches: int) -> None:
     steps = 9 * batches - 2
     plan = bounded(Plan(parse_phases({0: UNTIL[0], 5: "all"})), steps=steps, batches=batches)
-    placed = plan.placed(dict.fromkeys(range(3), 1.0), 3)
+    placed = plan.placed(dict.fromkeys(range(3), 1.0), Progress(3))
     ended = [
         epoch * batches + batch
         for epoch in range(9)

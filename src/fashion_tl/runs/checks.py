@@ -139,8 +139,9 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
-    """Refuse to start where two checkpoints, with the optimizer's state and an average, will not fit."""
-    needed = 2 * 4 * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
+    """Refuse to start where two checkpoints, with the optimizer's state and other copies of weights, will not fit."""
+    copies = 5 if model.plan.may_end_early else 4  # weights, two moments, an average, the best weights of a phase
+    needed = 2 * copies * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
     needed += 2 * sum(b.numel() * b.element_size() for b in model.objective.buffers())
     folder = paths.checkpoints
     while not folder.exists():

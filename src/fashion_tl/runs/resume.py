@@ -18,6 +18,7 @@ from fashion_tl.runs.parser import dump
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.freezing import averaging_of, check_resumed, compared
+from fashion_tl.training.plan import Progress
 
 # What changes neither weights nor figures beyond their last bits, or only where they lie, or what is run at all.
 FREE = {
@@ -167,6 +168,10 @@ def is_trained(
     check_resumed(saved, now)
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     ended = (epochs == saved["epoch"] and not saved["batch"]) or 0 <= steps <= saved["steps"]
+    plan = model.plan.bounded(epochs, steps, now["batches"], now["accumulate"])
+    if plan.may_end_early and not ended:
+        progress = Progress(saved["epoch"], saved["batch"], now["batches"], now["accumulate"], saved["steps"])
+        ended = plan.placed(saved["losses"], progress).ended(progress)
     stopped = own is not None and saved["stopped"] and not changed_settings(own, config)
     if 0 <= epochs < saved["epoch"] or (ended and own is None):
         raise UserError(

@@ -258,7 +258,7 @@ class ImageClassifier(LightningModule):
         bounded = self._bounded[1]
         if not freezing or not bounded.may_end_early:
             return bounded
-        return bounded.placed(freezing[0].losses, progress_of(trainer).epoch)
+        return bounded.placed(freezing[0].losses, progress_of(trainer))
 
     def follow(self, plan: Plan, losses: Mapping[int, float]) -> None:
         """Take the plan in force, and the validation loss of each epoch, as it grows, for what sets the rates."""

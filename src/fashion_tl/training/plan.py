@@ -58,6 +58,11 @@ def steps_in(batches: float, accumulate: int) -> int:
     return max(1, math.ceil(batches / accumulate))
 
 
+def known_losses(losses: Mapping[int, float], progress: Progress) -> dict[int, float]:
+    """Return the validation losses of the epochs that are done."""
+    return {epoch: loss for epoch, loss in losses.items() if epoch < int(progress.epochs)}
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The shape of the learning rate within a phase; it begins anew with each.
@@ -204,8 +209,8 @@ class Plan:
         """Whether some phase may end before its last epoch."""
         return any(phase.until for phase in self.phases[:-1])
 
-    def placed(self, losses: Mapping[int, float], epoch: int) -> Plan:
-        """Return the plan with its phases where they begin, seen from an epoch; what was bounded comes before.
+    def placed(self, losses: Mapping[int, float], progress: Progress) -> Plan:
+        """Return a bounded plan with its phases where they begin, by what is known where training stands.
 
         A phase with ``until: plateau`` ends behind the first epoch by which ``patience`` validations have not
         improved on the best loss of the phase, at the latest where it was planned to. What follows begins earlier, as
@@ -213,9 +218,9 @@ class Plan:
 
         Args:
             losses: Validation loss of each epoch that was validated.
-            epoch: Whole epochs that are done; later losses are left aside.
+            progress: Where training stands; losses of epochs that are not done are left aside.
         """
-        phases, saved = place(self.phases, {e: loss for e, loss in losses.items() if e < epoch})
+        phases, saved = place(self.phases, known_losses(losses, progress))
         ends = [*(phase.start for phase in self.phases[1:]), self.length]
         longest = tuple(end - phase.start for phase, end in zip(self.phases, ends, strict=True))
         return replace(self, phases=phases, length=self.length - saved, longest=longest)
@@ -297,7 +302,7 @@ def differences(
         for key in sorted((flat[0].keys() | flat[1].keys()) - {"phases", "schedule"})
         if flat[0].get(key) != flat[1].get(key)
     ]
-    before = {epoch: loss for epoch, loss in (losses or {}).items() if epoch < progress.epoch}
+    before = known_losses(losses or {}, progress)
     begun = []
     for plan in (saved, now):
         starts = [phase.start for phase in place(tuple(Phase(**phase) for phase in plan["phases"]), before)[0]]
