@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fashion_tl.data.transforms import to_grey
+from fashion_tl.data.transforms import LUMA
 
 
 def warp_affine(images: Tensor, matrix: Tensor) -> Tensor:
@@ -54,22 +54,27 @@ def _sources(size: int, start: Tensor, length: Tensor) -> Tensor:
 
 def blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     """Go from another image (factor 0) to the image (1) or beyond, cut to 0 to 1; a factor (B,) for each image."""
-    return torch.lerp(other.expand_as(images), images, factor.view(-1, 1, 1, 1)).clamp(0, 1)
+    return torch.lerp(other.expand_as(images), images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    red, green, blue = images.split(1, 1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Multiply each image by its factor (B,)."""
-    return (images * factor.view(-1, 1, 1, 1)).clamp(0, 1)
+    return (images * factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def adjust_color(images: Tensor, factor: Tensor) -> Tensor:
     """Blend RGB images with their grey versions; others have no colour to change."""
-    return blend(images, to_grey(images), factor) if images.shape[1] == 3 else images
+    return blend(images, _grey(images), factor) if images.shape[1] == 3 else images
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend each image with the mean of its grey version."""
-    grey = to_grey(images) if images.shape[1] == 3 else images
+    grey = _grey(images) if images.shape[1] == 3 else images
     return blend(images, grey.mean((1, 2, 3), keepdim=True), factor)
 
 
@@ -77,15 +82,16 @@ def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend each image with a smoothed one; the border stays as it is."""
     smooth = images.clone()
     if min(images.shape[-2:]) > 2:
-        inner = images[..., 1:-1, 1:-1]
-        smooth[..., 1:-1, 1:-1] = (9 * F.avg_pool2d(images, 3, stride=1) + 4 * inner) / 13
+        three = (images[..., :-2] + images[..., 1:-1]).add_(images[..., 2:])
+        nine = (three[..., :-2, :] + three[..., 1:-1, :]).add_(three[..., 2:, :])
+        smooth[..., 1:-1, 1:-1].mul_(4).add_(nine).div_(13)
     return blend(images, smooth, factor)
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     """Keep the highest of the 8 bits of each value; as many as given (B,), 0 to 8."""
     step = torch.exp2(8 - bits).view(-1, 1, 1, 1)
-    return (_levels(images) / step).floor() * step / 255
+    return _levels(images).div_(step).floor_().mul_(step).div_(255)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
@@ -105,13 +111,14 @@ def equalize(images: Tensor) -> Tensor:
     levels = _levels(images).long().flatten(2)
     counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int64, device=images.device)
     counts.scatter_add_(2, levels, torch.ones_like(levels))
-    highest = counts.gather(2, levels.amax(2, keepdim=True))
+    values = torch.arange(256, device=images.device)
+    highest = counts.gather(2, (values * (counts > 0)).amax(2, keepdim=True))
     step = (levels.shape[2] - highest) // 255
     below = counts.cumsum(2) - counts
     table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
-    spread = torch.where(step > 0, table.gather(2, levels), levels)
-    return (spread.float() / 255).view_as(images)
+    spread = torch.where(step > 0, table, values).float() / 255
+    return spread.gather(2, levels).view_as(images)
 
 
 def _levels(images: Tensor) -> Tensor:
-    return (images * 255).round()
+    return (images * 255).round_()

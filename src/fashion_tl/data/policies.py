@@ -143,12 +143,12 @@ def apply_operations(images: Tensor, kinds: Tensor, strength: Tensor) -> Tensor:
     chosen = order[starts[_GEOMETRIC.start] : ends[_GEOMETRIC.stop - 1]]
     if len(chosen):
         matrix = _matrices(kinds[chosen], strength[chosen], *images.shape[-2:])
-        changed[chosen] = ops.warp_affine(images[chosen], matrix)
+        changed.index_copy_(0, chosen, ops.warp_affine(images.index_select(0, chosen), matrix))
     for name, operation in _OTHERS.items():
         index = OPERATIONS.index(name)
         chosen = order[starts[index] : ends[index]]
         if len(chosen):
-            changed[chosen] = operation(images[chosen], strength[chosen])
+            changed.index_copy_(0, chosen, operation(images.index_select(0, chosen), strength[chosen]))
     return changed
 
 
