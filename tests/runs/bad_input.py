@@ -224,6 +224,11 @@ ARGUMENTS: tuple[Case, ...] = (
     ("test", "--ckpt_path", ""), ("validate", "--ckpt_path", "last"), ("test", "--trainer.devices", "99"),
     ("validate", "--trainer.limit_val_batches", "0"), ("test", "--trainer.limit_test_batches", ".nan"),
     ("test", "--gone"), ("validate", "--trainer.accelerato", "cpu"),
+    ("probe", "--pool", "men"), ("probe", "--pool", ""), ("probe", "--knn", "maybe"), ("probe", "--strengths", "[]"),
+    ("probe", "--strengths", "[0]"), ("probe", "--strengths", "[.nan]"), ("probe", "--strengths", "x"),
+    ("probe", "--seeds", "3"), ("probe", "--search", "{model.lr: [1]}"), ("probe", "--resume", "true"),
+    ("probe", "--gone"), ("probe", "-c", "gone.yaml"), ("probe", "--ckpt_path", "gone.ckpt"), ("probe", "--name", "a b"),
+    ("probe", "--log_dir", "here", "--checkpoint_dir", "here"), ("probe", "stray"),
 )  # fmt: skip
 VERBS: tuple[Case, ...] = (
     ("fitt",), ("Fit",), ("",), ("--gone",), ("predict",), ("predict", "gone.ckpt"),
