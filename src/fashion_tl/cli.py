@@ -33,6 +33,7 @@ FUNCTIONS = {
     "explain": ("inspection.explain:explain", "show where a classifier looks: heat maps, filters, features"),
     "diagnose": ("inspection.diagnose:diagnose", "measure a run's errors and calibration, calibrate its checkpoint"),
     "robustness": ("inspection.robustness:robustness", "measure corruptions, shifts and out-of-distribution images"),
+    "audit": ("inspection.audit:audit", "find duplicates across train, validation and test; score runs without them"),
     "verify": ("inspection.verify:verify", "compute what records say again: figures, data, split, weights"),
     "cache": ("features.listing:cache", "list or clear the cached features of frozen stages"),
 }

@@ -94,7 +94,8 @@ def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: An
             settings |= {"nargs": "*", "action": "extend"}
         if default is not None:
             settings["help"] += f" (default: {default})"
-        parser.add_argument(f"--{name}", default=default, metavar=metavar, **settings)
+        flags = ("-c", f"--{name}") if name == "config" else (f"--{name}",)
+        parser.add_argument(*flags, default=default, metavar=metavar, **settings)
 
 
 def _without_none(hint: Any) -> Any:  # noqa: ANN401 - a type

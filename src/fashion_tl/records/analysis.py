@@ -52,13 +52,20 @@ class Analysis:
     def write(self, logs: Path, name: str, arrays: dict[str, np.ndarray] | None = None) -> Path:
         """Write ``analysis/<name>.json`` with the pictures, and the arrays if any, below a run's log folder.
 
+        Returns:
+            Path of the document.
+        """
+        return self.write_into(logs / FOLDER, name, arrays)
+
+    def write_into(self, folder: Path, name: str, arrays: dict[str, np.ndarray] | None = None) -> Path:
+        """Write ``<name>.json`` with the pictures, and the arrays if any, into a folder.
+
         The document is written last, so that it never names what is not there; pictures of the same command that it
         no longer names are removed.
 
         Returns:
             Path of the document.
         """
-        folder = logs / FOLDER
         document = self.document()
         for file, (picture, _) in self.pictures.items():
             write_bytes(folder / file, picture)

@@ -1,0 +1,165 @@
+"""Duplicates among the images of a data module: what images are compared by, and the pairs that are nearly the same.
+
+Near duplicates are found in two steps. Candidates are the nearest neighbours of each image by the correlation of
+thumbnails, plain and mirrored, and by the cosine of a network's features. Then each candidate is compared pixel by
+pixel under small shifts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from fashion_tl.data.transforms import resize_images, to_float, to_grey, visible
+from fashion_tl.metrics.duplicates import Singles, aligned_correlation, nearest, unit_rows
+from fashion_tl.metrics.metrics import Floats, Ints
+from fashion_tl.training.classifier import ImageClassifier
+
+LARGEST, THUMBNAIL = 32, 16  # pixels on a side at which images are compared, and candidates found
+SHIFT, NEIGHBOURS = 2, 3  # pixels; candidates of an image by each measure
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """What N images are compared by.
+
+    Attributes:
+        hashes: SHA-256 of the pixels of each image as stored.
+        grey: Grey images (N, S, S), 0 to 1, S at most 32.
+        features: Features (N, F) of length 1; None without a network.
+    """
+
+    hashes: list[bytes]
+    grey: Singles
+    features: Singles | None
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Candidates (P,), the most similar first.
+
+    Attributes:
+        query: Index of the one image.
+        reference: Index of the other.
+        similarity: Correlation of their pixels under the best shift, -1 to 1.
+        mirrored: Whether that is with one of them mirrored.
+    """
+
+    query: Ints
+    reference: Ints
+    similarity: Floats
+    mirrored: npt.NDArray[np.bool_]
+
+    def above(self, threshold: float) -> Pairs:
+        """Return the pairs of at least a similarity."""
+        return self.where(self.similarity >= threshold)
+
+    def first(self, count: int) -> Pairs:
+        """Return the most similar pairs."""
+        return self.where(np.arange(len(self)) < count)
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Pairs:
+        """Return some of the pairs."""
+        return Pairs(self.query[chosen], self.reference[chosen], self.similarity[chosen], self.mirrored[chosen])
+
+    def __len__(self) -> int:
+        """Return the number of pairs P."""
+        return len(self.query)
+
+
+def views_of(batches: Iterable[Tensor], module: ImageClassifier | None) -> Views:
+    """Compute what images are compared by.
+
+    Args:
+        batches: Images as stored (B, C, H, W), uint8.
+        module: The classifier whose backbone gives features, on its device; None for none.
+    """
+    hashes: list[bytes] = []
+    grey: list[Tensor] = []
+    features: list[Tensor] = []
+    for images in batches:
+        hashes += [hashlib.sha256(image.tobytes()).digest() for image in images.numpy()]
+        shown = visible(images)
+        single = to_grey(shown) if shown.shape[1] == 3 else to_float(shown)
+        grey.append(resize_images(single, min(LARGEST, single.shape[-1]), "bilinear")[:, 0])
+        if module is not None:
+            with torch.inference_mode():
+                found = module.network.backbone(module.preprocess(images.to(module.device)))
+            features.append(found.float().cpu().flatten(1))
+    rows = None if module is None else unit_rows(torch.cat(features).numpy(), centred=False)
+    return Views(hashes, torch.cat(grey).numpy(), rows)
+
+
+def near_pairs(queries: Views, references: Views) -> Pairs:
+    """Find for each query the references that may be nearly the same, and how similar they are."""
+    small, mirrored_small = _thumbnails(queries.grey), _thumbnails(queries.grey[:, :, ::-1])
+    thumbnails = _thumbnails(references.grey)
+    plain = _listed(nearest(small, thumbnails, NEIGHBOURS))
+    if queries.features is not None and references.features is not None:
+        plain = np.concatenate([plain, _listed(nearest(queries.features, references.features, NEIGHBOURS))])
+    found = []
+    for candidates, mirrored in ((plain, False), (_listed(nearest(mirrored_small, thumbnails, NEIGHBOURS)), True)):
+        query, reference = np.unique(candidates, axis=0).T
+        images = queries.grey[query]
+        images = np.ascontiguousarray(images[:, :, ::-1]) if mirrored else images
+        similarity = aligned_correlation(images, references.grey[reference], SHIFT)
+        found.append((query, reference, similarity, np.full(len(query), mirrored)))
+    query, reference, similarity, flipped = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.lexsort((flipped, -similarity))
+    # A pair that is similar both ways counts once, in the better way.
+    _, first = np.unique(query[order] * len(references.grey) + reference[order], return_index=True)
+    kept = order[np.sort(first)]
+    return Pairs(query[kept], reference[kept], similarity[kept], flipped[kept])
+
+
+def _thumbnails(grey: Singles) -> Singles:
+    small = resize_images(torch.from_numpy(np.ascontiguousarray(grey))[:, None], THUMBNAIL, "bilinear")
+    return unit_rows(small.numpy())
+
+
+def _listed(found: Ints) -> Ints:
+    """Turn neighbours (Q, count) into pairs (Q * count, 2)."""
+    query = np.repeat(np.arange(len(found)), found.shape[1])
+    return np.stack([query, found.ravel()], axis=1)
+
+
+def alterations() -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return ways to alter copies of images (B, C, H, W), uint8, which a search for duplicates should see through."""
+    return {
+        "brighter, less contrast": lambda images: (images.float() * 0.8 + 30).round().to(torch.uint8),
+        "JPEG, quality 75": _as_jpeg,
+        "shifted by 1/28 of the side": _shifted,
+        "scaled to 90 % and back": _rescaled,
+        "mirrored": lambda images: images.flip(-1),
+    }
+
+
+def _as_jpeg(images: Tensor) -> Tensor:
+    decoded = []
+    for image in visible(images):
+        pixels = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=75)
+        again = torch.from_numpy(np.asarray(Image.open(file)).copy())
+        decoded.append(again[None] if again.ndim == 2 else again.permute(2, 0, 1))
+    return torch.stack(decoded)
+
+
+def _shifted(images: Tensor) -> Tensor:
+    by = max(1, round(images.shape[-1] / 28))
+    return F.pad(images.float(), (by, 0, by, 0), mode="replicate")[:, :, :-by, :-by].to(torch.uint8)
+
+
+def _rescaled(images: Tensor) -> Tensor:
+    size = images.shape[-1]
+    small = resize_images(to_float(images), max(4, round(0.9 * size)), "bilinear")
+    return (resize_images(small, size, "bilinear") * 255).round().to(torch.uint8)
