@@ -27,6 +27,8 @@ FUNCTIONS = {
     "explain": ("inspection.explain:explain", "show where a classifier looks: heat maps, filters, features"),
     "diagnose": ("inspection.diagnose:diagnose", "measure a run's errors and calibration, calibrate its checkpoint"),
     "robustness": ("inspection.robustness:robustness", "measure corruptions, shifts and out-of-distribution images"),
+    "tournament": ("tournament.verbs:tournament", "compare strategies of training over label budgets and seeds"),
+    "ablate": ("tournament.verbs:ablate", "turn off each switch of a configuration alone, or add changes alone"),
     "cache": ("features.listing:cache", "list or clear the cached features of frozen stages"),
 }
 
