@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from fashion_tl.commands import call
+from fashion_tl.commands import Flag, call
 from fashion_tl.errors import UserError
 
 Called = dict[str, Any]
@@ -101,3 +101,20 @@ def test_help(called: Called, capsys: pytest.CaptureFixture[str]) -> None:
         "[NAME ...]",
     ):
         assert told in out
+
+
+def test_what_a_command_does_not_know_is_handed_on_in_order(called: Called, capsys) -> None:
+    def study(*flags: Flag, seeds: int = 3) -> None:
+        """Study.
+
+        Args:
+            flags: Flags of another parser.
+            seeds: Seeds.
+        """
+        called.update(flags=flags, seeds=seeds)
+
+    call(study, "x study", ["-c", "a.yaml", "--seeds", "2", "--model.lr=1", "--data.size", "3"])
+    assert called == {"flags": ("-c", "a.yaml", "--model.lr=1", "--data.size", "3"), "seeds": 2}
+    with pytest.raises(SystemExit):
+        call(study, "x study", ["--help"])
+    assert "FLAGS: Flags of another parser." in capsys.readouterr().out

@@ -35,6 +35,8 @@ FUNCTIONS = {
     "robustness": ("inspection.robustness:robustness", "measure corruptions, shifts and out-of-distribution images"),
     "audit": ("inspection.audit:audit", "find duplicates across train, validation and test; score runs without them"),
     "verify": ("inspection.verify:verify", "compute what records say again: figures, data, split, weights"),
+    "tournament": ("tournament.verbs:tournament", "compare strategies of training over label budgets and seeds"),
+    "ablate": ("tournament.verbs:ablate", "turn off each switch of a configuration alone, or add changes alone"),
     "cache": ("features.listing:cache", "list or clear the cached features of frozen stages"),
 }
 

@@ -19,6 +19,12 @@ from docstring_parser import parse_from_object
 from fashion_tl.errors import UserError, unknown_name
 
 
+class Flag(str):
+    """An argument for another parser: ``*flags: Flag`` takes what this one does not know, in its order."""
+
+    __slots__ = ()
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one message."""
 
@@ -34,7 +40,7 @@ def call(command: Callable[..., Any], prog: str, args: Sequence[str]) -> None:
     """Call a function with command-line arguments.
 
     Parameters without a default are positional, ``*names`` takes any number of values; all others are options. A list
-    takes several values, a ``bool`` is a flag, a ``Literal`` has choices.
+    takes several values, a ``bool`` is a flag, a ``Literal`` has choices, and ``*flags: Flag`` is handed the rest.
 
     Args:
         command: The function. The summary of its docstring (Google style) describes it, and ``Args`` the arguments.
@@ -45,11 +51,16 @@ def call(command: Callable[..., Any], prog: str, args: Sequence[str]) -> None:
         UserError: If arguments are missing, unknown or not allowed.
         SystemExit: After ``--help``.
     """
-    given = vars(parser_of(command, prog).parse_args(args))
+    parameters, rest = inspect.signature(command).parameters, list[str]()
+    if any(_takes_rest(parameter, _hints(command)) for parameter in parameters.values()):
+        known, rest = parser_of(command, prog).parse_known_args(args)
+        given = vars(known)
+    else:
+        given = vars(parser_of(command, prog).parse_args(args))
     values: list[Any] = []
-    for name, parameter in inspect.signature(command).parameters.items():
+    for name, parameter in parameters.items():
         if parameter.kind is parameter.VAR_POSITIONAL:
-            values += given.pop(name)
+            values += given.pop(name, rest)
         elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             values.append(given.pop(name))
     command(*values, **given)
@@ -61,16 +72,25 @@ def parser_of(command: Callable[..., Any], prog: str) -> argparse.ArgumentParser
     told = {p.arg_name.lstrip("*"): " ".join((p.description or "").split()) for p in doc.params}
     about = " ".join(filter(None, (doc.short_description, doc.long_description)))
     parser = _Parser(prog=prog, description=about.replace("``", "`"), allow_abbrev=False)
-    hints = get_type_hints(_annotated(command), command.__globals__)
+    hints = _hints(command)
     for name, parameter in inspect.signature(command).parameters.items():
+        if _takes_rest(parameter, hints):
+            parser.usage = f"{prog} [OPTIONS] [{name.upper()}]"
+            parser.epilog = f"{name.upper()}: {told.get(name, '')}".replace("``", "`")
+            continue
         _add(parser, parameter, hints[name], told.get(name, "").replace("``", "`").replace("%", "%%"))
     return parser
 
 
-def _annotated(command: Callable[..., Any]) -> Any:  # noqa: ANN401 - what get_type_hints takes
-    """Return what has a function's annotations but not that of its return, which may name what is not imported."""
+def _hints(command: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a function's parameters; that of its return may name what is not imported."""
     parameters = {name: hint for name, hint in command.__annotations__.items() if name != "return"}
-    return types.SimpleNamespace(__annotations__=parameters)
+    annotated: Any = types.SimpleNamespace(__annotations__=parameters)
+    return get_type_hints(annotated, command.__globals__)
+
+
+def _takes_rest(parameter: inspect.Parameter, hints: dict[str, Any]) -> bool:
+    return parameter.kind is parameter.VAR_POSITIONAL and hints[parameter.name] is Flag
 
 
 def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: Any, told: str) -> None:  # noqa: ANN401

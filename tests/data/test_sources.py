@@ -15,9 +15,9 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.data.image_folder import ImageFolder
-from fashion_tl.data.images import ImageSet
+from fashion_tl.data.images import ImageSet, InMemoryImages
 from fashion_tl.data.objects import SyntheticObjects
-from fashion_tl.data.sources import Source
+from fashion_tl.data.sources import Source, load, loading_once
 
 
 def parts(source: Source) -> list[ImageSet]:
@@ -35,6 +35,15 @@ class SourceContract(ABC):
         names = self.make().class_names
         assert len(names) == len(set(names)) >= 2
         assert all(isinstance(name, str) and name for name in names)
+
+    def test_runs_that_follow_each_other_share_what_they_load(self) -> None:
+        assert load(self.make()) is not load(self.make())
+        with loading_once():
+            first, second = load(self.make()), load(self.make())
+            assert (first is second) == isinstance(
+                first.train, InMemoryImages
+            )  # else each has files of its own to read
+        assert load(self.make()) is not first
 
     def test_images_are_bytes_of_one_shape_with_labels_in_range(self) -> None:
         source = self.make()
@@ -122,3 +131,19 @@ class TestImageFolderOnDisk(TestImageFolder):
     @pytest.fixture(autouse=True)
     def no_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+
+
+def test_sources_that_differ_are_not_shared() -> None:
+    class Other(SyntheticGarments):
+        pass
+
+    class Hidden(SyntheticGarments):
+        def __init__(self) -> None:
+            super().__init__(40)
+            self.pixels = torch.zeros(1)  # which no text tells apart
+
+    with loading_once():
+        first = load(SyntheticGarments(40))
+        assert load(SyntheticGarments(41)) is not first
+        assert load(Other(40)) is not first
+        assert load(Hidden()) is not load(Hidden())

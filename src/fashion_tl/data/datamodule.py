@@ -29,7 +29,7 @@ from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.images import ImageSet, InMemoryImages
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.mixing import Mix, Mixer
-from fashion_tl.data.sources import Loaded, Source
+from fashion_tl.data.sources import Loaded, Source, load
 from fashion_tl.data.splits import budget_split, stratified_split, take_per_class
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float
 from fashion_tl.errors import UserError, out_of_range
@@ -145,7 +145,7 @@ class ImageDataModule(LightningDataModule):
         """
         if self.splits:
             return
-        self.loaded = self.source.load()
+        self.loaded = load(self.source)
         labels = self.loaded.train.labels
         stay = torch.arange(len(labels))
         test: tuple[ImageSet, Tensor]

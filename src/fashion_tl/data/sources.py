@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
-from fashion_tl.data.images import ImageSet
+from fashion_tl.data.images import ImageSet, InMemoryImages
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,43 @@ class Source(ABC):
 def data_root(root: str | Path | None = None) -> Path:
     """Return the folder with the data: as given, else ``FASHION_TL_DATA_DIR``, else "data"."""
     return Path(root or os.environ.get("FASHION_TL_DATA_DIR") or "data").expanduser()
+
+
+_kept: dict[tuple[type, str], Loaded] | None = None  # by class and settings, while runs share what they load
+
+
+@contextmanager
+def loading_once() -> Iterator[None]:
+    """Have runs that follow each other share their images: a source does not load what an equal one has loaded.
+
+    Sources are equal if they are of one class and their attributes are equal plain values. Images that do not fit in
+    memory are not shared.
+    """
+    global _kept
+    before, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def load(source: Source) -> Loaded:
+    """Load the images of a source, or take those that an equal one has loaded; see ``loading_once``."""
+    if _kept is None or not _is_plain(settings := sorted(vars(source).items())):
+        return source.load()
+    key = (type(source), repr(settings))
+    if key not in _kept:
+        loaded = source.load()
+        if not all(part is None or isinstance(part, InMemoryImages) for part in (loaded.train, loaded.test)):
+            return loaded
+        _kept[key] = loaded
+    return _kept[key]
+
+
+def _is_plain(value: object) -> bool:
+    """Say whether the text of a value tells it apart from every other value."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return all(_is_plain(getattr(value, each.name)) for each in fields(value))
+    return value is None or isinstance(value, str | int | float | Path)

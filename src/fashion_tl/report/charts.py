@@ -19,6 +19,7 @@ from fashion_tl.plots.confusion import SHADE, confusion_figure
 from fashion_tl.plots.style import INK, colour, marker, short
 from fashion_tl.report.figures import Entry, front_of
 from fashion_tl.report.svg import Plot, finish, inline, mark, svg_of
+from fashion_tl.report.tables import Series
 
 WIDTH, HEIGHT, LEGEND_ROW = 5.6, 3.1, 0.2  # inches
 LEGEND_LETTERS, LEGEND_SIGN = 75, 8  # letters that a row of the legend holds, and that a line with its marker takes
@@ -72,7 +73,9 @@ def reliability_diagram(entry: Entry, name: str) -> Markup | None:
     return inline(svg_of(figure, alt), name, alt)
 
 
-def _axes(entries: Sequence[Entry], more: Sequence[Line2D] = (), height: float = HEIGHT) -> tuple[Figure, Axes]:
+def labelled_axes(
+    entries: Sequence[Series], more: Sequence[Line2D] = (), height: float = HEIGHT
+) -> tuple[Figure, Axes]:
     """Make a figure of one pair of axes above a legend of runs and of ``more``."""
     handles = [Line2D([], [], color=colour(e.number), marker=marker(e.number), label=short(e.label)) for e in entries]
     labels = [str(handle.get_label()) for handle in (*handles, *more)]
@@ -96,7 +99,7 @@ def _curves(entries: list[Entry], slug: str, quantity: str, axis: str) -> Plot |
         return None
     training: Any = {"lw": 1.0, "ls": (0, (3, 2)), "alpha": 0.75}
     kinds = [Line2D([], [], color=INK, label="validation"), Line2D([], [], color=INK, label="training", **training)]
-    figure, axes = _axes([entry for entry, _, _ in drawn], kinds)
+    figure, axes = labelled_axes([entry for entry, _, _ in drawn], kinds)
     values: list[float] = []
     for entry, x, known in drawn:
         for part, y in known.items():
@@ -132,7 +135,7 @@ def _bars(entries: list[Entry], slug: str, key: str, what: str) -> Plot:
     interval = Line2D([], [], color=INK, lw=1.3, label="95 % interval")
     diamond = Line2D([], [], ls="", marker="D", ms=5, mfc="white", mec=INK, label="figure of the study")
     studied = any(entry.run.number("study", key) is not None for entry in entries)
-    figure, axes = _axes([], [interval, diamond] if studied else [interval], 0.6 + 0.3 * len(entries))
+    figure, axes = labelled_axes([], [interval, diamond] if studied else [interval], 0.6 + 0.3 * len(entries))
     told = []
     for row, entry in enumerate(entries):
         if entry.figures is None:
@@ -162,7 +165,7 @@ def _cost(entries: list[Entry], slug: str, name: str) -> Plot | None:
     if not known:
         return None
     dotted: Any = {"color": INK, "lw": 1, "ls": ":"}
-    figure, axes = _axes(known, [Line2D([], [], label="Pareto front", **dotted)])
+    figure, axes = labelled_axes(known, [Line2D([], [], label="Pareto front", **dotted)])
     line = sorted(front, key=lambda place: costs[place])
     axes.plot([costs[i] for i in line], [values[i] for i in line], drawstyle="steps-post", **dotted)
     for place, (entry, cost, value) in enumerate(zip(known, costs, values, strict=True)):
@@ -175,7 +178,7 @@ def _cost(entries: list[Entry], slug: str, name: str) -> Plot | None:
     if max(costs) / min(costs) > 5:
         axes.set_xscale("log")
     axes.margins(x=0.12)
-    axes.xaxis.set_major_formatter(_counted)
+    axes.xaxis.set_major_formatter(counted)
     axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.set(xlabel=what + (", logarithmic" if axes.get_xscale() == "log" else ""), ylabel="test accuracy")
     best = ", ".join(known[place].label for place in line)
@@ -184,7 +187,8 @@ def _cost(entries: list[Entry], slug: str, name: str) -> Plot | None:
     return finish(figure, f"{slug}_accuracy_against_{name}", caption, alt)
 
 
-def _counted(value: float, _: float) -> str:
+def counted(value: float, _: float) -> str:
+    """Write a tick in thousands, millions and so on."""
     for unit, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= unit:
             return f"{value / unit:g}{suffix}"

@@ -55,21 +55,21 @@ def markdown_text(sections: Sequence[Comparison], left_out: Sequence[LeftOut]) -
                 interval = f" ({interval_text(entry, column.key)})" if column.interval and entry.figures else ""
                 row.append(column.text(entry) + interval)
             rows.append(row)
-        parts.append(_table(header, rows))
+        parts.append(markdown_table(header, rows))
         if compared.spreads:
             rows = [
                 [s.entry.label, str(len(s.seeds)), *(spread_text(s, name) for name in ("accuracy", "macro_f1", "loss"))]
                 for s in compared.spreads
             ]
             parts.append("Mean and standard deviation over seeds:")
-            parts.append(_table(["Run", "Seeds", "Accuracy", "Macro F1", "Loss"], rows))
+            parts.append(markdown_table(["Run", "Seeds", "Accuracy", "Macro F1", "Loss"], rows))
         if compared.pairs:
             rows = [
                 [p.a.label, p.b.label, str(p.test.only_a), str(p.test.only_b), f"{p.test.p:.3g}", f"{p.p:.3g}"]
                 for p in compared.pairs
             ]
             parts.append("McNemar's exact test of every two runs, adjusted for their number (Holm):")
-            parts.append(_table(["A", "B", "only A correct", "only B correct", "p", "p adjusted"], rows))
+            parts.append(markdown_table(["A", "B", "only A correct", "only B correct", "p", "p adjusted"], rows))
         notes = [
             f"- {_cell(e.label)}: {_cell(text)}"
             for e in compared.entries
@@ -90,7 +90,8 @@ def spread_text(spread: Spread, name: str, digits: int = 4) -> str:
     return f"{mean:.{digits}f}" + (f" \u00b1 {deviation:.{digits}f}" if deviation is not None else "")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown, its cells escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fashion_tl import __version__
 from fashion_tl.plots.style import MARKERS, PALETTE
@@ -12,6 +13,9 @@ from fashion_tl.report.context import section
 from fashion_tl.report.figures import Comparison
 from fashion_tl.report.selection import LeftOut
 from fashion_tl.report.svg import Plot
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 FOLDED = 160  # letters of a reason that are shown; the rest is folded away
 
@@ -25,31 +29,40 @@ def page(sections: Sequence[Comparison], plots: dict[str, Plot], left_out: Seque
         left_out: Runs that are not compared.
         log_dir: Folder of the records, to find the test images in.
     """
+    entries = [entry for compared in sections for entry in compared.entries]
+    newest = max((entry.run.text("finished") or "" for entry in entries), default="")
+    folder = files("fashion_tl.report") / "templates"
+    written = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            version=__version__,
+            count=len(entries),
+            log_dir=log_dir,
+            newest=newest[:16].replace("T", " "),
+            style=(folder / "page.css").read_text(encoding="utf-8"),
+            script=(folder / "page.js").read_text(encoding="utf-8"),
+            sections=[section(compared, plots, log_dir) for compared in sections],
+            alarms=[f"{entry.label}: {text}." for entry in entries for text in entry.run.alarms],
+            left_out=left_out,
+            folded=FOLDED,
+            colours=len(PALETTE),
+            markers=len(MARKERS),
+        )
+    )
+    return "\n".join(line.rstrip() for line in written.splitlines() if line.strip()) + "\n"
+
+
+def environment() -> Environment:
+    """Return what fills in the templates: everything is escaped, and a name that is missing is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("fashion_tl.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    entries = [entry for compared in sections for entry in compared.entries]
-    newest = max((entry.run.text("finished") or "" for entry in entries), default="")
-    folder = files("fashion_tl.report") / "templates"
-    written = environment.get_template("page.html.j2").render(
-        version=__version__,
-        count=len(entries),
-        log_dir=log_dir,
-        newest=newest[:16].replace("T", " "),
-        style=(folder / "page.css").read_text(encoding="utf-8"),
-        script=(folder / "page.js").read_text(encoding="utf-8"),
-        sections=[section(compared, plots, log_dir) for compared in sections],
-        alarms=[f"{entry.label}: {text}." for entry in entries for text in entry.run.alarms],
-        left_out=left_out,
-        folded=FOLDED,
-        colours=len(PALETTE),
-        markers=len(MARKERS),
-    )
-    return "\n".join(line.rstrip() for line in written.splitlines() if line.strip()) + "\n"
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return made

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-from fashion_tl.report.figures import Entry
+from typing import Protocol
 
 NOT_RECORDED = "not recorded"
+
+
+class Series(Protocol):
+    """A run, or several that belong together: what a table names and a plot draws in one colour."""
+
+    @property
+    def number(self) -> int:
+        """Its place, from 0; it decides colour and marker."""
+
+    @property
+    def label(self) -> str:
+        """Its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +35,7 @@ class Cell:
 
     text: str = ""
     detail: str = ""
-    run: Entry | None = None
+    run: Series | None = None
     attributes: dict[str, str | None] = field(default_factory=dict)
     clamped: bool = False
 
@@ -55,17 +66,19 @@ class Table:
     head: list[Cell]
     groups: list[tuple[str, list[Row]]]
     kind: str = ""
-    run: Entry | None = None
+    run: Series | None = None
     sortable: bool = False
 
 
-def table(caption: str, head: Iterable[Cell | str], rows: list[Row], kind: str = "", run: Entry | None = None) -> Table:
+def table(
+    caption: str, head: Iterable[Cell | str], rows: list[Row], kind: str = "", run: Series | None = None
+) -> Table:
     """Make a table of one group of rows; headings may be plain text."""
     cells = [Cell(cell) if isinstance(cell, str) else cell for cell in head]
     return Table(caption, cells, [("", rows)], kind, run)
 
 
-def named(entry: Entry) -> Cell:
+def named(entry: Series) -> Cell:
     """Name a run after its sign."""
     return Cell(run=entry)
 

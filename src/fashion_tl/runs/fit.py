@@ -35,10 +35,12 @@ class Run:
     Attributes:
         paths: Its folders; None of a trial that leaves nothing (``trainer.fast_dev_run``).
         record: Its ``run.json``.
+        found: Whether it was done before (``--resume true``).
     """
 
     paths: RunPaths | None
     record: dict[str, Any] = field(repr=False)
+    found: bool = False
 
     @property
     def test(self) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
             if found.done:
                 if first:
                     print(f"{found.paths.logs} is done already")
-                return Run(found.paths, found.record)
+                return Run(found.paths, found.record, found=True)
             checkpoint = found.paths.last if found.paths.last.is_file() else None
             config.seed_everything = False if found.record["seed"] is None else found.record["seed"]
         seed = held.enter_context(seeded(config.seed_everything))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -45,24 +45,48 @@ def search(
     name = parsed.name
     if not parsed.resume and versions(parsed.log_dir, f"{name}.search"):
         _say(f"search: all candidates are trained; --resume true takes those of {name}.search that are done.")
+    combinations = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
+    chosen = best_of(args, combinations, f"{name}.search", runner)
+    if chosen is None:
+        raise UserError("no candidate of the search has a finite validation figure: try lower learning rates.")
+    _say(f"search: best is {words(chosen)}")
+    return chosen
+
+
+def best_of(
+    args: Sequence[str],
+    candidates: Sequence[dict[str, Any]],
+    name: str,
+    runner: Runner = fit,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any] | None:
+    """Train candidates and return the one that validation prefers; of equally good ones the first.
+
+    Args:
+        args: Command-line arguments.
+        candidates: The settings that each candidate changes.
+        name: The name of the candidates' runs.
+        runner: What trains a candidate, as ``fit`` does.
+        say: What tells the figure of each; the first process alone calls it.
+
+    Returns:
+        The settings of the best one; None if no candidate has a finite figure.
+    """
+    tell = rank_zero_only(say)
     best, chosen = -math.inf, None
-    combinations = list(itertools.product(*values.values()))
-    for number, combination in enumerate(combinations, 1):
-        tried = dict(zip(values, combination, strict=True))
+    for number, tried in enumerate(candidates, 1):
+        what = f"search {number}/{len(candidates)}: {words(tried)}"
         try:
-            run = runner(args, {"seeds": 1, "search": None, **tried, "name": f"{name}.search"}, tested=False)
+            run = runner(args, {"seeds": 1, "search": None, **tried, "name": name}, tested=False)
         except DivergedError as error:
-            _say(f"search {number}/{len(combinations)}: {_words(tried)}: {error}")
+            tell(f"{what}: {error}")
             continue
         found = run.record.get("best") or {}
         monitor, value = str(found.get("monitor", "")), float(found.get("value", math.nan))
-        _say(f"search {number}/{len(combinations)}: {_words(tried)}: {monitor} {value:.4f}")
+        tell(f"{what}: {monitor} {value:.4f}")
         score = -value if monitor.endswith("loss") else value
         if score > best:
             best, chosen = score, tried
-    if chosen is None:
-        raise UserError("no candidate of the search has a finite validation figure: try lower learning rates.")
-    _say(f"search: best is {_words(chosen)}")
     return chosen
 
 
@@ -90,5 +114,6 @@ def _say(text: str) -> None:
     print(text)
 
 
-def _words(changes: Mapping[str, Any]) -> str:
+def words(changes: Mapping[str, Any]) -> str:
+    """Write changed settings in one line."""
     return " ".join(f"{setting}={written(value)}" for setting, value in changes.items())

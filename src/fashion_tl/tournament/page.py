@@ -1,0 +1,225 @@
+"""The page and the tables of a tournament or an ablation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from fashion_tl.plots.style import style
+from fashion_tl.report.exports import markdown_table
+from fashion_tl.report.page import environment
+from fashion_tl.report.pairs import p_text
+from fashion_tl.report.svg import Plot
+from fashion_tl.report.tables import Cell, Row, Table, missing, named, number, table
+from fashion_tl.runs.search import words
+from fashion_tl.tournament.charts import Line, charts, lines_of
+from fashion_tl.tournament.conclusion import MINUS, SIGNIFICANT, cells_at
+
+Results = Mapping[str, Any]
+PAGE, RESULTS, MARKDOWN = "index.html", "results.json", "table.md"
+
+
+def contents_of(results: Results) -> dict[str, str | bytes]:
+    """Write the files of a report: page, table in Markdown, results, plots.
+
+    Returns:
+        Contents by path.
+    """
+    with style():
+        plots = list(charts(results))
+        whole = page(results, plots)
+    contents: dict[str, str | bytes] = {RESULTS: json.dumps(results, indent=1, allow_nan=False) + "\n"}
+    for plot in plots:
+        contents[f"plots/{plot.name}.svg"], contents[f"plots/{plot.name}.png"] = plot.svg, plot.png
+    return {**contents, MARKDOWN: markdown(results), PAGE: whole}
+
+
+def page(results: Results, plots: Sequence[Plot]) -> str:
+    """Write the page.
+
+    Args:
+        results: The results.
+        plots: Its plots.
+    """
+    folder = files("fashion_tl.report") / "templates"
+    lines = lines_of(results)
+    written = (
+        environment()
+        .get_template("tournament.html.j2")
+        .render(
+            results=results,
+            about=about(results),
+            style=(folder / "page.css").read_text(encoding="utf-8"),
+            script=(folder / "page.js").read_text(encoding="utf-8"),
+            runs=list(lines.values()),
+            tables=[_table(results, budget, lines) for budget in results["budgets"]],
+            tests=[_tests(results, budget, lines) for budget in results["budgets"] if cells_at(results, budget)[1:]],
+            strategies=[(lines[each["name"]], words(each["changes"]), each) for each in results["strategies"]],
+            crossings=crossing_texts(results),
+            plots=plots,
+            words=words,
+        )
+    )
+    return "\n".join(line.rstrip() for line in written.splitlines() if line.strip()) + "\n"
+
+
+def markdown(results: Results) -> str:
+    """Write the conclusion and the tables as Markdown."""
+    parts = [f"# {title(results)}", about(results), *results["conclusion"]]
+    for budget in results["budgets"]:
+        if heading := at(budget):
+            parts.append(f"## {heading}")
+        rows = [
+            [
+                cell["strategy"],
+                _mean(cell),
+                _interval(cell["interval"]),
+                "" if cell["seconds"] is None else f"{cell['seconds']:.1f}",
+                f"{cell['search_seconds']:.1f}",
+                words(cell["chosen"] or {}),
+            ]
+            for cell in _ordered(results, budget)
+        ]
+        head = [_what(results), "Accuracy", "95 % interval", "Seconds", "Seconds of trials", "Chosen by validation"]
+        parts.append(markdown_table(head, rows))
+        rows = [
+            [
+                *(pair["a"], pair["b"], signed(pair["difference"]), _signed_interval(pair["interval"])),
+                *(f"{pair['p']:.3g}", f"{pair['p_adjusted']:.3g}"),
+            ]
+            for pair in results["pairs"]
+            if pair["budget"] == budget
+        ]
+        parts.append(markdown_table(["A", "B", "A - B", "95 % interval", "p", "p adjusted"], rows))
+    parts += crossing_texts(results)
+    return "\n\n".join(parts) + "\n"
+
+
+def title(results: Results) -> str:
+    """Name the study."""
+    return f"{results['kind'].capitalize()} {results['name']}"
+
+
+def about(results: Results) -> str:
+    """Say in one sentence what was run on what."""
+    data, seeds = results["data"], results["seeds"]
+    trials = f", {results['trials']} trials of each strategy on validation" if results["trials"] > 1 else ""
+    return (
+        f"{data['source']} at {data['image_size']} px, {data['classes']} classes, {data['test_images']:,} test images; "
+        f"{results['backbone']}; {len(seeds)} seed{'s' * (len(seeds) > 1)}{trials}; {results['device']}."
+    )
+
+
+def at(budget: str) -> str:
+    """Name a label budget."""
+    return {"": "", "all": "All labels"}.get(budget, f"{budget} labels a class")
+
+
+def signed(value: float) -> str:
+    """Write a difference of accuracies with its sign."""
+    return f"{MINUS if value < 0 else '+'}{abs(value):.4f}"
+
+
+def crossing_texts(results: Results) -> list[str]:
+    """Say where training from scratch becomes as accurate as a pretrained start, by the means alone."""
+    told = []
+    for each in results["crossings"]:
+        if each["labels"] is not None:
+            told.append(f"{each['scratch']} reaches {each['strategy']} at about {each['labels']:,.0f} labelled images.")
+        elif each["ahead"]:
+            told.append(f"{each['scratch']} is ahead of {each['strategy']} at every budget.")
+        else:
+            told.append(f"{each['scratch']} does not reach {each['strategy']} within these budgets.")
+    return told
+
+
+def _ordered(results: Results, budget: str) -> list[Mapping[str, Any]]:
+    """Return all cells of a budget: the most accurate first in a tournament, as given in an ablation."""
+    cells = [cell for cell in results["cells"] if cell["budget"] == budget]
+    return cells if results["kind"] == "ablation" else sorted(cells, key=lambda cell: -(cell["mean"] or 0.0))
+
+
+def _table(results: Results, budget: str, lines: Mapping[str, Line]) -> Table:
+    cells = _ordered(results, budget)
+    head = [
+        _what(results),
+        "Accuracy",
+        "Deviation",
+        "Seconds",
+        "Trials, s",
+        "Trained parameters",
+        "Chosen by validation",
+    ]
+    order = ["none", "descending", *["none"] * 5]
+    rows = [Row(named(lines[cell["strategy"]]), _columns(results, cell)) for cell in cells]
+    labels = next((cell["labels"] for cell in cells if cell["labels"]), None)
+    caption = (at(budget) or "Test accuracy") + (f", {labels:,} labelled images" if labels else "")
+    caption += ": mean over seeds, Student\u2019s 95 % interval. Press a heading to sort."
+    heads = [Cell(text, attributes={"aria-sort": sort}) for text, sort in zip(head, order, strict=True)]
+    return Table(caption, heads, [("", rows)], "main", sortable=True)
+
+
+def _columns(results: Results, cell: Mapping[str, Any]) -> list[Cell]:
+    chosen = words(cell["chosen"] or {}) if results["trials"] > 1 else ""
+    text = Cell(chosen or "\u2013", attributes={"class": "text", "data-sort": chosen, "title": chosen}, clamped=True)
+    if cell["mean"] is None:
+        why = f"{cell['diverged']} of {len(cell['runs'])} runs diverged"
+        return [missing(why, "diverged"), *[missing(why, "\u2013")] * 4, text]
+    deviation = missing("one seed has no deviation", "\u2013")
+    if cell["deviation"] is not None:
+        deviation = number(f"{cell['deviation']:.4f}", cell["deviation"])
+    return [
+        number(_mean(cell), cell["mean"], _interval(cell["interval"])),
+        deviation,
+        number(f"{cell['seconds']:,.1f}", cell["seconds"]),
+        number(f"{cell['search_seconds']:,.1f}", cell["search_seconds"]),
+        number(f"{cell['trained_parameters']:,}", cell["trained_parameters"]),
+        text,
+    ]
+
+
+def _tests(results: Results, budget: str, lines: Mapping[str, Line]) -> Table:
+    """Lay out the comparisons of a budget: rows minus columns."""
+    pairs = [pair for pair in results["pairs"] if pair["budget"] == budget]
+    found = {(pair["a"], pair["b"]): (pair, 1) for pair in pairs} | {
+        (pair["b"], pair["a"]): (pair, -1) for pair in pairs
+    }
+    names = [cell["strategy"] for cell in _ordered(results, budget) if cell["mean"] is not None]
+    columns = names[:1] if results["kind"] == "ablation" else names[:-1]
+    rows = []
+    for place, name in enumerate(names[1:], start=1):
+        cells = [_test(*found[name, other], lines) for other in columns[:place]]
+        rows.append(Row(named(lines[name]), [*cells, *[Cell()] * (len(columns) - len(cells))]))
+    caption = (
+        f"{at(budget) + ': ' if budget else ''}accuracy of the row minus that of the column, and p after Holm\u2019s "
+        f"correction for all {len(pairs)} comparisons. Bold and shaded: significant at 0.05."
+    )
+    return table(caption, [_what(results), *(named(lines[each]) for each in columns)], rows, "tests")
+
+
+def _test(pair: Mapping[str, Any], sign: int, lines: Mapping[str, Line]) -> Cell:
+    low, high = sorted(sign * end for end in pair["interval"])
+    attributes = {
+        "class": "significant" if pair["p_adjusted"] < SIGNIFICANT else None,
+        "data-sort": repr(pair["p_adjusted"]),
+        "title": f"95 % interval {signed(low)} to {signed(high)}; p {pair['p']!r}, adjusted {pair['p_adjusted']!r}",
+    }
+    return Cell(signed(sign * pair["difference"]), f"p {p_text(pair['p_adjusted'])}", attributes=attributes)
+
+
+def _what(results: Results) -> str:
+    return "Variant" if results["kind"] == "ablation" else "Strategy"
+
+
+def _mean(cell: Mapping[str, Any]) -> str:
+    return "diverged" if cell["mean"] is None else f"{cell['mean']:.4f}"
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f"{max(0.0, ends[0]):.4f} to {min(1.0, ends[1]):.4f}"
+
+
+def _signed_interval(ends: Sequence[float]) -> str:
+    return f"{signed(ends[0])} to {signed(ends[1])}"

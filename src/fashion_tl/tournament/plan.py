@@ -1,0 +1,261 @@
+"""The runs of a tournament or an ablation: which there are, what each changes, and whether all of it is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.errors import UserError
+from fashion_tl.records.record import check_name, newest_completed
+from fashion_tl.runs.checks import check_monitor
+from fashion_tl.runs.parser import arguments, instantiate, parse
+from fashion_tl.runs.ranges import NOT_SEARCHED
+from fashion_tl.runs.search import words
+from fashion_tl.tournament.strategies import Budget, Changes, Strategy
+
+FOLDER = "tournaments"
+OWN = (*NOT_SEARCHED, "seed_everything", "data.label_budget", "data.per_class", "data.split_seed", "data.source")
+ALONE = ("ckpt_path", "trainer.fast_dev_run")  # settings of a single run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One strategy at one label budget: its trials and its seeds.
+
+    Attributes:
+        budget: The label budget; None for what the configuration says.
+        strategy: The strategy.
+    """
+
+    budget: Budget | None
+    strategy: Strategy
+
+    @property
+    def name(self) -> str:
+        """Name of its runs."""
+        return f"{self.budget.name}.{self.strategy.name}" if self.budget else self.strategy.name
+
+    @property
+    def changes(self) -> Changes:
+        """What all of its runs change."""
+        if self.budget is None:
+            return self.strategy.changes
+        special = self.strategy.budgets.get(self.budget.name, {})
+        return {**self.budget.settings, **self.strategy.changes, **special}
+
+
+@dataclass(frozen=True)
+class Study:
+    """All runs of one question.
+
+    Attributes:
+        kind: "tournament" or "ablation".
+        name: Its name.
+        args: Command-line arguments of the base configuration.
+        strategies: What is compared.
+        budgets: Label budgets; a single None for what the configuration says.
+        trials: Candidates that are tried of each strategy; one needs no trial.
+        seeds: Seeds of the runs that are tested.
+        split_seeds: Seed of the split of each of them.
+        logs: Folder of the results; records lie below.
+        checkpoints: Folder of the checkpoints.
+        images: Training images at each label budget, by its name, "" for what the configuration says; "test" for the
+            test images.
+        keep_checkpoints: Whether runs that are done keep them.
+    """
+
+    kind: str
+    name: str
+    args: tuple[str, ...]
+    strategies: tuple[Strategy, ...]
+    budgets: tuple[Budget | None, ...]
+    trials: int
+    seeds: tuple[int, ...]
+    split_seeds: tuple[int, ...]
+    logs: Path
+    checkpoints: Path
+    images: Mapping[str, int]
+    keep_checkpoints: bool = False
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells, in the order in which they run."""
+        return [Cell(budget, strategy) for budget in self.budgets for strategy in self.strategies]
+
+    @property
+    def runs_per_cell(self) -> int:
+        """Trials and seeds of a cell."""
+        return len(self.seeds) + (self.trials if self.trials > 1 else 0)
+
+    @property
+    def records(self) -> Path:
+        """Folder of the records."""
+        return self.logs / "runs"
+
+    def settings(self, seed: int) -> Changes:
+        """Return what belongs to the study itself in a run, by the place of its seed."""
+        return {
+            "log_dir": str(self.records),
+            "checkpoint_dir": str(self.checkpoints),
+            "seeds": 1,
+            "search": None,
+            "resume": True,
+            "seed_everything": self.seeds[seed],
+            "data.split_seed": self.split_seeds[seed],
+            "trainer.logger": False,
+            "trainer.enable_progress_bar": False,
+            "trainer.devices": 1,
+        }
+
+    def candidates(self, strategy: Strategy) -> Sequence[Changes]:
+        """Return the candidates of a strategy that are tried."""
+        return strategy.candidates[: self.trials]
+
+
+def make_study(
+    kind: str,
+    name: str | None,
+    args: Sequence[str],
+    strategies: Sequence[Strategy],
+    budgets: Sequence[Budget | None],
+    trials: int,
+    seeds: int,
+    keep_checkpoints: bool = False,
+) -> Study:
+    """Plan a study and check everything that can be known before its first run.
+
+    Args:
+        kind: "tournament" or "ablation".
+        name: Its name; that of the configuration if None.
+        args: Command-line arguments of the base configuration.
+        strategies: What is compared, at least two.
+        budgets: Label budgets; a single None for what the configuration says.
+        trials: Candidates to try of each strategy.
+        seeds: Number of seeds, from that of the configuration on.
+        keep_checkpoints: Whether runs that are done keep their checkpoints.
+
+    Raises:
+        UserError: If a strategy, budget or number is not allowed; nothing has been written.
+    """
+    base = parse("fit", args)
+    for flag in ALONE:
+        if base[flag]:
+            raise UserError(f"--{flag} is for one run; it cannot go with a {kind}.")
+    if str(base.trainer.devices) not in ("auto", "1") or base.trainer.num_nodes > 1:
+        raise UserError(f"trainer.devices is {base.trainer.devices}: a {kind} runs in one process. Leave it out.")
+    if isinstance(base.seed_everything, bool):
+        raise UserError(f"a {kind} needs the number of its first seed, such as --seed_everything 0.")
+    _check_counts(kind, strategies, trials, seeds)
+    name = check_name(name or base.name)
+    start = base.model.init_args.get("init_from")
+    if start and not start.endswith(".ckpt"):
+        best = newest_completed(base.log_dir, base.checkpoint_dir, start).best
+        args = [*args, f"--model.init_from={best}"]
+    labelled, test, own_test = _count_images(args)
+    first, split = base.seed_everything, base.data.split_seed
+    study = Study(
+        kind,
+        name,
+        tuple(args),
+        tuple(strategies),
+        tuple(budgets),
+        trials,
+        tuple(range(first, first + seeds)),
+        # Another split has other test images where a source has no test set of its own.
+        tuple(split + i if own_test else split for i in range(seeds)),
+        base.log_dir / FOLDER / name,
+        base.checkpoint_dir / FOLDER / name,
+        {**{each.name if each else "": _training_images(labelled, each, base) for each in budgets}, "test": test},
+        keep_checkpoints,
+    )
+    _check_budgets(labelled, budgets)
+    for cell in study.cells:
+        _check_cell(study, cell)
+    return study
+
+
+def _check_counts(kind: str, strategies: Sequence[Strategy], trials: int, seeds: int) -> None:
+    if seeds < 1 or trials < 1:
+        raise UserError(f"--seeds {seeds}, --trials {trials}: a {kind} needs at least one of each.")
+    if len(strategies) < 2:
+        raise UserError(f"a {kind} needs at least two things to compare; there is {len(strategies)}.")
+    few = [f"{each.name} has {len(each.candidates)}" for each in strategies if len(each.candidates) < trials]
+    if trials > 1 and few:
+        raise UserError(
+            f"--trials {trials}: each strategy gets as many, but {', '.join(few)} candidates. Give fewer trials, or "
+            "more candidates in --strategies FILE."
+        )
+
+
+def _count_images(args: Sequence[str]) -> tuple[dict[str, int], int, bool]:
+    """Load the images; returns how many of each class there are to learn from, of the test, and whether it is apart."""
+    config = parse("fit", arguments(args, {"data.label_budget": None, "search": None}))
+    _without_weights(config)
+    data: ImageDataModule = instantiate("fit", config).data
+    data.prepare_data()
+    data.setup("fit")
+    labels = torch.cat([data.splits[name].labels for name in ("train", "val")])
+    counts = torch.bincount(labels, minlength=len(data.class_names)).tolist()
+    own_test = data.loaded is not None and data.loaded.test is not None
+    return dict(zip(data.class_names, counts, strict=True)), len(data.splits["test"]), own_test
+
+
+def _training_images(labelled: Mapping[str, int], budget: Budget | None, base: Namespace) -> int:
+    """Say about how many images a run trains on."""
+    limit = budget.labels if budget is not None else base.data.label_budget
+    share = base.data.val_fraction or (1 / 12 if limit is None else 1 / 5)
+    return round(sum(min(count, limit or count) for count in labelled.values()) * (1 - share))
+
+
+def _check_budgets(labelled: Mapping[str, int], budgets: Sequence[Budget | None]) -> None:
+    least = min(labelled, key=lambda name: labelled[name])
+    over = [each.name for each in budgets if each is not None and (each.labels or 0) > labelled[least]]
+    if over:
+        raise UserError(
+            f"--budgets {','.join(over)}: the class {least!r} has {labelled[least]:,} images. Give at most "
+            "as many, or all."
+        )
+
+
+def _check_cell(study: Study, cell: Cell) -> None:
+    """Refuse a cell of which a run would be refused, before the first run of all."""
+    for candidate in study.candidates(cell.strategy):
+        changes = {**cell.changes, **candidate}
+        own = [key for key in (*cell.strategy.changes, *candidate) if key in OWN]
+        if own:
+            raise UserError(f"{cell.name}: a {study.kind} sets {own[0]} itself; a strategy cannot change it.")
+        try:
+            config = parse("fit", arguments(study.args, {**study.settings(0), **changes, "name": cell.name}))
+            _without_weights(config)
+            built = instantiate("fit", config)
+            check_monitor(config.monitor, built.model, built.trainer.callbacks)
+        except UserError as error:
+            told = f" ({words(changes)})" if changes else ""
+            raise UserError(f"{study.kind} {study.name}: {cell.name}{told}: {error}") from error
+
+
+def _without_weights(config: Namespace) -> None:
+    """Have a classifier built without reading its weights."""
+    if "pretrained" in config.model.init_args:
+        config.model.init_args.pretrained, config.model.init_args.init_from = False, None
+
+
+def describe(study: Study) -> str:
+    """Say in a few lines what is about to run."""
+    count = len(study.cells) * study.runs_per_cell
+    seeds = f"{len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
+    each = f"({study.trials} trials + {seeds})" if study.trials > 1 else seeds
+    budgets = [budget for budget in study.budgets if budget is not None]
+    at = f" x {len(budgets)} budget{'s' * (len(budgets) > 1)}" if budgets else ""
+    what = "strategies" if study.kind == "tournament" else "variants"
+    lines = [f"{study.kind} {study.name}: {len(study.strategies)} {what}{at} x {each} = {count} runs in {study.logs}"]
+    lines += [f"  {each.name}: {words(each.changes) or 'the configuration as it is'}" for each in study.strategies]
+    lines += [f"  {each.name} labels a class {words(each.changes)}".rstrip() for each in budgets]
+    if len(set(study.split_seeds)) == 1 < len(study.seeds):
+        lines.append("  the source has no test set of its own: all seeds have the same split")
+    return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""How long the runs of a study take: what is expected before the first one, and what is left after each."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from fashion_tl.errors import UserError
+from fashion_tl.records.record import COMPLETED, read_record, versions
+from fashion_tl.runs.fit import Run, fit
+from fashion_tl.runs.parser import arguments, parse
+from fashion_tl.tournament.plan import Cell, Study
+
+BATCHES = 6  # of the short run that times a strategy
+TEST_SHARE = 0.4  # seconds of an image in evaluation as a share of those in training
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+class Progress:
+    """Counts the runs of a study and prints a line for each, with the time that is left.
+
+    Args:
+        study: The study.
+        expected: Seconds that one run of each cell is expected to take, by the cell's name.
+        finished: Runs of each cell that are done before it begins.
+        say: What prints a line.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        expected: Mapping[str, float],
+        finished: Mapping[str, int],
+        say: Callable[[str], None] = _print,
+    ) -> None:
+        self.cells = {cell.name: cell for cell in study.cells}
+        self.left = {name: max(0, study.runs_per_cell - finished.get(name, 0)) for name in self.cells}
+        self.count, self.expected, self.say = len(self.cells) * study.runs_per_cell, expected, say
+        self._measured: dict[str, tuple[float, float]] = {}  # seconds spent and expected, by strategy
+
+    @property
+    def done(self) -> int:
+        """Runs that are done."""
+        return self.count - sum(self.left.values())
+
+    def seconds_left(self) -> float:
+        """Return what the runs that are left are expected to take, by how those before have kept to it."""
+        spent, thought = (
+            (sum(part) for part in zip(*self._measured.values(), strict=True)) if self._measured else (1, 1)
+        )
+        overall = spent / thought if thought else 1.0
+        total = 0.0
+        for name, runs in self.left.items():
+            own = self._measured.get(self.cells[name].strategy.name)
+            total += runs * self.expected.get(name, 0.0) * (own[0] / own[1] if own and own[1] else overall)
+        return total
+
+    def add(self, cell: Cell, what: str, run: Run | None, seconds: float) -> None:
+        """Count a run and print its line, unless it was done before it began.
+
+        Args:
+            cell: Its cell.
+            what: Which of the cell's runs it is.
+            run: The run; None if it has diverged.
+            seconds: What it took.
+        """
+        if run is not None and run.found:
+            return
+        self.left[cell.name] = max(0, self.left[cell.name] - 1)
+        spent, thought = self._measured.get(cell.strategy.name, (0.0, 0.0))
+        self._measured[cell.strategy.name] = spent + seconds, thought + self.expected.get(cell.name, 0.0)
+        left = self.seconds_left()
+        more = f", about {duration(left)} left" if left else ""
+        self.say(f"{self._place()} {cell.name} {what}: {_figure(run)} ({seconds:.1f} s{more})")
+
+    def leave_out(self, cell: Cell, runs: int, why: str) -> None:
+        """Count runs of a cell that are not made, and print why."""
+        self.left[cell.name] = max(0, self.left[cell.name] - runs)
+        self.say(f"{self._place()} {cell.name}: {why}")
+
+    def _place(self) -> str:
+        return f"[{self.done:{len(str(self.count))}}/{self.count}]"
+
+
+def expected_seconds(study: Study) -> dict[str, float]:
+    """Say how long one run of each cell takes: from its finished runs, else from a short run of its strategy."""
+    found: dict[str, float] = {}
+    timed: dict[str, tuple[float, float]] = {}
+    warm = False
+    for cell in study.cells:
+        known = _of_records(study, cell)
+        if known is not None:
+            found[cell.name] = known
+            continue
+        if cell.strategy.name not in timed:
+            if not warm:  # the first run of a process also pays for what is loaded once
+                _time(study, cell)
+                warm = True
+            timed[cell.strategy.name] = _time(study, cell)
+        overhead, each = timed[cell.strategy.name]
+        images = study.images[cell.budget.name if cell.budget else ""]
+        found[cell.name] = overhead + each * (images * _epochs(study, cell) + TEST_SHARE * study.images["test"])
+    return found
+
+
+def finished(study: Study) -> dict[str, int]:
+    """Count the completed runs of each cell, by its name."""
+    trials = [f".trial{i + 1}" for i in range(study.trials)] if study.trials > 1 else []
+    return {
+        cell.name: sum(len(_completed(study, f"{cell.name}{ending}")) for ending in ("", *trials))
+        for cell in study.cells
+    }
+
+
+def _of_records(study: Study, cell: Cell) -> float | None:
+    seconds = [_seconds(record) for record in _completed(study, cell.name)]
+    known = [each for each in seconds if each is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _completed(study: Study, name: str) -> list[dict[str, object]]:
+    found = []
+    for version in versions(study.records, name):
+        try:
+            record = read_record(study.records / name / f"version_{version}")
+        except UserError:
+            continue
+        if record["status"] == COMPLETED:
+            found.append(record)
+    return found
+
+
+def _seconds(record: Mapping[str, object]) -> float | None:
+    spent = record.get("time")
+    if not isinstance(spent, Mapping):
+        return None
+    return float(spent.get("fit_seconds") or 0.0) + float(spent.get("test_seconds") or 0.0)
+
+
+def _time(study: Study, cell: Cell) -> tuple[float, float]:
+    """Make a short run of a cell; returns the seconds of a run beside its images, and those of a training image."""
+    candidate = study.candidates(cell.strategy)[0]
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+        short = {
+            "name": "timing",
+            "log_dir": str(Path(folder) / "logs"),
+            "checkpoint_dir": str(Path(folder) / "checkpoints"),
+            "resume": False,
+            "cache": "off",
+            "trainer.max_epochs": 1,
+            "trainer.limit_train_batches": BATCHES,
+            "trainer.limit_val_batches": 1,
+        }
+        run = fit(list(study.args), {**cell.changes, **candidate, **study.settings(0), **short}, tested=False)
+    spent = run.record["time"]
+    return time.perf_counter() - began - sum(spent["epoch_seconds"]), 1 / spent["images_per_second"]
+
+
+def _epochs(study: Study, cell: Cell) -> int:
+    config = parse("fit", arguments(study.args, {**cell.changes, **study.settings(0), "name": "timing"}))
+    return max(1, int(config.trainer.max_epochs))
+
+
+def _figure(run: Run | None) -> str:
+    if run is None:
+        return "diverged"
+    if run.test:
+        return f"test accuracy {run.test['accuracy']:.4f}"
+    best = run.record.get("best") or {}
+    return f"{best['monitor']} {best['value']:.4f}" if best else "no validation figure"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in words.
+
+    >>> duration(42), duration(600), duration(8000)
+    ('42 s', '10 min', '2.2 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,131 @@
+"""The verbs ``tournament`` and ``ablate``: a study from its flags to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fashion_tl.commands import Flag
+from fashion_tl.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from fashion_tl.tournament.plan import Study
+
+
+def tournament(
+    *flags: Flag,
+    strategies: Path | None = None,
+    only: str | None = None,
+    budgets: str | None = None,
+    seeds: int = 3,
+    trials: int = 3,
+    name: str | None = None,
+    keep_checkpoints: bool = False,
+    plan_only: bool = False,
+) -> None:
+    """Compare strategies of training on one source and backbone, at one or several label budgets.
+
+    Each strategy gets the same number of trials on validation; the chosen candidate is trained with several seeds and
+    tested. The results lie in ``LOG_DIR/tournaments/NAME``: a page, a table, plots. The same command goes on where it
+    was stopped.
+
+    Args:
+        flags: All flags of ``fashion-tl fit``, -c FILE first: the configuration that the strategies change.
+        strategies: A YAML file of strategies; else the default ones.
+        only: Names of the strategies to compare, separated by commas; all if not given.
+        budgets: Labelled images a class, separated by commas, such as 10,30,100,all; or a YAML file that has them with
+            changes at each, {10: {trainer.max_epochs: 30}}; those of the configuration if not given.
+        seeds: Seeds to train the chosen candidate with, from that of the configuration on.
+        trials: Candidates of each strategy to try; with 1 the first one is taken.
+        name: Name of the tournament; that of the configuration if not given.
+        keep_checkpoints: Keep the checkpoints of runs that are done.
+        plan_only: Print the plan with its estimated time, and stop.
+
+    Raises:
+        UserError: If a strategy, a budget or a flag is not allowed.
+    """
+    from fashion_tl.tournament.plan import make_study
+    from fashion_tl.tournament.strategies import Budget, pick, read_budgets, read_strategies
+
+    picked = pick(read_strategies(strategies), only)
+    chosen: Sequence[Budget | None] = [None] if budgets is None else read_budgets(budgets)
+    study = make_study("tournament", name, flags, picked, chosen, trials, seeds, keep_checkpoints)
+    run_study(study, plan_only)
+
+
+def ablate(
+    *flags: Flag,
+    switches: str | None = None,
+    add: str | None = None,
+    seeds: int = 3,
+    name: str | None = None,
+    keep_checkpoints: bool = False,
+    plan_only: bool = False,
+) -> None:
+    """Turn off every switch of a configuration alone, or add changes alone, and measure what that changes.
+
+    A switch is a setting that the configuration sets to another value than its default and that is a technique; data,
+    sizes, network, learning rate, phases and length of the training are none. The results lie in
+    ``LOG_DIR/tournaments/NAME``. The same command goes on where it was stopped.
+
+    Args:
+        flags: All flags of ``fashion-tl fit``, -c FILE first: the configuration.
+        switches: Names of the switches to turn off, separated by commas; all if not given.
+        add: Changes to add instead, each alone: a YAML file, or ``{NAME: {FLAG: VALUE}}``.
+        seeds: Seeds of each variant, from that of the configuration on.
+        name: Name of the ablation; that of the configuration and ".ablation" if not given.
+        keep_checkpoints: Keep the checkpoints of runs that are done.
+        plan_only: Print the plan with its estimated time, and stop.
+
+    Raises:
+        UserError: If a switch, a change or a flag is not allowed, or nothing is turned on.
+    """
+    from fashion_tl.runs.parser import parse
+    from fashion_tl.tournament.plan import make_study
+    from fashion_tl.tournament.strategies import Strategy, read_changes
+    from fashion_tl.tournament.switches import turned_off
+
+    if add is not None and switches is not None:
+        raise UserError("--add and --switches exclude each other: give one of them.")
+    base = parse("fit", flags)
+    variants = turned_off(base, switches) if add is None else read_changes(add)
+    names = [variant.name for variant in variants]
+    if "base" in names:
+        raise UserError("--add: 'base' is the name of the configuration as it is. Choose another one.")
+    everything = [Strategy("base"), *variants]
+    study = make_study(
+        "ablation", name or f"{base.name}.ablation", flags, everything, [None], 1, seeds, keep_checkpoints
+    )
+    run_study(study, plan_only)
+
+
+def run_study(study: Study, plan_only: bool = False) -> None:
+    """Print the plan of a study, make its runs and write its report.
+
+    Args:
+        study: The study.
+        plan_only: Whether to stop after the plan.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from fashion_tl.report.compare import write_report
+    from fashion_tl.tournament.engine import play
+    from fashion_tl.tournament.page import PAGE, contents_of
+    from fashion_tl.tournament.plan import describe
+    from fashion_tl.tournament.progress import Progress, duration, expected_seconds, finished
+    from fashion_tl.tournament.results import results_of
+
+    print(describe(study), flush=True)
+    try:
+        progress = Progress(study, expected_seconds(study), finished(study))
+        done = f", {progress.done} of them done" if progress.done else ""
+        print(f"{progress.count} runs{done}; about {duration(progress.seconds_left())} on this machine", flush=True)
+        if plan_only:
+            return
+        results = results_of(study, play(study, progress))
+    except MisconfigurationException as error:  # what Lightning finds out only when it is running
+        raise UserError(f"trainer: {one_line(error)}") from error
+    write_report(study.logs, contents_of(results))
+    print("\n".join(results["conclusion"]))
+    print(f"{study.kind} {study.name}: {study.logs / PAGE}")

@@ -1,0 +1,74 @@
+"""Differences over seeds and images, against the formulas written out and against simulated chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fashion_tl.errors import UserError
+from fashion_tl.metrics.repeated import mean_interval, paired_differences
+from fashion_tl.metrics.significance import holm, mcnemar
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    values = [0.71, 0.74, 0.69]
+    expected = stats.t.interval(0.9, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert mean_interval(values, 0.9) == pytest.approx(expected, abs=1e-12)
+    assert mean_interval([0.7]) is None
+    with pytest.raises(UserError):
+        mean_interval([])
+
+
+def draw(rng: np.random.Generator, rates: np.ndarray, images: int) -> list[np.ndarray]:
+    """Draw correct answers (S, N) of each classifier, which share how hard an image is."""
+    hard = rng.random(images)
+    return [hard * 0.6 + rng.random((rates.shape[1], images)) * 0.4 < rates[k][:, None] for k in range(len(rates))]
+
+
+def test_a_difference_has_the_variance_of_seeds_and_of_images() -> None:
+    rng = np.random.default_rng(3)
+    correct = draw(rng, np.array([[0.8, 0.82, 0.79], [0.7, 0.75, 0.72], [0.6, 0.5, 0.55]]), 400)
+    ((pair, other),) = [paired_differences(correct, [(0, 1), (2, 0)])]
+    accuracy = np.array([each.mean(axis=1) for each in correct])
+    centred = accuracy - accuracy.mean(1, keepdims=True) - accuracy.mean(0, keepdims=True) + accuracy.mean()
+    pooled = (centred**2).sum() / 4
+    for found, a, b in ((pair, 0, 1), (other, 2, 0)):
+        of_seeds = max(np.var(accuracy[a] - accuracy[b], ddof=1), 2 * pooled) / 3
+        images = (correct[a].astype(float) - correct[b]).mean(axis=0)
+        of_images = images.var(ddof=1) / 400
+        error = np.sqrt(of_seeds + of_images)
+        df = error**4 / (of_seeds**2 / 4 + of_images**2 / 399)
+        assert found.value == pytest.approx(accuracy[a].mean() - accuracy[b].mean(), abs=1e-12)
+        low, high = stats.t.interval(0.95, df, loc=found.value, scale=error)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+        assert found.p == pytest.approx(2 * stats.t.sf(abs(found.value) / error, df), rel=1e-9)
+
+
+def test_one_seed_is_mcnemars_test() -> None:
+    correct = draw(np.random.default_rng(0), np.array([[0.8], [0.7]]), 300)
+    (found,) = paired_differences(correct, [(0, 1)])
+    assert found.p == mcnemar(correct[0][0], correct[1][0]).p
+
+
+def test_equal_classifiers_do_not_differ() -> None:
+    same = np.array([[1, 0, 1], [1, 1, 1]])
+    (found,) = paired_differences([same, same], [(0, 1)])
+    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("deviations", [[0.01] * 6, [0.03] + [0.006] * 5])
+def test_false_alarms_stay_rare(deviations: list[float]) -> None:
+    rng = np.random.default_rng(1)
+    alarms, pairs = 0, [(a, b) for b in range(6) for a in range(b)]
+    for _ in range(200):
+        rates = 0.7 + rng.normal(0, 0.03, 3) + rng.normal(size=(6, 3)) * np.array(deviations)[:, None]
+        found = paired_differences(draw(rng, rates, 500), pairs)
+        alarms += min(holm(each.p for each in found)) < 0.05
+    assert alarms <= 20  # 10 %: 5 % and three deviations of 200 simulations
+
+
+@pytest.mark.parametrize("shapes", [((2, 3),), ((2, 3), (2, 4)), ((3,), (3,))])
+def test_shapes_that_are_not_paired(shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(UserError, match="one shape"):
+        paired_differences([np.ones(shape) for shape in shapes], [(0, 1)])

@@ -1,0 +1,98 @@
+"""Ablations: which switches a configuration turns on, and each turned off alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from fashion_tl.errors import UserError
+from fashion_tl.runs.parser import parse
+from fashion_tl.tournament.switches import turned_off
+
+from .conftest import RESULTS, Verb, results_of
+
+EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
+ON = ("--data.augment.hflip", "0.5", "--model.label_smoothing", "0.1")
+
+
+def off(*flags: str, names: str | None = None) -> dict[str, dict[str, object]]:
+    return {each.name: each.changes for each in turned_off(parse("fit", flags), names)}
+
+
+def test_switches_are_what_differs_from_the_defaults() -> None:
+    assert off(*ON) == {
+        "without_label_smoothing": {"model.label_smoothing": 0.0},
+        "without_hflip": {"data.augment.hflip": 0.0},
+    }
+    assert off(*ON, names="hflip") == {"without_hflip": {"data.augment.hflip": 0.0}}
+    # What a run is about is no switch, nor what a switch brings along.
+    same = ("--name", "x", "--data.label_budget", "9", "--model.lr", "0.1", "--trainer.max_epochs", "3")
+    focal = ("--model.objective", "focal", "--model.objective_args", "{gamma: 3}", "--trainer.gradient_clip_val", "1")
+    assert off(*same, *focal) == {
+        "without_objective": {"model.objective": "cross_entropy", "model.objective_args": None},
+        "without_gradient_clip_val": {"trainer.gradient_clip_val": None},
+    }
+
+
+def test_switches_of_an_experiment() -> None:
+    assert set(off("-c", str(EXPERIMENTS / "phase2.yaml"))) == {
+        f"without_{name}" for name in ("init_from", "backbone_lr", "weight_decay", "dropout", "hflip", "translate")
+    }
+
+
+def test_nothing_turned_on_and_unknown_switches() -> None:
+    with pytest.raises(UserError, match="turns nothing on"):
+        turned_off(parse("fit", []))
+    with pytest.raises(UserError, match="did you mean 'hflip'"):
+        turned_off(parse("fit", ON), "hflp")
+
+
+@pytest.mark.slow
+def test_each_switch_is_turned_off_alone(verb: Verb, capsys) -> None:
+    assert verb("ablate", *ON, "--seeds", "2") == 0
+    results = results_of("tiny")
+    assert [cell["strategy"] for cell in results["cells"]] == ["base", "without_label_smoothing", "without_hflip"]
+    expected = {"base": (0.5, 0.1), "without_label_smoothing": (0.5, 0.0), "without_hflip": (0.0, 0.1)}
+    correct = {}
+    for name, values in expected.items():
+        runs = [RESULTS / "tiny" / "runs" / name / f"version_{version}" for version in range(2)]
+        config = yaml.safe_load((runs[1] / "config.yaml").read_text())
+        assert (config["data"]["augment"]["hflip"], config["model"]["init_args"]["label_smoothing"]) == values
+        arrays = [np.load(run / "test_predictions.npz") for run in runs]
+        correct[name] = np.mean([(each["logits"].argmax(1) == each["label"]).mean() for each in arrays])
+    assert [(pair["a"], pair["b"]) for pair in results["pairs"]] == [("base", name) for name in list(expected)[1:]]
+    for pair in results["pairs"]:
+        assert pair["difference"] == pytest.approx(correct["base"] - correct[pair["b"]], abs=1e-12)
+    assert "base" in capsys.readouterr().out
+    assert (RESULTS / "tiny" / "plots" / "differences.svg").is_file()
+
+
+@pytest.mark.slow
+def test_changes_are_added_alone(verb: Verb) -> None:
+    assert verb("ablate", "--add", "{smooth: {model.label_smoothing: 0.2}}", "--seeds", "1", "--name", "added") == 0
+    results = results_of("added")
+    assert [cell["strategy"] for cell in results["cells"]] == ["base", "smooth"]
+    config = yaml.safe_load((RESULTS / "added/runs/smooth/version_0/config.yaml").read_text())
+    assert config["model"]["init_args"]["label_smoothing"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ((), "turns nothing on"),
+        ((*ON, "--switches", "hflop"), "did you mean 'hflip'"),
+        ((*ON, "--switches", "hflip", "--add", "{a: {}}"), "exclude each other"),
+        (("--add", "{a: {model.label_smoothing: 2}}"), "label_smoothing is 2"),
+        (("--add", "{base: {model.lr: 1}}"), "Choose another one"),
+        (("--add", "{a: 3}"), "no changes"),
+        (("--add", "nothing.yaml"), "cannot be read"),
+        ((*ON, "--seeds", "0"), "at least one of each"),
+    ],
+)
+def test_mistakes_leave_nothing(verb: Verb, capsys, args: tuple[str, ...], told: str) -> None:
+    assert verb("ablate", *args) == 2
+    assert told in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()

@@ -1,0 +1,107 @@
+"""Words: significant differences alone, and crossings by the formula."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from fashion_tl.tournament.conclusion import conclude
+from fashion_tl.tournament.page import crossing_texts, markdown
+from fashion_tl.tournament.results import crossings
+
+
+def results(means: dict[str, list[float]], p: dict[tuple[str, str], float], kind: str = "tournament") -> dict[str, Any]:
+    """Make results of strategies with means at 10 and 100 labels, significant where a p-value says so."""
+    budgets = ["10", "100"][: len(next(iter(means.values())))]
+    cells = [
+        {
+            "budget": budget, "strategy": name, "labels": int(budget) * 10, "mean": values[place], "seconds": 1.0 + i,
+            "from_scratch": name == "scratch", "interval": None, "search_seconds": 0.0, "chosen": {},
+        }
+        for place, budget in enumerate(budgets)
+        for i, (name, values) in enumerate(means.items())
+    ]  # fmt: skip
+    names = list(means)
+    pairs = [
+        {
+            "budget": budget, "a": a, "b": b, "difference": means[a][place] - means[b][place], "interval": [-1.0, 1.0],
+            "p": 0.5, "p_adjusted": p.get((a, b), 1.0),
+        }
+        for place, budget in enumerate(budgets)
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+        if kind == "tournament" or a == "base"
+    ]  # fmt: skip
+    found: dict[str, Any] = {"kind": kind, "budgets": budgets, "cells": cells, "pairs": pairs}
+    found["crossings"] = crossings(found)
+    return found
+
+
+def test_without_a_significant_difference_nothing_is_claimed() -> None:
+    first, second = conclude(results({"probe": [0.7], "all": [0.8], "scratch": [0.2]}, {}))
+    assert first == "With 10 labels a class, no difference between strategies is significant."
+    assert second == "Nothing can be said of the price: no difference is significant."
+
+
+def test_only_significant_differences_are_told() -> None:
+    found = results(
+        {"probe": [0.7], "all": [0.8], "scratch": [0.2]}, {("all", "scratch"): 0.04, ("probe", "all"): 0.05}
+    )
+    first, second = conclude(found)
+    assert first == (
+        "With 10 labels a class, all (0.800) is significantly more accurate than scratch (by 0.600); its "
+        "differences to probe are not significant."
+    )
+    assert second == (
+        "With 10 labels a class, probe is the cheapest without a significant loss against all: 1.0 s against 2.0 s. "
+        "With 10 labels a class, all is significantly more accurate than scratch."
+    )
+
+
+def test_a_leader_without_proof_leaves_the_word_to_the_others() -> None:
+    first, _ = conclude(results({"a": [0.71], "b": [0.7], "c": [0.2]}, {("b", "c"): 0.001}))
+    assert first == "With 10 labels a class, b is significantly more accurate than c."
+
+
+def test_scratch_is_told_on_both_sides_of_the_crossing() -> None:
+    found = results({"all": [0.8, 0.85], "scratch": [0.6, 0.9]}, {("all", "scratch"): 0.001})
+    assert (
+        "With 10 labels a class, every strategy with pretrained weights is significantly more accurate than scratch."
+        in (told := conclude(found)[1])
+    )
+    assert "With 100 labels a class, scratch is significantly more accurate than all." in told
+    labels = math.exp(math.log(100) + 0.8 * (math.log(1000) - math.log(100)))
+    assert found["crossings"] == [
+        {"scratch": "scratch", "strategy": "all", "labels": pytest.approx(labels), "ahead": True}
+    ]
+    assert f"cross at about {labels:,.0f} labels" in told
+
+
+@pytest.mark.parametrize(("scratch", "told"), [([0.6, 0.7], "does not reach all"), ([0.9, 0.95], "is ahead of all")])
+def test_no_crossing_is_said_so(scratch: list[float], told: str) -> None:
+    found = results({"all": [0.8, 0.85], "scratch": scratch}, {})
+    assert found["crossings"][0]["labels"] is None
+    assert told in crossing_texts(found)[0]
+    assert "cross at" not in " ".join(conclude(found))
+
+
+def test_an_ablation_tells_gains_losses_and_the_rest() -> None:
+    means = {"base": [0.8], "without_a": [0.7], "without_b": [0.85], "without_c": [0.81]}
+    p = {("base", "without_a"): 0.01, ("base", "without_b"): 0.02}
+    (told,) = conclude(results(means, p, "ablation"))
+    assert told == (
+        "Significantly less accurate than the base: without_a (\u22120.1000). Significantly more accurate than "
+        "the base: without_b (+0.0500). No significant difference to the base: without_c."
+    )
+
+
+def test_the_markdown_table_holds_every_figure() -> None:
+    found = results({"probe": [0.7], "all": [0.8]}, {})
+    found |= {"name": "x", "conclusion": conclude(found), "seeds": [0], "trials": 1, "backbone": "b", "device": "cpu"}
+    found["data"] = {"source": "S", "image_size": 8, "classes": 10, "test_images": 60}
+    text = markdown(found)
+    assert "| all | 0.8000 |" in text
+    assert text.index("| all |") < text.index("| probe |")
+    assert "\u22120.1000" in text

@@ -1,0 +1,176 @@
+"""Tournaments as a user meets them: from the command line to the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from fashion_tl.records.record import versions
+from fashion_tl.tournament.plan import Cell
+from fashion_tl.tournament.strategies import Strategy, read_budgets
+
+from .conftest import RESULTS, Verb, results_of, without_seconds
+
+FILE = ("--strategies", "strategies.yaml")
+SMALL = (*FILE, "--budgets", "4,8", "--seeds", "2", "--trials", "2")
+
+
+@pytest.mark.slow
+def test_a_tournament_from_its_plan_to_its_table(verb: Verb, capsys) -> None:
+    assert verb("tournament", *SMALL, "--plan_only") == 0
+    shown = capsys.readouterr().out
+    assert "2 strategies x 2 budgets x (2 trials + 2 seeds) = 16 runs" in shown
+    assert not Path("lightning_logs").exists()
+
+    assert verb("tournament", *SMALL) == 0
+    shown = capsys.readouterr().out
+    lines = [line for line in shown.splitlines() if line.startswith("[")]
+    assert len(lines) == 16
+    assert lines[0].startswith("[ 1/16] 4.probe trial 1 model.lr=0.03: val/accuracy 0.")
+    assert lines[-1].startswith("[16/16] 8.all seed 1: test accuracy 0.")
+    folder = RESULTS / "tiny"
+    plots = {f"accuracy_{end}" for end in ("by_labels", "by_seconds_4", "by_seconds_8")}
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if "runs" not in p.parts and p.is_file()} == {
+        *("index.html", "table.md", "results.json", "manifest.json"),
+        *(f"plots/{name}.{kind}" for name in plots for kind in ("svg", "png")),
+    }
+    assert not list(Path("checkpoints").rglob("*.ckpt"))
+
+    results = results_of("tiny")
+    assert [(cell["budget"], cell["strategy"], cell["labels"]) for cell in results["cells"]] == [
+        ("4", "probe", 40), ("4", "all", 40), ("8", "probe", 80), ("8", "all", 80),
+    ]  # fmt: skip
+    for cell in results["cells"]:
+        name = f"{cell['budget']}.{cell['strategy']}"
+        assert versions(folder / "runs", name) == [0, 1]
+        # The candidate that validation prefers, the first of equally good ones.
+        best = [trial["best"]["value"] for trial in cell["trials"]]
+        candidates = next(each for each in results["strategies"] if each["name"] == cell["strategy"])["candidates"]
+        assert cell["chosen"] == candidates[int(np.argmax(best))]
+        accuracies, splits = [], []
+        for version in range(2):
+            run = folder / "runs" / name / f"version_{version}"
+            arrays = np.load(run / "test_predictions.npz")
+            accuracies.append((arrays["logits"].argmax(1) == arrays["label"]).mean())
+            config = yaml.safe_load((run / "config.yaml").read_text())
+            splits.append((config["seed_everything"], config["data"]["split_seed"], config["data"]["label_budget"]))
+            assert config["model"]["init_args"]["lr"] == cell["chosen"]["model.lr"]
+        assert splits == [(0, 0, int(cell["budget"])), (1, 1, int(cell["budget"]))]
+        assert cell["accuracies"] == pytest.approx(accuracies, abs=1e-12)
+        assert cell["mean"] == pytest.approx(np.mean(accuracies), abs=1e-12)
+
+    assert verb("tournament", *SMALL) == 0  # nothing is run again
+    assert "16 of them done" in (again := capsys.readouterr().out)
+    assert not [line for line in again.splitlines() if line.startswith("[")]
+    assert results_of("tiny") == results
+
+
+@pytest.mark.slow
+def test_stopped_twice_it_ends_with_the_same_table(
+    verb: Verb, stop_at: Callable[[int, int, BaseException], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fashion_tl.runs import fit as fitting
+
+    few = (*FILE, "--budgets", "4", "--seeds", "2", "--trials", "2")
+    assert verb("tournament", *few, "--name", "whole") == 0
+    callbacks_of = fitting.callbacks_of
+    stop_at(1, 1, KeyboardInterrupt())  # in the second epoch of the first run
+    assert verb("tournament", *few, "--name", "stopped") == 130
+    stopping, runs = fitting.callbacks_of, count(1)
+    # Again, in the third run that is left: the first seed, which is tested.
+    monkeypatch.setattr(fitting, "callbacks_of", lambda *a: (stopping if next(runs) == 3 else callbacks_of)(*a))
+    assert verb("tournament", *few, "--name", "stopped") == 130
+    assert not (RESULTS / "stopped" / "results.json").exists()
+    monkeypatch.setattr(fitting, "callbacks_of", callbacks_of)
+    assert verb("tournament", *few, "--name", "stopped") == 0
+    whole, stopped = (without_seconds(results_of(name)) for name in ("whole", "stopped"))
+    assert {**stopped, "name": "whole"} == whole
+
+
+def test_budgets_bring_changes_of_their_own(workdir: Path) -> None:
+    Path("budgets.yaml").write_text("all: {}\n30: {trainer.max_epochs: 4}\n4: {data.batch_size: 8}\n")
+    four, thirty, everything = read_budgets("budgets.yaml")
+    assert four.settings == {"data.label_budget": 4, "data.batch_size": 8}
+    assert thirty.settings == {"data.label_budget": 30, "trainer.max_epochs": 4}
+    assert everything.settings == {"data.label_budget": None}
+    strategy = Strategy("a", {"trainer.max_epochs": 9}, budgets={"30": {"model.lr": 1}})
+    assert Cell(thirty, strategy).changes == {"data.label_budget": 30, "trainer.max_epochs": 9, "model.lr": 1}
+
+
+@pytest.mark.slow
+def test_a_strategy_that_diverges_is_told_and_the_others_are_compared(verb: Verb, capsys) -> None:
+    Path("wild.yaml").write_text(
+        "strategies:\n"
+        "  calm: {changes: {model.train: head}}\n"
+        "  other: {changes: {model.train: all}}\n"
+        "  wild: {changes: {model.train: all, model.optimizer: sgd, model.lr: 1.0e+30, model.warmup: 0}}\n"
+    )
+    assert verb("tournament", "--strategies", "wild.yaml", "--trials", "1", "--seeds", "2") == 0
+    results = results_of("tiny")
+    cells = {cell["strategy"]: cell for cell in results["cells"]}
+    assert (cells["wild"]["diverged"], cells["wild"]["mean"], cells["wild"]["accuracies"]) == (2, None, [])
+    assert [(pair["a"], pair["b"]) for pair in results["pairs"]] == [("calm", "other")]
+    assert "wild seed 0: diverged" in capsys.readouterr().out
+    assert "diverged" in (RESULTS / "tiny" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--only", "prob"), "did you mean 'probe'"),
+        (("--budgets", "4,1"), "'1' is no budget"),
+        (("--budgets", "13"), "has 12 images"),
+        (("--budgets", "none.yaml"), "none.yaml cannot be read"),
+        (("--seeds", "0"), "at least one of each"),
+        (("--trials", "3"), "probe has 2, all has 2 candidates"),
+        (("--only", "probe"), "at least two"),
+        (("--seed_everything", "true"), "number of its first seed"),
+        (("--ckpt_path", "last"), "for one run"),
+        (("--trainer.devices", "2"), "one process"),
+        (("--model.init_from", "nothing"), "nothing"),
+        (("--model.lrr", "1"), "did you mean model.lr"),
+        (("--strategies", "missing.yaml"), "missing.yaml cannot be read"),
+        (("--strategies", "{}"), "cannot be read"),
+    ],
+)
+def test_mistakes_leave_nothing(verb: Verb, capsys, args: tuple[str, ...], told: str) -> None:
+    assert verb("tournament", *FILE, "--trials", "2", *args) == 2
+    assert told in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategies", "told"),
+    [
+        ("{a: {changes: {model.train: layer99}}, b: {}}", "a (model.train=layer99): "),
+        ("{a: {changes: {model.lrr: 1}}, b: {}}", "did you mean model.lr"),
+        ("{a: {changes: {name: x}}, b: {}}", "sets name itself"),
+        ("{a: {changes: {data.split_seed: 1}}, b: {}}", "sets data.split_seed itself"),
+        ("{a: {change: {}}, b: {}}", "did you mean 'changes'"),
+        ("{a.b: {}, b: {}}", "'a.b' is no name"),
+        ("{a: {candidates: {}}, b: {}}", "list of changes"),
+        ("{a: {candidates: [3]}, b: {}}", "3 are no changes"),
+        ("{a: 3, b: {}}", "a is 3"),
+        ("{}", "has no strategies"),
+    ],
+)
+def test_strategies_that_cannot_run_are_refused_before_the_first_run(
+    verb: Verb, capsys, strategies: str, told: str
+) -> None:
+    Path("own.yaml").write_text(f"strategies: {strategies}\n")
+    assert verb("tournament", "--strategies", "own.yaml", "--trials", "1") == 2
+    assert told in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.slow
+def test_the_default_strategies_are_allowed(verb: Verb, capsys) -> None:
+    assert verb("tournament", "--plan_only", "--trials", "3") == 0
+    shown = capsys.readouterr().out
+    assert "probe: model.train=head" in shown
+    assert "scratch: model.train=all model.pretrained=false" in shown
