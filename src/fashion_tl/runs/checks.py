@@ -21,6 +21,7 @@ from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_stat
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.plan import Plan
 
 
 def best_precision(accelerator: str) -> str:
@@ -77,12 +78,16 @@ def check_monitor(monitor: str, model: ImageClassifier, callbacks: Callback | li
                 raise unknown_name("monitor", figure, logged, f"{type(callback).__name__} of trainer.callbacks has it.")
 
 
-def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> None:
-    """Refuse a plan that the length of the run does not suit, and limits that leave nothing to do."""
+def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> Plan:
+    """Refuse a plan that the length of the run does not suit, and limits that leave nothing to do.
+
+    Returns:
+        The plan with the end that the trainer gives it.
+    """
     check_lengths(trainer, data)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
-    model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
+    return model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:

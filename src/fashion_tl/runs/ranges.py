@@ -20,7 +20,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import StrategyRegistry
 
-from fashion_tl.callbacks.features import MODES
+from fashion_tl.callbacks.features import MODES, check_storage
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
     "checkpoint_minutes": (1e-6, _UP),
     "checkpoint_steps": (1, _UP),
     "patience": (0, _UP),
+    "cache_views": (1, 1_000_000),
     "seeds": (1, 10_000),
     "trainer.num_nodes": (1, 10_000),
     "trainer.fast_dev_run": (0, _UP),
@@ -49,7 +50,10 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
     "trainer.reload_dataloaders_every_n_epochs": (0, _UP),
 }
 ENDS = ("trainer.max_epochs", "trainer.max_steps")
-NULLABLE = ("checkpoint_minutes", "checkpoint_steps", "patience", "search", "study", "ckpt_path", "extends", "config")
+NULLABLE = (
+    *("checkpoint_minutes", "checkpoint_steps", "patience", "cache_views", "cache_dtype", "search", "study"),
+    *("ckpt_path", "extends", "config"),
+)
 BUILT = {"trainer": Trainer, "data": ImageDataModule, "data.augment": Augment}  # what is built of a section
 BATCHES = ("train_batches", "val_batches", "test_batches", "predict_batches")
 SHARES = (*(f"trainer.limit_{name}" for name in BATCHES), "trainer.val_check_interval")
@@ -83,6 +87,7 @@ def check_settings(config: Namespace, verb: str) -> None:
         raise UserError("; ".join(problems[:5]) + f"{more}.")
     if config.cache not in MODES:
         raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
+    check_storage(config.cache_views, config.cache_dtype)
     for flag in ("ckpt_path", "compile"):
         if config[flag] == "":
             raise UserError(f"--{flag} is empty: leave it out, or give it a value. `--help` tells which.")
