@@ -220,7 +220,7 @@ MUTATIONS = (
     ),
     Mutation(
         "random augmentation is never cached",
-        "callbacks/features.py",
+        "features/validity.py",
         "    if views is None:\n",
         "    if views is None and not hasattr(data, 'augment'):\n",
         ("tests/test_foreign.py", "tests/test_cache.py", "-k", "never_skipped or where_it_is_not_valid"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def run_seed() -> int | None:
@@ -30,6 +31,26 @@ def seed_batch(seed: int, rank: int, epoch: int, batch: int, device: torch.devic
         torch.cuda.default_generators[device.index or 0].manual_seed(value)
     elif device.type == "mps":
         torch.mps.manual_seed(value)
+
+
+def generator_state(device: torch.device) -> Tensor:
+    """Return the state of the generators that ``seed_batch`` seeds: bytes (S,), on the CPU."""
+    states = [torch.default_generator.get_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.default_generators[device.index or 0].get_state())
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return torch.cat(states)
+
+
+def set_generator_state(state: Tensor, device: torch.device) -> None:
+    """Have the generators go on from a ``generator_state``."""
+    size = len(torch.default_generator.get_state())
+    torch.default_generator.set_state(state[:size].clone())
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].set_state(state[size:].clone())
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state[size:].clone())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from fashion_tl.errors import UserError
-from fashion_tl.features import store
+from fashion_tl.features import eviction, store
 from fashion_tl.features.store import CacheWriteError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="mapped files cannot be removed there")
@@ -309,7 +309,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         write(tmp_path / "file" / "cache")
     with pytest.raises(CacheWriteError, match="cannot write the cache"), store.lock(tmp_path / "file", "k"):
         pass
-    reason = store.room(tmp_path / "file" / "cache", 1, GIB)
+    reason = eviction.room(tmp_path / "file" / "cache", 1, GIB)
     assert reason is not None
     assert "Not a directory" in reason
 
@@ -320,7 +320,7 @@ KILLED = """
 import os, sys
 import numpy as np
 from pathlib import Path
-from fashion_tl.features import store
+from fashion_tl.features import eviction, store
 
 assert not {"torch", "lightning", "fashion_tl.cli"} & set(sys.modules)
 folder = Path(sys.argv[1])
@@ -383,8 +383,8 @@ def test_files_of_others_are_never_removed(tmp_path: Path) -> None:
 
     assert store.entries(folder) == []
     assert store.clear(folder) == (0, 0, [])
-    assert store.room(folder, 1, GIB) is None
-    assert store.room(folder, GIB, GIB // 2) is not None
+    assert eviction.room(folder, 1, GIB) is None
+    assert eviction.room(folder, GIB, GIB // 2) is not None
     (folder / key).mkdir()
     (folder / key / "mine.txt").touch()
     with pytest.warns(UserWarning, match="cannot be removed"):
@@ -473,7 +473,7 @@ def test_a_damaged_entry_is_listed_and_is_the_first_to_go(tmp_path: Path) -> Non
         (used, False, True),
         (damaged, True, False),
     ]
-    assert store.room(tmp_path, 4100, 3 * 4000) is None
+    assert eviction.room(tmp_path, 4100, 3 * 4000) is None
     assert names(tmp_path) == {used.name}
 
 
@@ -481,13 +481,13 @@ def test_a_damaged_entry_is_listed_and_is_the_first_to_go(tmp_path: Path) -> Non
 def test_the_least_recently_used_entries_make_room(tmp_path: Path, limit: int, left: str) -> None:
     paths = {name: write_bytes(tmp_path, name, 9_700, 1000.0 + i) for i, name in enumerate("abc")}
     assert all(9_800 < entry.bytes <= 10_000 for entry in store.entries(tmp_path))
-    assert store.room(tmp_path, 9_000, limit) is None
+    assert eviction.room(tmp_path, 9_000, limit) is None
     assert names(tmp_path) == {paths[name].name for name in left}
 
 
 def test_an_entry_larger_than_the_limit_is_refused_and_nothing_is_removed(tmp_path: Path) -> None:
     kept = write(tmp_path)
-    reason = store.room(tmp_path, 3 * GIB, 2 * GIB)
+    reason = eviction.room(tmp_path, 3 * GIB, 2 * GIB)
     assert reason is not None
     assert "needs 3.0 GiB, the limit of all entries is 2.0 GiB (FASHION_TL_CACHE_LIMIT" in reason
     assert names(tmp_path) == {kept.name}
@@ -501,7 +501,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 def test_no_room_on_the_disk_is_told_and_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = write(tmp_path)
     disk(monkeypatch, GIB)
-    reason = store.room(tmp_path, GIB, 20 * GIB)  # it fits, but nothing would be left for the run
+    reason = eviction.room(tmp_path, GIB, 20 * GIB)  # it fits, but nothing would be left for the run
     assert reason is not None
     assert "needs 1.1 GiB; the disk of" in reason
     assert "has 1.0 GiB free" in reason
@@ -512,7 +512,7 @@ def test_no_room_on_the_disk_is_told_and_nothing_is_removed(tmp_path: Path, monk
 def test_entries_make_room_on_the_disk_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = (write_bytes(tmp_path, name, 9_700, last) for name, last in (("old", 1000.0), ("new", 2000.0)))
     disk(monkeypatch, 64 * 2**20 + 10_500 - 1)
-    assert store.room(tmp_path, 10_000, GIB) is None
+    assert eviction.room(tmp_path, 10_000, GIB) is None
     assert names(tmp_path) == {new.name}
     assert not old.exists()
 
@@ -521,7 +521,7 @@ def test_entries_make_room_on_the_disk_as_well(tmp_path: Path, monkeypatch: pyte
 def test_a_removed_entry_stays_readable_where_it_is_mapped(tmp_path: Path) -> None:
     write(tmp_path)
     found = store.read(tmp_path, DESCRIPTION)
-    assert store.room(tmp_path, 10_000, 10_000) is None
+    assert eviction.room(tmp_path, 10_000, 10_000) is None
     assert names(tmp_path) == set()
     assert found is not None
     np.testing.assert_array_equal(found["layer3"], values_of()["layer3"])

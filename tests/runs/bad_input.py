@@ -184,6 +184,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "study": ("{a: .nan}", "{a: [.inf]}", "{a: !!set {b}}", "{a: !!binary aGk=}"),
     "cache_keep": ("[gone]", "[[1]]", "{a: 1}"),
+    "cache_views": ("0", "-1", "x", "1.5", ".nan", "[2]"),
+    "cache_dtype": ("int8", "", "[float16]"),
     "seed_everything": ("-1", "4294967296", "1099511627776", "x", "1.5", ".nan", "null", "[1]"),
     "seeds": ("0", "-1", "100000"),
     "patience": ("1.5",),

@@ -2,30 +2,40 @@
 
 While the boundary stands at stage k and training draws from fixed views of each image, what the stages below k give is
 a constant of each view. It is computed once, kept in a file whose key says all that it depends on, and read by every
-process. Losses equal those of the uncached run within float32 rounding, for the same seed.
+process. Losses equal those of the uncached run within float32 rounding, for the same seed. Of other augmentation the
+views of some epochs can be kept: those epochs are what they are without the cache, and later ones see the same again.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from fashion_tl.data.batches import VIEWS, CachedFeatures, Split, declared
+from fashion_tl.data.batches import CachedFeatures, declared
 from fashion_tl.data.memory import RESIDENT_SHARE
-from fashion_tl.errors import UserError
-from fashion_tl.features.extraction import Extraction
+from fashion_tl.data.views import DrawnView
+from fashion_tl.errors import UserError, out_of_range, unknown_name
+from fashion_tl.features.eviction import size_text, why_no_room
+from fashion_tl.features.extraction import DTYPES, Extraction
 from fashion_tl.features.store import CacheWriteError, cache_dir, limit_bytes
+from fashion_tl.features.validity import splits_of, why_not
+from fashion_tl.features.views import DrawnEpoch, FixedViews, Views
 from fashion_tl.models.split import SplitError
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.freezing import FreezeUnfreeze
+from fashion_tl.training.plan import Plan
+from fashion_tl.training.progress import progress_of
 
 MODES = ("auto", "off", "require")
+Features = TypeVar("Features", bound=CachedFeatures)
 
 
 class FeatureCache(Callback):
@@ -41,14 +51,33 @@ class FeatureCache(Callback):
         keep: Lower boundaries whose features the same pass keeps too, for a later run, as in ``train`` of a model.
         folder: Folder of the cache files.
         batch_size: Images in a batch of the pass.
+        views: K, the drawn views of each training image that are kept where there are no fixed ones, from 1; None for
+            none. Epoch e trains on the view of epoch e mod K, so the first K epochs see what they see without a cache.
+        dtype: Type in which features are stored: float32, bfloat16 or float16; None for that of the run's precision.
+
+    Attributes:
+        seconds: Time spent on the cache so far.
+        largest_difference: How far a logit from cached features lies from the one from the images at most, over the
+            first training images of each view that was used since the boundary changed; None without the cache.
     """
 
     def __init__(
-        self, mode: str = "auto", keep: Sequence[str | int] = (), folder: Path | None = None, batch_size: int = 256
+        self,
+        mode: str = "auto",
+        keep: Sequence[str | int] = (),
+        folder: Path | None = None,
+        batch_size: int = 256,
+        views: int | None = None,
+        dtype: str | None = None,
     ) -> None:
+        check_storage(views, dtype)
         self.mode, self.keep, self.folder, self.batch_size = mode, tuple(keep), folder or cache_dir(), batch_size
+        self.views, self.dtype = views, dtype
         self.seconds = 0.0
+        self.largest_difference: float | None = None
         self._boundary: int | None = None
+        self._extraction: Extraction | None = None
+        self._drawn: dict[int, DrawnView] = {}
         self._said: set[str] = set()
 
     def check(self, module: ImageClassifier, data: object) -> None:
@@ -63,9 +92,68 @@ class FeatureCache(Callback):
         for boundary in self.keep:
             module.network.resolve(boundary)
         for phase in module.plan.phases if self.mode == "require" else ():
-            reason = why_not(module, data, module.network.resolve(phase.train))
+            reason = why_not(module, data, module.network.resolve(phase.train), self.views)
             if reason is not None:
                 raise self._refusal(reason)
+
+    def check_room(self, trainer: Trainer, module: ImageClassifier, data: Any, plan: Plan) -> None:  # noqa: ANN401
+        """Say how much the drawn views of each phase take, before anything is written.
+
+        Args:
+            trainer: The trainer.
+            module: The classifier.
+            data: The data module, after ``setup``.
+            plan: The plan with its end.
+
+        Raises:
+            UserError: If they fit neither the limit of the cache nor the disk.
+        """
+        if self.mode == "off" or self.views is None or declared(data, "views") is not None:
+            return
+        for index, phase in enumerate(plan.phases):
+            boundary, count = module.network.resolve(phase.train), len(needed_views(plan, index, self.views))
+            if why_not(module, data, boundary, self.views) is not None:
+                continue
+            module.enter_phase(index)
+            try:
+                views = DrawnEpoch(data.drawn_views, 0)
+                each = self._extract(trainer, module, data).required_bytes(data.splits["train"], views, boundary)
+            except (SplitError, CacheWriteError):
+                continue  # training says why
+            finally:
+                module.enter_phase(0)
+            what = f"{count} view{'s' if count > 1 else ''} of {len(data.splits['train']):,} images"
+            what += f" below {module.network.describe(boundary)}"
+            reason = why_no_room(self.folder, count * each, limit_bytes())
+            if reason is not None:
+                raise UserError(
+                    f"--cache_views {self.views}: {what} cannot be kept: {reason}. Give fewer views, --cache_dtype "
+                    "bfloat16, a higher limit, or another disk (FASHION_TL_CACHE_DIR)."
+                )
+            rank_zero_only(print)(f"cache: {what} take {size_text(count * each)}")
+
+    def check_resumed(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse to go on from a checkpoint of a run that saw other views.
+
+        Raises:
+            UserError: If it did.
+        """
+        saved, now = checkpoint.get("callbacks", {}).get(self.state_key, {}), self.state_dict()
+        told = [
+            f"cache_{name}: {saved.get(name)}, now {now.get(name)}"
+            for name in ("views", "dtype")
+            if saved.get(name) != now.get(name)
+        ]
+        if told:
+            raise UserError(
+                f"the checkpoint does not fit this configuration: {'; '.join(told)}. Go on with its own config.yaml, "
+                "or start anew with model.init_from."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep in the checkpoint what changes results, where anything does."""
+        changes = {"views": self.views, "dtype": self.dtype}
+        return {name: value for name, value in changes.items() if value is not None and self.mode != "off"}
 
     @staticmethod
     def _refusal(reason: str) -> UserError:
@@ -77,7 +165,7 @@ class FeatureCache(Callback):
         self._follow(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Switch to the features of the phase that begins, or back to images."""
+        """Switch to the features of the phase that begins, or of the epoch's view, or back to images."""
         self._follow(trainer, pl_module)
 
     def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,14 +175,16 @@ class FeatureCache(Callback):
         for callback in callbacks:
             if isinstance(callback, FreezeUnfreeze):  # wherever it stands among them
                 callback.apply(trainer, pl_module)
-        plan = pl_module.current_plan()
+        plan, progress = pl_module.current_plan(), progress_of(trainer)
         boundary = pl_module.network.boundary
-        if boundary == self._boundary:
+        if boundary == self._boundary and not self._drawn:
             return
         began = time.perf_counter()
-        others = [pl_module.network.resolve(phase.train) for phase in plan.phases]
         with torch.random.fork_rng(devices=_cuda(pl_module.device)):
-            self._switch(trainer, pl_module, boundary, others, ("train", "val"))
+            if boundary == self._boundary:
+                self._settle(trainer, pl_module, self._turn(trainer, pl_module, boundary, plan, progress.epoch))
+            else:
+                self._switch(trainer, pl_module, boundary, ("train", "val"), plan, progress.epoch)
         self.seconds += time.perf_counter() - began
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,30 +201,41 @@ class FeatureCache(Callback):
             return
         lowest = min(pl_module.network.resolve(phase.train) for phase in pl_module.plan.phases)
         if lowest > 0:
-            self._switch(trainer, pl_module, lowest, (), ("test",))
+            self._switch(trainer, pl_module, lowest, ("test",))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go back to images."""
         self._leave(trainer, pl_module)
 
     def _leave(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for split in _splits(getattr(trainer, "datamodule", None)).values():
+        for split in splits_of(getattr(trainer, "datamodule", None)).values():
             split.source = split.images_source
         if isinstance(pl_module, ImageClassifier):
             pl_module.set_active_network(None)
-        self._boundary = None
+        self._boundary, self._extraction, self._drawn = None, None, {}
 
     def _switch(
-        self, trainer: Trainer, module: ImageClassifier, boundary: int, others: Sequence[int], parts: Sequence[str]
+        self,
+        trainer: Trainer,
+        module: ImageClassifier,
+        boundary: int,
+        parts: Sequence[str],
+        plan: Plan | None = None,
+        epoch: int = 0,
     ) -> None:
         self._leave(trainer, module)
-        self._boundary = boundary
+        self._boundary, self.largest_difference = boundary, None
         data = getattr(trainer, "datamodule", None)
-        reason = why_not(module, data, boundary)
+        reason = why_not(module, data, boundary, self.views)
         if reason is None:
-            reason = self._use(trainer, module, data, boundary, others, parts)
+            reason = self._use(trainer, module, data, boundary, parts, plan, epoch)
+        self._settle(trainer, module, reason)
+
+    def _settle(self, trainer: Trainer, module: ImageClassifier, reason: str | None) -> None:
+        """Go back to images for a reason, if there is one."""
         if reason is None:
             return
+        boundary = self._boundary
         self._leave(trainer, module)
         self._boundary = boundary
         if self.mode == "require":
@@ -143,18 +244,8 @@ class FeatureCache(Callback):
             self._said.add(reason)
             rank_zero_only(print)(f"cache: not used, {reason}")
 
-    def _use(
-        self,
-        trainer: Trainer,
-        module: ImageClassifier,
-        data: Any,  # noqa: ANN401 - with splits and views
-        boundary: int,
-        others: Sequence[int],
-        parts: Sequence[str],
-    ) -> str | None:
-        """Have the features computed, once by one process, and use them; returns why that is not possible."""
-        boundaries = {*others, *(module.network.resolve(name) for name in self.keep)}
-        extraction = Extraction(
+    def _extract(self, trainer: Trainer, module: ImageClassifier, data: object) -> Extraction:
+        return Extraction(
             module.network,
             module.preprocess,
             {"architecture": module.architecture, "image_size": module.input_spec.image_size},
@@ -163,70 +254,138 @@ class FeatureCache(Callback):
             self.folder,
             self.batch_size,
             getattr(data, "num_workers", 0),
+            dtype=self.dtype,
         )
-        views = {part: dict(data.views) if part == "train" else {"identity": 1.0} for part in parts}
-        reason, found = None, {}
+
+    def _use(
+        self,
+        trainer: Trainer,
+        module: ImageClassifier,
+        data: Any,  # noqa: ANN401 - with splits and views
+        boundary: int,
+        parts: Sequence[str],
+        plan: Plan | None,
+        epoch: int,
+    ) -> str | None:
+        """Have the features computed, once by one process, and use them; returns why that is not possible."""
+        boundaries = {module.network.resolve(name) for name in self.keep}
+        boundaries |= {module.network.resolve(phase.train) for phase in (plan.phases if plan else ())}
+        extraction = self._extraction = self._extract(trainer, module, data)
         try:
-            upper = extraction.split(boundary, [b for b in sorted(boundaries) if 0 < b < boundary])
+            extraction.split(boundary, [b for b in sorted(boundaries) if 0 < b < boundary])
         except SplitError as error:
             return str(error)
+        for part in parts:
+            if part == "train" and plan is not None and declared(data, "views") is None:
+                reason = self._turn(trainer, module, boundary, plan, epoch)
+            else:
+                odds = dict(data.views) if part == "train" else {"identity": 1.0}
+                views = FixedViews(list(odds))
+                found, reason = self._arrays(trainer, extraction, part, views, boundary)
+                if found is not None:
+                    kept = [found[name] for name in views.names]
+                    features = CachedFeatures(kept, tuple(odds.values()), extraction.taken_dtype)
+                    data.splits[part].source = _placed(features, module.device)
+                    if part == "train":
+                        self._compare(trainer, extraction, views, kept[0])
+            if reason is not None:
+                return reason
+        module.set_active_network(extraction.upper)
+        return None
+
+    def _turn(self, trainer: Trainer, module: ImageClassifier, boundary: int, plan: Plan, epoch: int) -> str | None:
+        """Use the view that an epoch draws, or drew before; returns why that is not possible."""
+        data: Any = getattr(trainer, "datamodule", None)
+        extraction, count = self._extraction, self.views
+        if extraction is None or count is None:
+            raise ValueError("no drawn views are in use")
+        number = epoch % count
+        if number not in self._drawn:
+            drawn = data.drawn_views
+            views = DrawnEpoch(drawn, number)
+            users = {
+                module.network.resolve(phase.train)
+                for index, phase in enumerate(plan.phases)
+                if number in needed_views(plan, index, count)
+            }
+            wanted = users | {module.network.resolve(name) for name in self.keep}
+            spared = extraction.functions.keys() - wanted
+            found, reason = self._arrays(trainer, extraction, "train", views, boundary, spared)
+            if found is None:
+                return reason
+            per_process = sum(rank == 0 for rank, *_ in drawn.batches(number))
+            own = found["generators"][0][trainer.global_rank * per_process :][:per_process]
+            view = DrawnView(found["drawn"], drawn.order(number), own, extraction.taken_dtype)
+            self._drawn[number] = _placed(view, module.device)
+            self._compare(trainer, extraction, views, found["drawn"])
+        self._drawn[number].own_epoch = epoch == number
+        data.splits["train"].source = self._drawn[number]
+        return None
+
+    def _arrays(
+        self,
+        trainer: Trainer,
+        extraction: Extraction,
+        part: str,
+        views: Views,
+        boundary: int,
+        without: Collection[int] = (),
+    ) -> tuple[dict[str, list[np.ndarray]] | None, str | None]:
+        """Have features computed by one process and read by all; returns their arrays, or why there are none."""
+        data: Any = getattr(trainer, "datamodule", None)
+        reason = None
         if trainer.local_rank == 0:
             try:
-                for part in parts:
-                    extraction.ensure(data.splits[part], part, list(views[part]), boundary)
+                extraction.ensure(data.splits[part], part, views, boundary, without)
             except (CacheWriteError, SplitError) as error:
                 reason = str(error)
         reason = trainer.strategy.broadcast(reason)  # the others wait for it
         if reason is not None:
-            return reason
-        for part in parts:
-            arrays = extraction.read(data.splits[part], part, list(views[part]), boundary)
-            if arrays is None:
-                reason = f"the cached features of {part} vanished as soon as they were written"
-                break
-            features = CachedFeatures(
-                arrays, tuple(views[part].values()), widen=not str(trainer.precision).endswith("true")
-            )
-            free = torch.cuda.mem_get_info(module.device)[0] if module.device.type == "cuda" else 0
-            found[part] = features.to(module.device) if features.nbytes <= free * RESIDENT_SHARE else features
-        reasons = trainer.strategy.reduce(
-            torch.tensor(float(reason is not None), device=module.device), reduce_op="sum"
-        )
-        if float(reasons):
-            return reason or "another process cannot read the entry"
-        for part, features in found.items():
-            data.splits[part].source = features
-        module.set_active_network(upper)
-        return None
+            return None, reason
+        arrays = extraction.read(data.splits[part], part, views, boundary)
+        missing = torch.tensor(float(arrays is None), device=trainer.strategy.root_device)
+        if float(trainer.strategy.reduce(missing, reduce_op="sum")):
+            vanished = f"the cached features of {part} vanished as soon as they were written"
+            return None, vanished if arrays is None else "another process cannot read the entry"
+        return arrays, None
+
+    def _compare(self, trainer: Trainer, extraction: Extraction, views: Views, rows: Sequence[np.ndarray]) -> None:
+        if trainer.is_global_zero:
+            data: Any = getattr(trainer, "datamodule", None)
+            found = extraction.largest_difference(data.splits["train"], views, rows)
+            self.largest_difference = max(found, self.largest_difference or 0.0)
 
 
-def why_not(module: ImageClassifier, data: object, boundary: int) -> str | None:
-    """Say why features below a boundary cannot be cached, or None if they can."""
-    if boundary == 0:
-        return "nothing is frozen"
-    if not declared(module, "caches_features"):
-        return f"{type(module).__name__} does not declare caches_features = True"
-    if not _splits(data):
-        return f"{type(data).__name__} does not offer its samples as splits (fashion_tl.data.batches.Split)"
-    if getattr(data, "mix", None) is not None:
-        return "training images are mixed (data.mix)"
-    views = declared(data, "views")
-    if views is None:
-        augment = getattr(data, "augment", None)
-        if "views" not in vars(type(data)):
-            return f"{type(data).__name__} does not declare its views"
-        if augment is not None and "views" not in vars(type(augment)):
-            return f"{type(augment).__name__} does not declare its views"
-        return "training images are augmented at random (only horizontal flips can be cached)"
-    unknown = [view for view in views if view not in VIEWS]
-    if unknown or len(views) > 2:
-        return f"the views {', '.join(views)} are declared; at most two of {', '.join(VIEWS)} can be cached"
-    return None
+def check_storage(views: int | None, dtype: str | None) -> None:
+    """Refuse a number of views, or a type to store features in, that cannot be.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    if problems := out_of_range({"cache_views": (views, 1, 1_000_000)}, "--"):
+        raise UserError("; ".join(problems) + ".")
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown_name("cache dtype", dtype, DTYPES, "Set it with --cache_dtype.")
 
 
-def _splits(data: object) -> Mapping[str, Split]:
-    found = getattr(data, "splits", None)
-    return found if isinstance(found, Mapping) and all(isinstance(split, Split) for split in found.values()) else {}
+def needed_views(plan: Plan, index: int, count: int) -> set[int]:
+    """Return which of a number of drawn views the epochs of a phase see.
+
+    >>> from fashion_tl.training.plan import parse_phases
+    >>> needed_views(Plan(parse_phases({0: "head", 3: 1}), length=8), 1, 4)
+    {0, 1, 2, 3}
+    """
+    start = plan.phases[index].start
+    end = plan.phases[index + 1].start if index + 1 < len(plan.phases) else plan.length
+    return {epoch % count for epoch in range(start, math.ceil(min(end, start + count)))}
+
+
+def _placed(features: Features, device: torch.device) -> Features:
+    """Move features to a GPU that has the memory."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    if features.nbytes <= free * RESIDENT_SHARE:
+        features.to(device)
+    return features
 
 
 def _cuda(device: torch.device) -> list[int]:

@@ -43,9 +43,11 @@ from fashion_tl.records.record import (
     read_record,
     write_record,
 )
+from fashion_tl.training.certificate import FreezeCertificate
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
 from fashion_tl.training.freezing import FreezeUnfreeze, averaging_of
+from fashion_tl.training.progress import progress_of
 
 
 class RunRecorder(Callback):
@@ -93,6 +95,7 @@ class RunRecorder(Callback):
         self._first_epoch = 0
         self.trained = False
         self._memory: PeakMemory | None = None
+        self._certificate = FreezeCertificate()
 
     @property
     def paths(self) -> RunPaths:
@@ -134,11 +137,19 @@ class RunRecorder(Callback):
         freezing = next(callback for callback in _callbacks(trainer) if isinstance(callback, FreezeUnfreeze))
         if freezing.resumed is not None:
             self.record.setdefault("resumed", []).append({"at": now(), **freezing.resumed})
+        self._certify(trainer, pl_module)
         self._write(trainer, config=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the epoch."""
+        self._certify(trainer, pl_module)
         self._epoch_began, self._images, self._validated = time.perf_counter(), 0, {}
+
+    def _certify(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            module = _classifier(pl_module)
+            phase = module.current_plan().phase(progress_of(trainer))
+            self._certificate.follow(module.network, phase, self.cache.largest_difference)
 
     def on_train_batch_end(
         self,
@@ -177,6 +188,8 @@ class RunRecorder(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record how and why training ended."""
+        if trainer.is_global_zero:
+            self._certificate.close(_classifier(pl_module).network)
         self.fit_seconds += time.perf_counter() - self._fit_began
         if self._stopping is None:
             self.record["reason"] = _why_stopped(trainer)
@@ -239,6 +252,8 @@ class RunRecorder(Callback):
             told = str(exception) if isinstance(exception, UserError) else f"{type(exception).__name__}: {exception}"
             status, self._stopping = FAILED, told
         if self._stage == "fit" and self._fit_began:
+            if status == INTERRUPTED:  # after another error the device may answer nothing
+                self._certificate.close(_classifier(pl_module).network)
             self.fit_seconds += time.perf_counter() - self._fit_began
             self._summarise_training(trainer)
         self.record.update(status=status, reason=self._stopping, finished=now())
@@ -274,6 +289,7 @@ class RunRecorder(Callback):
             "started": self.record["started"],
             "resumed": list(self.record.get("resumed", [])),
             "epoch": {"seconds": now - self._epoch_began, "images": self._images, "validated": dict(self._validated)},
+            "certificate": self._certificate.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -286,6 +302,8 @@ class RunRecorder(Callback):
         epoch = state_dict["epoch"]
         self._epoch_began, self._images = float(epoch["seconds"]), int(epoch["images"])
         self._validated = dict(epoch["validated"])
+        if "certificate" in state_dict:  # not in checkpoints of earlier versions
+            self._certificate.load(state_dict["certificate"])
 
     def _summarise_training(self, trainer: Trainer) -> None:
         rows = self.history
@@ -296,6 +314,7 @@ class RunRecorder(Callback):
             "cache_seconds": self.cache.seconds,
             "images_per_second": sum(row["images"] for row in rows) / seconds if seconds else None,
         }
+        self.record["certificate"] = self._certificate.phases
         self.record["peak_memory_bytes"] = self._memory.read() if self._memory else None
         own = [row for row in rows if row["epoch"] >= self._first_epoch]
         scored = [row for row in own if math.isfinite(row.get(self.monitor, math.nan))]

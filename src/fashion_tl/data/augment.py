@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -56,8 +57,11 @@ class Augment:
         rand_augment_magnitude: Their strength, 0 to 30.
         random_erasing: Probability that a rectangle is erased (Zhong et al. 2020, "Random Erasing"), 0 to 1.
         random_erasing_area: Largest share of the image that is erased; the smallest is 0.02.
+        replayable: Whether all that it draws comes from torch's global generators, so that a seed draws it again. A
+            subclass that augments in another way says so itself.
     """
 
+    replayable: ClassVar[bool] = True
     random_resized_crop: float = 0.0
     hflip: float = 0.0
     translate: int = 0

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import signal
-import sys
-import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -25,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
+from fashion_tl.data.workers import begin_worker, signals_held
 
 Inputs = Tensor | tuple[Tensor, ...]
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -48,6 +45,7 @@ class Batch:
         positions: Positions (B,) of the samples in their split.
         labels: Their classes (B,).
         images: The images (B, C, H, W), uint8, where the source reads them batch by batch.
+        number: Its number in the epoch of its process, from 0, where the loader tells.
 
     Attributes:
         views: The number of the fixed view (B,) that training has drawn for each sample; None for the first, or none.
@@ -55,8 +53,10 @@ class Batch:
 
     views: Tensor | None = None
 
-    def __init__(self, positions: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
-        self.positions, self.labels, self.images = positions, labels, images
+    def __init__(
+        self, positions: Tensor, labels: Tensor, images: Tensor | None = None, number: int | None = None
+    ) -> None:
+        self.positions, self.labels, self.images, self.number = positions, labels, images, number
 
     def __len__(self) -> int:
         """Return the number of samples B."""
@@ -72,7 +72,7 @@ class Batch:
         """Move the batch to a device; Lightning calls this."""
         options.setdefault("non_blocking", torch.device(device).type == "cuda")
         images = None if self.images is None else self.images.to(device, **options)
-        return Batch(self.positions.to(device, **options), self.labels.to(device, **options), images)
+        return Batch(self.positions.to(device, **options), self.labels.to(device, **options), images, self.number)
 
     def pin_memory(self) -> Batch:
         """Pin the images in memory, for a transfer that does not wait."""
@@ -165,17 +165,21 @@ class CachedFeatures(BatchSource):
         views: For each view (the image itself, its horizontal flip) the arrays of N rows that the upper stages take;
             images are (N, H, W, C), bfloat16 comes as uint16.
         probabilities: How often training draws each view.
-        widen: Whether half precision becomes float32, as autocast expects; a network in half precision wants it as is.
+        dtype: What numbers become that are stored in another type, as the upper stages take them: autocast expects
+            float32; None leaves them as they are.
     """
 
     def __init__(
-        self, views: Sequence[Sequence[np.ndarray]], probabilities: Sequence[float] = (1.0,), widen: bool = True
+        self,
+        views: Sequence[Sequence[np.ndarray]],
+        probabilities: Sequence[float] = (1.0,),
+        dtype: torch.dtype | None = torch.float32,
     ) -> None:
         with warnings.catch_warnings():
             # The arrays are maps of a file that nobody writes to; rows are copied out of them.
             warnings.filterwarnings("ignore", ".*not writable.*")
             self.views = [[_tensor(array) for array in view] for view in views]
-        self.probabilities, self.widen = tuple(probabilities), widen
+        self.probabilities, self.dtype = tuple(probabilities), dtype
 
     def to(self, device: torch.device) -> CachedFeatures:
         """Move all rows to a device, once, where the caller knows that they fit."""
@@ -195,7 +199,7 @@ class CachedFeatures(BatchSource):
         device = batch.labels.device
         positions = batch.positions.to(self.views[0][0].device)
         if not training or len(self.views) == 1:
-            return tuple(self._finished(array.index_select(0, positions), device) for array in self.views[0])
+            return self.gather(positions, device)
         # The same draw as that of the images that the views stand for.
         batch.views = draw_views(len(positions), self.probabilities, device)
         second = batch.views.bool().to(positions.device)
@@ -206,10 +210,14 @@ class CachedFeatures(BatchSource):
             gathered.append(self._finished(rows, device))
         return tuple(gathered)
 
+    def gather(self, rows: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+        """Return rows (B,) of the first view on a device, each array's as the upper stages take them."""
+        return tuple(self._finished(array.index_select(0, rows), device) for array in self.views[0])
+
     def _finished(self, rows: Tensor, device: torch.device) -> Tensor:
         moved = rows.to(device)
-        if self.widen and moved.dtype in (torch.float16, torch.bfloat16):
-            moved = moved.float()
+        if self.dtype is not None and moved.is_floating_point():
+            moved = moved.to(self.dtype)
         return moved.permute(0, 3, 1, 2) if moved.ndim == 4 else moved
 
 
@@ -345,9 +353,10 @@ class BatchLoader:
     @property
     def positions(self) -> Tensor:
         """The positions that this process sees in the epoch, in order; a run's record asks for them."""
-        return torch.cat(self._batches()) if len(self) else torch.empty(0, dtype=torch.int64)
+        return torch.cat(self.batches()) if len(self) else torch.empty(0, dtype=torch.int64)
 
-    def _batches(self) -> list[Tensor]:
+    def batches(self) -> list[Tensor]:
+        """List the positions of the batches that this process sees in the epoch."""
         count = len(self.split)
         if not self.shuffle:
             if self.world == 1:
@@ -371,16 +380,16 @@ class BatchLoader:
         epoch = self.epoch
         first = self._start[1] if self._start[0] == epoch else 0
         self._start = (0, 0)
-        rest = self._batches()[first:]
+        rest = self.batches()[first:]
         # Asked when the first batch is wanted: the source may change between epochs.
         reading = self.split.source is self.split.reading
         for number, batch in enumerate(self.read(rest) if reading else map(self.split.batch, rest), first + 1):
-            self._standing = (epoch, number)
+            self._standing, batch.number = (epoch, number), number - 1
             yield batch
 
     def read(self, batches: list[Tensor] | None = None) -> Iterator[Batch]:
         """Yield batches with their images, whatever source is in use; those of the epoch if none are given."""
-        batches = self._batches() if batches is None else batches
+        batches = self.batches() if batches is None else batches
         if not self.workers:
             made = (Batch(each, self.split.labels[each], self.split.reading.read(each)) for each in batches)
             yield from (batch.pin_memory() for batch in made) if self.pin_memory else made
@@ -394,11 +403,11 @@ class BatchLoader:
                 num_workers=self.workers,
                 persistent_workers=True,
                 pin_memory=self.pin_memory,
-                worker_init_fn=_begin_worker,
+                worker_init_fn=begin_worker,
                 # Else each new iterator would draw from the global generator.
                 generator=torch.Generator(),
             )
-        with _signals_held():
+        with signals_held():
             started = iter(self._reader)
         yield from started
 
@@ -407,7 +416,7 @@ class BatchLoader:
 
         Left to the garbage collector they end seconds later: it closes their queues before they are told.
         """
-        with _signals_held():
+        with signals_held():
             self._reader = None
 
     def state_dict(self) -> dict[str, int]:
@@ -417,44 +426,6 @@ class BatchLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave the first batches of the epoch in progress out, once; another epoch begins at its first batch."""
         self._start = (state["epoch"], state["batch"])
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back while workers are started or ended.
-
-    Within a fork Ctrl-C would leave locks held, an iterator that is not whole never tells its workers to end, and in a
-    destructor Ctrl-C is lost.
-    """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if threading.current_thread() is not threading.main_thread() or None in before.values():
-        yield  # handlers that Python cannot set
-        return
-    came: list[int] = []
-    for number in before:
-        signal.signal(number, lambda number, frame: came.append(number))
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))  # in workers too, until they have begun
-    try:
-        yield
-    finally:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for each in came:
-            signal.raise_signal(each)
-
-
-def _begin_worker(worker: int) -> None:
-    """Leave signals to the process group to the run: it ends its workers itself, by SIGTERM where it must."""
-    if hasattr(os, "setpgrp"):  # not on Windows
-        os.setpgrp()
-    if hasattr(signal, "sigtimedwait"):
-        signal.sigtimedwait((signal.SIGTERM,), 0)  # one that the group was sent before
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-    # What a worker's batches raise reaches the run; a thread that a stopped run has dropped prints a traceback.
-    sys.excepthook = lambda *error: None
 
 
 def _as_is(batch: Batch) -> Batch:

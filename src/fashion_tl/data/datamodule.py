@@ -32,6 +32,7 @@ from fashion_tl.data.mixing import Mix, Mixer
 from fashion_tl.data.sources import Loaded, Source, load
 from fashion_tl.data.splits import budget_split, stratified_split, take_per_class
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float
+from fashion_tl.data.views import DrawnViews
 from fashion_tl.errors import UserError, out_of_range
 from fashion_tl.plain_text import clean
 from fashion_tl.seeds import run_seed
@@ -197,6 +198,15 @@ class ImageDataModule(LightningDataModule):
         return found
 
     @property
+    def drawn_views(self) -> DrawnViews | None:
+        """The random views that training draws of its images; None if no seed draws them again."""
+        seed, trainer = run_seed(), self.trainer
+        if seed is None or not declared(self.augment, "replayable"):
+            return None
+        world = 1 if trainer is None else trainer.world_size
+        return DrawnViews(self.splits["train"], self.augment, self.batch_size, self._shuffles(), seed, world)
+
+    @property
     def class_counts(self) -> list[int]:
         """Training images of each class, by label, up to the last class that has any."""
         counts: list[int] = torch.bincount(self.splits["train"].labels).tolist()
@@ -208,7 +218,10 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Return shuffled training batches; the order depends on the seed and the epoch alone."""
-        return self._loader("train", self.batch_size, shuffle=not getattr(self.trainer, "overfit_batches", 0))
+        return self._loader("train", self.batch_size, shuffle=self._shuffles())
+
+    def _shuffles(self) -> bool:
+        return not getattr(self.trainer, "overfit_batches", 0)
 
     def val_dataloader(self) -> BatchLoader:
         """Return validation batches."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fashion_tl.data.batches import VIEWS, Split
+from fashion_tl.data.batches import CachedFeatures, Split
 from fashion_tl.data.transforms import Preprocess
 from fashion_tl.features import store
+from fashion_tl.features.eviction import room
 from fashion_tl.features.keys import function_hash, versions
 from fashion_tl.features.pooling import Pooling
+from fashion_tl.features.views import Views
 from fashion_tl.models.split import SplitError, chain_network, split_network
 from fashion_tl.models.staged import StagedNetwork
 
 VERSION = 4
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _Rows = list[tuple[int, str, np.ndarray]]  # boundary, name of the array, rows
 
 
@@ -39,7 +42,9 @@ class Extraction:
         batch_size: Images in a batch.
         workers: Processes that read image files.
         pooling: What makes one vector of the features of an image; they are kept as they are if not given.
+        dtype: Type in which features are stored, float32, bfloat16 or float16; None for that of the precision.
         functions: Hash of what is computed below each boundary.
+        upper: The part of the network above the boundary at which it was split.
     """
 
     network: StagedNetwork
@@ -51,28 +56,26 @@ class Extraction:
     batch_size: int
     workers: int
     pooling: Pooling | None = None
+    dtype: str | None = None
     functions: dict[int, str] = field(default_factory=dict)
+    upper: nn.Module | None = None
 
-    def split(self, boundary: int, lower: Sequence[int] = ()) -> nn.Module:
+    def split(self, boundary: int, lower: Sequence[int] = ()) -> None:
         """Split the network at a boundary, and find out what else the same pass can compute.
 
         Args:
             boundary: The boundary above which the network trains.
             lower: Boundaries below it whose features later phases or runs need.
 
-        Returns:
-            The part above the boundary.
-
         Raises:
             SplitError: If the network cannot be divided at the boundary; lower ones are left out.
         """
-        upper = self._split(boundary)
+        self.upper = self._split(boundary)
         for each in lower:
             try:
                 self._split(each)
             except SplitError:
                 continue
-        return upper
 
     def _split(self, boundary: int) -> nn.Module:
         parts = split_network(self.network, boundary, self.facts["image_size"], self.preprocess.channels)
@@ -83,7 +86,7 @@ class Extraction:
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def describe(self, split: Split, part: str, views: Sequence[str], boundary: int) -> dict[str, Any]:
+    def describe(self, split: Split, part: str, views: Views, boundary: int) -> dict[str, Any]:
         """Return all that the features of a split depend on."""
         return {
             "version": VERSION,
@@ -95,31 +98,36 @@ class Extraction:
             "function": self.functions[boundary],
             "part": part,
             "samples": split.identity,
-            "views": list(views),
+            **views.about(),
             **({} if self.pooling is None else {"pooled": self.pooling.name}),
+            **({} if self.dtype is None else {"dtype": self.dtype}),
         }
 
-    def read(self, split: Split, part: str, views: Sequence[str], boundary: int) -> list[list[np.ndarray]] | None:
-        """Return for each view the arrays that the upper part takes; None if there is no entry."""
+    def read(self, split: Split, part: str, views: Views, boundary: int) -> dict[str, list[np.ndarray]] | None:
+        """Return for each view the arrays that the upper part takes, and the others; None if there is no entry."""
         arrays = store.read(self.folder, self.describe(split, part, views, boundary))
         if arrays is None:
             return None
-        return [[arrays[name] for name in sorted(arrays) if name.startswith(f"{view}-")] for view in views]
+        found: dict[str, list[np.ndarray]] = {name: [] for name in views.names}
+        for name in sorted(arrays):
+            found.setdefault(name.partition("-")[0], []).append(arrays[name])
+        return found
 
-    def ensure(self, split: Split, part: str, views: Sequence[str], boundary: int) -> None:
+    def ensure(self, split: Split, part: str, views: Views, boundary: int, without: Collection[int] = ()) -> None:
         """Compute what is missing, unless another run is computing the same: then wait for it.
 
         Args:
             split: The samples.
             part: Their name: train, val or test.
-            views: Names of the views of each image.
+            views: The views of each image.
             boundary: The boundary whose features are needed; those of lower ones are kept where they fit.
+            without: Lower boundaries that do not need these views.
 
         Raises:
             CacheWriteError: If the features that are needed cannot be kept.
             SplitError: If the network cannot be divided at all boundaries at once.
         """
-        wanted = {b: self.describe(split, part, views, b) for b in sorted(self.functions)}
+        wanted = {b: self.describe(split, part, views, b) for b in sorted(self.functions) if b not in without}
         missing = self._missing(wanted)
         try:
             with ExitStack() as locks:
@@ -136,28 +144,31 @@ class Extraction:
         return {b: d for b, d in wanted.items() if store.read(self.folder, d) is None}
 
     def _compute(
-        self, split: Split, part: str, views: Sequence[str], missing: dict[int, dict[str, Any]], boundary: int
+        self, split: Split, part: str, views: Views, missing: dict[int, dict[str, Any]], boundary: int
     ) -> None:
         """Compute the features at some boundaries in one pass over a split."""
         began = time.perf_counter()
-        rows_of = self._rows(list(missing), views, len(split))
-        sizes: dict[int, dict[str, Any]] = {b: {} for b in missing}
-        for b, name, row in rows_of(next(split.in_order(1))):
-            sizes[b][name] = (row.dtype, (len(split), *row.shape[1:]))
+        count = len(split) * len(views.names)
+        rows_of = self._rows(list(missing), count)
+        sizes = self.sizes(split, views, rows_of, list(missing))
         fitting = self._fitting(sizes, boundary)
         if not fitting:
             return
         if fitting != list(missing):
-            rows_of = self._rows(fitting, views, len(split))
+            rows_of = self._rows(fitting, count)
         with ExitStack() as files:
             appends = {b: files.enter_context(store.write(self.folder, missing[b], sizes[b])) for b in fitting}
-            for images in split.in_order(self.batch_size, self.workers):
+            for images, others in views.made(split, self.batch_size, self.workers, self._device):
                 for b, name, rows in rows_of(images):
                     appends[b][name](rows)
-        where = " and ".join(self.network.describe(b) for b in fitting)
-        where = where if self.pooling is None else f"{len(fitting)} boundaries, pooled,"
+                for name, rows in others.items():
+                    for b in fitting:
+                        appends[b][name](rows)
+        below = " and ".join(self.network.describe(b) for b in fitting)
+        below = below if self.pooling is None else f"{len(fitting)} boundaries, pooled,"
+        where = f"{part}{views.label} below {below}"
         seconds = time.perf_counter() - began
-        print(f"cache: features of {part} below {where} computed once, {len(split):,} images in {seconds:.1f} s")
+        print(f"cache: features of {where} computed once, {len(split):,} images in {seconds:.1f} s")
 
     def _fitting(self, sizes: Mapping[int, dict[str, Any]], boundary: int) -> list[int]:
         """Choose the boundaries whose features fit the disk and the limit; the one that is needed comes first.
@@ -170,43 +181,107 @@ class Extraction:
         for count in range(len(extra), -1, -1):
             chosen = sorted([*own, *extra[:count]])
             needed = sum(store.required_bytes(sizes[b]) for b in chosen)
-            reason = store.room(self.folder, needed, store.limit_bytes())
+            reason = room(self.folder, needed, store.limit_bytes())
             if reason is None:
                 return chosen
         if own:
             raise store.CacheWriteError(reason)
         return []
 
-    def _rows(self, boundaries: Sequence[int], views: Sequence[str], count: int) -> Callable[[Tensor], _Rows]:
-        """Return a function from images as stored, ``count`` in all, to the rows of each boundary and view."""
+    def sizes(
+        self, split: Split, views: Views, rows_of: Callable[[Mapping[str, Tensor]], _Rows], boundaries: Sequence[int]
+    ) -> dict[int, dict[str, Any]]:
+        """Return by boundary the dtype and the shape of each array of an entry."""
+        found: dict[int, dict[str, Any]] = {b: dict(views.others(split, self._device)) for b in boundaries}
+        for b, name, row in rows_of(dict.fromkeys(views.names, next(split.in_order(1)))):
+            found[b][name] = (row.dtype, (len(split), *row.shape[1:]))
+        return found
+
+    def required_bytes(self, split: Split, views: Views, boundary: int) -> int:
+        """Return the size of an entry at a boundary, without computing it."""
+        sizes = self.sizes(split, views, self._rows([boundary], 1), [boundary])
+        return store.required_bytes(sizes[boundary])
+
+    def _rows(self, boundaries: Sequence[int], count: int) -> Callable[[Mapping[str, Tensor]], _Rows]:
+        """Return a function from images of each view, ``count`` in all, to the rows of each boundary and view."""
         from fashion_tl.features.inference import prepare  # with timm, which a run from scratch can do without
 
         parts = chain_network(self.network, boundaries, self.facts["image_size"], self.preprocess.channels)
-        lower = prepare(parts[:-1], count * len(views), self.batch_size)
+        lower = prepare(parts[:-1], count, self.batch_size)
 
-        def rows_of(images: Tensor) -> _Rows:
+        def rows_of(images: Mapping[str, Tensor]) -> _Rows:
             rows = []
-            for view in views:
+            for view, given in images.items():
                 with self.context(), torch.inference_mode():
-                    outputs = lower(self.preprocess(VIEWS[view](images).to(self._device)))
+                    outputs = lower(self.preprocess(given.to(self._device)))
                     for b, tensors in zip(boundaries, outputs, strict=True):
                         if self.pooling is not None:
                             rows.append((b, f"{view}-000", self.pooling(tensors).cpu().numpy()))
                             continue
-                        rows += [(b, f"{view}-{i:03d}", stored(t, self.precision)) for i, t in enumerate(tensors)]
+                        rows += [
+                            (b, f"{view}-{i:03d}", stored(t, self.precision, self.dtype)) for i, t in enumerate(tensors)
+                        ]
             return rows
 
         return rows_of
 
+    def largest_difference(self, split: Split, views: Views, rows: Sequence[np.ndarray], count: int = 32) -> float:
+        """Compute the logits of the first images of a view from the images and from their cached features.
 
-def stored(tensor: Tensor, precision: str) -> np.ndarray:
+        Args:
+            split: The samples.
+            views: Their views.
+            rows: The arrays of the first view.
+            count: How many images.
+
+        Returns:
+            The largest absolute difference of a logit, in eval mode.
+        """
+        images = next(views.made(split, min(count, len(split)), 0, self._device))[0][views.names[0]].to(self._device)
+        if self.upper is None:
+            raise ValueError("the network is not split yet")
+        features = CachedFeatures([rows], dtype=self.taken_dtype)
+        modes = {module: module.training for module in self.network.modules()}
+        try:
+            self.network.eval()
+            with self.context(), torch.no_grad():
+                # Not through calls that may be compiled: they would compile once more for these few.
+                whole = self.network.forward(self.preprocess(images))
+                part = self.upper.forward(*features.gather(torch.arange(len(images)), self._device))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return float((whole.double() - part.double()).abs().max())
+
+    @property
+    def taken_dtype(self) -> torch.dtype | None:
+        """What stored features become for the upper part: float32 under autocast, a network's own type without."""
+        if not self.precision.endswith("true"):
+            return torch.float32
+        return None if self.dtype is None else next(p.dtype for p in self.network.parameters())
+
+
+def stored(tensor: Tensor, precision: str, dtype: str | None = None) -> np.ndarray:
     """Lay images (B, C, H, W) as (B, H, W, C): read back, that is channels_last without a copy.
 
     Features of a run in half precision are stored in its own type: bfloat16 (as uint16) or float16.
+
+    Args:
+        tensor: Features (B, ...).
+        precision: Lightning's name of the run's precision.
+        dtype: The type to store numbers in; None for that of the precision.
+
+    Raises:
+        CacheWriteError: If the type does not hold the numbers.
     """
     kept = tensor
     if tensor.is_floating_point():
         kept = tensor.bfloat16() if "bf16" in precision else tensor.half() if "16" in precision else tensor
+        if dtype is not None:
+            kept = tensor.to(DTYPES[dtype])
+            if dtype == "float16" and not torch.equal(kept.isfinite(), tensor.isfinite()):
+                largest = float(tensor.abs().max())
+                raise store.CacheWriteError(f"features up to {largest:.3g} are beyond float16: use bfloat16")
     kept = kept.permute(0, 2, 3, 1) if kept.ndim == 4 else kept
     kept = kept.contiguous().view(torch.uint16) if kept.dtype == torch.bfloat16 else kept
     return kept.cpu().numpy()

@@ -51,6 +51,11 @@ def function_hash(*modules: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
+def object_hash(thing: Any) -> str:  # noqa: ANN401 - any value
+    """Hash a value with the code of its classes and functions, to 32 hexadecimal digits, as ``function_hash`` does."""
+    return hashlib.sha256(repr(_described(thing, set())).encode()).hexdigest()[:32]
+
+
 def _contents(tensor: Tensor) -> str:
     plain = tensor.detach().cpu().contiguous()
     data = plain.view(-1).view(torch.uint8).numpy().data if plain.numel() else b""

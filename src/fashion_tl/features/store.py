@@ -51,7 +51,7 @@ _verified: set[tuple[Any, ...]] = set()  # files of entries whose values this pr
 
 
 class CacheWriteError(OSError):
-    """The disk refused an entry (full, read-only, ...); nothing of it is left, and a run can go on without it."""
+    """An entry cannot be written (a full disk, a type that does not hold its numbers); a run can go on without it."""
 
 
 class _DamagedError(Exception):
@@ -158,7 +158,7 @@ def read(folder: Path, description: Mapping[str, Plain]) -> dict[str, NDArray[An
         found = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
     except (_DamagedError, ValueError) as problem:
         if path.exists():  # else another run has removed it meanwhile
-            done = "cannot be removed" if _remove(path) is None else "removed, to be computed again"
+            done = "cannot be removed" if remove(path) is None else "removed, to be computed again"
             warnings.warn(f"cache: the entry {path} {problem}; {done}.", stacklevel=2)
         return None
     except OSError as error:
@@ -216,7 +216,7 @@ def write(folder: Path, description: Mapping[str, Plain], arrays: Arrays) -> Ite
                 json.dump({**meta, "sha256": _digest(meta)}, text, indent=1)
                 text.flush()
                 os.fsync(text.fileno())  # before the entry's name: after a power cut, that stands for whole values
-            _remove(path)
+            remove(path)
             partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -274,46 +274,6 @@ def required_bytes(arrays: Arrays) -> int:
     return _BLOCK + sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in arrays.values())
 
 
-def room(folder: Path, needed: int, limit: int) -> str | None:
-    """Make room for an entry, at the cost of the entries that were not used for the longest time.
-
-    Nothing is removed if that would not be enough. An entry that a run has mapped may be among those removed: on POSIX
-    its pages stay readable, and its blocks in use, until that run ends; on Windows the system refuses to remove it.
-
-    Args:
-        folder: The cache's folder; made if absent.
-        needed: Size of the entry, in bytes.
-        limit: Largest total size of all entries, in bytes.
-
-    Returns:
-        None if there is room, else the reason in one line.
-    """
-    if needed > limit:
-        return f"it needs {_size(needed)}, the limit of all entries is {_size(limit)} (FASHION_TL_CACHE_LIMIT, in GiB)"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        return f"{folder}: {error.strerror or error}"
-    known = sorted(entries(folder), key=lambda entry: not entry.damaged)
-    held = sum(entry.bytes for entry in known)
-    reserve = needed // 20 + 64 * 2**20  # logs and checkpoints of the run need the disk as well
-    short = max(held + needed - limit, needed + reserve - free)
-    if short > held:
-        return (
-            f"it needs {_size(needed + reserve)}; the disk of {folder} has {_size(free)} free, {_size(held)} in entries"
-        )
-    for entry in known:
-        if short > 0:
-            short -= _remove(entry.path) or 0
-    return None if short <= 0 else f"entries that are in use cannot be removed from {folder}"
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
 @dataclass(frozen=True)
 class Entry:
     """One entry of the cache.
@@ -352,8 +312,8 @@ def entries(folder: Path) -> list[Entry]:
 
 def clear(folder: Path) -> tuple[int, int, list[Path]]:
     """Remove all entries and what killed runs left; returns how many, their bytes, and what could not be removed."""
-    removed = {path: _remove(path) for path in _paths(folder)}
-    sizes = [size for size in removed.values() if size is not None] + _remove_stale(folder)
+    removed = {path: remove(path) for path in _paths(folder)}
+    sizes = [size for size in removed.values() if size is not None] + remove_stale(folder)
     for path in _named(folder, rf"\.{_KEY}\.lock"):
         with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):
             path.unlink()
@@ -403,13 +363,13 @@ def _is_ours(path: Path) -> bool:
     return all(f.is_file() and not f.is_symlink() and (f.name == META or f.suffix == ".npy") for f in path.iterdir())
 
 
-def _remove_stale(folder: Path) -> list[int]:
+def remove_stale(folder: Path) -> list[int]:
     """Remove what killed runs left; returns the sizes of the unfinished entries."""
     sizes = []
     for path in _paths(folder, rf"\.{_KEY}\.partial"):
         # Timeout is an OSError: a run that lives has the lock.
         with contextlib.suppress(OSError), FileLock(path.with_suffix(".lock"), timeout=0):
-            if (size := _remove(path)) is not None:
+            if (size := remove(path)) is not None:
                 sizes.append(size)
     for path in _paths(folder, rf"\.{_KEY}(\.partial)?\.[0-9a-f]{{8}}\.removed"):
         shutil.rmtree(path, ignore_errors=True)
@@ -420,7 +380,7 @@ def _bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir())
 
 
-def _remove(path: Path) -> int | None:
+def remove(path: Path) -> int | None:
     """Remove an entry, for all others at once; returns its size, None if it is not ours or could not be removed."""
     try:
         if not _is_ours(path):

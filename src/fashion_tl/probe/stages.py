@@ -14,12 +14,13 @@ from fashion_tl.errors import UserError
 from fashion_tl.features.extraction import Extraction
 from fashion_tl.features.pooling import Pooling
 from fashion_tl.features.store import CacheWriteError, cache_dir
+from fashion_tl.features.views import FixedViews
 from fashion_tl.models.split import SplitError
 from fashion_tl.training.classifier import ImageClassifier
 
 PARTS = ("train", "val", "test")
 BATCH = 256
-_VIEWS = ("identity",)
+_VIEWS = FixedViews()
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def read_stages(
             arrays = extraction.read(data.splits[part], part, _VIEWS, boundary)
             if arrays is None:
                 raise _not_kept(f"features of {part} are not all there")
-            read[boundary][part] = arrays[0][0]
+            read[boundary][part] = arrays["identity"][0]
     return [Stage(b, network.stage_names[b - 1], read[b]) for b in boundaries], skipped
 
 

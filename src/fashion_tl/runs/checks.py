@@ -27,7 +27,7 @@ from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.confusion import confused_pairs, confusion_of
 from fashion_tl.training.freezing import check_validations
-from fashion_tl.training.plan import Progress
+from fashion_tl.training.plan import Plan, Progress
 
 
 def best_precision(accelerator: str) -> str:
@@ -125,8 +125,12 @@ def check_monitor(monitor: str, model: ImageClassifier, callbacks: Callback | li
                 raise unknown_name("monitor", figure, logged, f"{type(callback).__name__} of trainer.callbacks has it.")
 
 
-def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> None:
-    """Refuse a plan that the length of the run does not suit, and limits that leave nothing to do."""
+def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> Plan:
+    """Refuse a plan that the length of the run does not suit, and limits that leave nothing to do.
+
+    Returns:
+        The plan with the end that the trainer gives it.
+    """
     check_lengths(trainer, data)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
@@ -136,6 +140,7 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
         if isinstance(callback, WeightAverage):
             callback.period(plan, Progress(0, batches=batches))
     check_validations(plan, getattr(trainer, "val_check_interval", None))
+    return plan
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:

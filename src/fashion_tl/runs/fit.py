@@ -24,6 +24,7 @@ from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
 from fashion_tl.runs.resume import find_version, is_trained, own_version
 from fashion_tl.seeds import seeded
+from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
 
@@ -89,7 +90,8 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         seed = held.enter_context(seeded(config.seed_everything))
         config.seed_everything = False if seed is None else seed
         built = instantiate("fit", checks.to_build(config, checkpoint))
-        data, model, cache = built.data, built.model, FeatureCache(config.cache, config.cache_keep)
+        data, model = built.data, built.model
+        cache = FeatureCache(config.cache, config.cache_keep, views=config.cache_views, dtype=config.cache_dtype)
         checks.check_monitor(config.monitor, model, built.trainer.callbacks)
         data.prepare_data()
         data.setup("fit")
@@ -115,8 +117,9 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         keeping = any(isinstance(callback, Checkpoint) for callback in callbacks)
         trainer = make_trainer(built.trainer, logger=logger, callbacks=callbacks, enable_checkpointing=keeping)
 
-        checks.check_plan(model, trainer, data)
+        cache.check_room(trainer, model, data, checks.check_plan(model, trainer, data))
         if checkpoint is not None:
+            cache.check_resumed(load_checkpoint(checkpoint))
             recorder.trained = is_trained(checkpoint, config, own, model, trainer, data)
         if paths is not None:
             checks.check_disk(paths, model)

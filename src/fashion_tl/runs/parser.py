@@ -90,6 +90,8 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--swa", type=float | None, help="Share of the last phase whose epochs' weights are averaged, such as 0.25.")
     add("--cache", type=str, default="auto", help="Cached features of frozen stages: auto, off or require.")
     add("--cache_keep", type=list[str | int], default=[], help="Stages whose features are kept for a later run too.")
+    add("--cache_views", type=int | None, help="Drawn views of each training image to keep: epoch e takes e mod K.")
+    add("--cache_dtype", type=str | None, help="Store features as float32, bfloat16 or float16; else by precision.")
     add("--compile", type=bool | str, default=False, help="torch.compile: true, or its backend.")
     add("--find_lr", type=bool, default=False, help="Search the learning rate before training.")
     add("--seeds", type=int, default=1, help="Runs to make, each with the next seed.")

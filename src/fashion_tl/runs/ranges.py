@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import StrategyRegistry
 
 from fashion_tl.callbacks.averaging import SHARE, make_average
-from fashion_tl.callbacks.features import MODES
+from fashion_tl.callbacks.features import MODES, check_storage
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.mixing import Mix
@@ -40,6 +40,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
     "patience": (0, _UP),
     "ema": SHARE,
     "swa": SHARE,
+    "cache_views": (1, 1_000_000),
     "seeds": (1, 10_000),
     "trainer.num_nodes": (1, 10_000),
     "trainer.fast_dev_run": (0, _UP),
@@ -55,7 +56,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
 }
 ENDS = ("trainer.max_epochs", "trainer.max_steps")
 NULLABLE = (
-    *("checkpoint_minutes", "checkpoint_steps", "patience", "ema", "swa"),
+    *("checkpoint_minutes", "checkpoint_steps", "patience", "ema", "swa", "cache_views", "cache_dtype"),
     *("search", "study", "ckpt_path", "extends", "config"),
 )
 BUILT = {
@@ -97,6 +98,7 @@ def check_settings(config: Namespace, verb: str) -> None:
         raise UserError("; ".join(problems[:5]) + f"{more}.")
     if config.cache not in MODES:
         raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
+    check_storage(config.cache_views, config.cache_dtype)
     for flag in ("ckpt_path", "compile"):
         if config[flag] == "":
             raise UserError(f"--{flag} is empty: leave it out, or give it a value. `--help` tells which.")

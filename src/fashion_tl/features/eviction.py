@@ -1,0 +1,86 @@
+"""Room for entries of the cache: what the disk and the limit allow, and which entries go first."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fashion_tl.features.store import entries, remove, remove_stale
+
+
+def why_no_room(folder: Path, needed: int, limit: int) -> str | None:
+    """Say why entries cannot be kept, even if all others were removed; None if they can. Nothing is changed.
+
+    Args:
+        folder: The cache's folder, which need not exist.
+        needed: Size of the entries, in bytes.
+        limit: Largest total size of all entries, in bytes.
+    """
+    if needed > limit:
+        return (
+            f"it needs {size_text(needed)}, the limit of all entries is {size_text(limit)} (FASHION_TL_CACHE_LIMIT, in "
+            "GiB)"
+        )
+    try:
+        free = _free(folder)
+    except OSError as error:
+        return f"{folder}: {error.strerror or error}"
+    held = sum(entry.bytes for entry in entries(folder))
+    if _short(needed, limit, free, held) <= held:
+        return None
+    needed += _reserve(needed)
+    return (
+        f"it needs {size_text(needed)}; the disk of {folder} has {size_text(free)} free, {size_text(held)} in entries"
+    )
+
+
+def room(folder: Path, needed: int, limit: int) -> str | None:
+    """Make room for an entry, at the cost of the entries that were not used for the longest time.
+
+    Nothing is removed if that would not be enough. An entry that a run has mapped may be among those removed: on POSIX
+    its pages stay readable, and its blocks in use, until that run ends; on Windows the system refuses to remove it.
+
+    Args:
+        folder: The cache's folder; made if absent.
+        needed: Size of the entry, in bytes.
+        limit: Largest total size of all entries, in bytes.
+
+    Returns:
+        None if there is room, else the reason in one line.
+    """
+    try:
+        if needed <= limit:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_stale(folder)
+        reason = why_no_room(folder, needed, limit)
+        if reason is not None:
+            return reason
+        free = _free(folder)
+    except OSError as error:
+        return f"{folder}: {error.strerror or error}"
+    known = sorted(entries(folder), key=lambda entry: not entry.damaged)
+    short = _short(needed, limit, free, sum(entry.bytes for entry in known))
+    for entry in known:
+        if short > 0:
+            short -= remove(entry.path) or 0
+    return None if short <= 0 else f"entries that are in use cannot be removed from {folder}"
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _reserve(needed: int) -> int:
+    return needed // 20 + 64 * 2**20  # logs and checkpoints of the run need the disk as well
+
+
+def _short(needed: int, limit: int, free: int, held: int) -> int:
+    """Return the bytes of entries that must go."""
+    return max(held + needed - limit, needed + _reserve(needed) - free)
+
+
+def size_text(count: float) -> str:
+    """Write a number of bytes in GiB or MiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
