@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 FOLDER = "{folder}"  # stands for the folder of images
+PAIR = "{pair}"  # stands for two of its classes
 SCRATCH = (
     "--model=ScratchClassifier",
     "--model.network=plain",
@@ -48,6 +49,9 @@ DIMENSIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "1, transfer": (*TRANSFER, "--model.train=head"),
         "2, transfer": (*TRANSFER, "--model.train={0: head, 1: layer4}"),
         "3, transfer": (*TRANSFER, "--model.train={0: head, 1: layer4, 2: all}", "--model.batch_norm=eval"),
+        "by plateau": (*TRANSFER, "--model.train={0: {train: head, until: plateau, patience: 1}, 2: layer4}"),
+        "selected": (*TRANSFER, "--model.train={0: [layer2, head], 1: norms}"),
+        "adapters": (*TRANSFER, "--model.train={0: head, 1: lora}", "--model.lora={rank: 2}"),
     },
     "source": {
         "SyntheticGarments": ("--data.source=SyntheticGarments", "--data.source.num_train=80"),
@@ -58,12 +62,19 @@ DIMENSIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "--data.num_workers=1",
         ),
     },
-    "cache": {"auto": (), "off": ("--cache=off",)},
+    "cache": {
+        "auto": (),
+        "off": ("--cache=off",),
+        "views": ("--cache_views=2",),
+        "views in half precision": ("--cache_views=2", "--cache_dtype=bfloat16"),
+    },
     "augmentation": {
         "none": (),
         "hflip": ("--data.augment.hflip=0.5",),
         "hflip, translate": ("--data.augment.hflip=0.5", "--data.augment.translate=2"),
         "rotation, erasing": ("--data.augment.rotation=10", "--data.augment.random_erasing=0.5"),
+        "crop, policy": ("--data.augment.random_resized_crop=0.5", "--data.augment.trivial_augment=true"),
+        "mixed": ("--data.augment.hflip=0.5", "--data.mix={mixup: 0.2, cutmix: 1.0}"),
     },
     "end": {
         "epochs": (EPOCHS,),
@@ -93,6 +104,16 @@ DIMENSIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "balanced": ("--model.class_weights=balanced",),
         "focal": ("--model.objective=focal",),
         "smoothed": ("--model.label_smoothing=0.1",),
+    },
+    "terms": {
+        **{f"none {i}": () for i in range(2)},
+        "l2_sp": ("--model.terms={l2_sp: {alpha: 0.1, beta: 0.01}}",),
+        "auxiliary": ("--model.terms={auxiliary: {groups: {alike: [" + PAIR + "]}}}",),
+    },
+    "averaging": {
+        **{f"none {i}": () for i in range(2)},
+        "ema": ("--ema=0.9",),
+        "swa": ("--swa=0.5",),
     },
     "runs": {
         **{f"one {i}": () for i in range(7)},
@@ -125,7 +146,8 @@ class Setting:
     def args(self) -> list[str]:
         """The command line that trains it."""
         chosen = [flag for name, value in self.values.items() for flag in DIMENSIONS[name][value]]
-        return [flag.replace(FOLDER, str(self.folder)) for flag in (*COMMON, *chosen)]
+        pair = "Shirt, Coat" if self.values["source"] == "SyntheticGarments" else "across, along"
+        return [flag.replace(FOLDER, str(self.folder)).replace(PAIR, pair) for flag in (*COMMON, *chosen)]
 
     @property
     def processes(self) -> int:
@@ -162,6 +184,10 @@ def draw(seed: int, number: int, folder: Path) -> Setting:
         values[name] = order[place]
     if values["end"] == "time" and values["schedule"] not in LENGTHLESS:
         values["schedule"] = LENGTHLESS[number % len(LENGTHLESS)]
+    if values["end"] == "time" and values["averaging"] == "swa":  # of which epochs nobody knows
+        values["averaging"] = "ema"
+    if values["phases"] == "by plateau":  # judged once an epoch
+        values["validation"] = "every epoch"
     return Setting(number, values, folder)
 
 
