@@ -26,7 +26,7 @@ from .test_processes import ALONE, start
 
 EVERYTHING: dict[str, Any] = {
     **{"hflip": 0.5, "translate": 3, "rotation": 20.0, "brightness": 0.2, "contrast": 0.2},
-    **{"random_erasing": 0.5},
+    **{"random_erasing": 0.5, "random_resized_crop": 0.5, "trivial_augment": True},
 }
 FLAGS = tuple(f"--data.augment.{name}={value}" for name, value in EVERYTHING.items())
 
@@ -178,6 +178,13 @@ def test_a_run_that_goes_on_sees_the_views_of_its_epochs(fit: Fit, stop_at: Any,
     assert all(torch.equal(value, stopped[key]) for key, value in whole.items())
     losses = [[row["train/loss"] for row in rows(name)] for name in ("whole", "stopped")]
     assert losses[0] == losses[1]
+
+
+def test_teachers_that_see_each_batch_leave_no_place_for_features(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("--model.train", "head", name="teacher") == 0
+    taught = ("--model.train", "head", "--model.terms={distillation: {teachers: teacher}}", "--cache_views", "2")
+    assert fit(*taught, *FLAGS) == 0
+    assert "cache: not used, the objective needs the images of each batch" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ def why_not(module: object, data: object, boundary: int, drawn: int | None = Non
         return f"{type(data).__name__} does not offer its samples as splits (fashion_tl.data.batches.Split)"
     if getattr(data, "mix", None) is not None:
         return "training images are mixed (data.mix)"
+    if getattr(getattr(module, "objective", None), "needs_images", False):
+        return "the objective needs the images of each batch"
     views = declared(data, "views")
     if views is None:
         if drawn is not None:

@@ -10,12 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fashion_tl.data.augment_ops import blend
 from fashion_tl.data.batches import VIEWS, BatchLoader, Split
+from fashion_tl.data.policies import trivial_augment
 from fashion_tl.data.views import DrawnViews
 from fashion_tl.features.keys import object_hash
 from fashion_tl.seeds import generator_state, seed_batch
 
 Made = tuple[Mapping[str, Tensor], Mapping[str, np.ndarray]]  # images (B, C, H, W) by view, rows of other arrays
+
+# What images of drawn views come from beside the augmentation: a class or a function counts with its whole file.
+_CODE = (DrawnViews, BatchLoader, seed_batch, blend, trivial_augment)
 
 
 class Views(ABC):
@@ -76,7 +81,7 @@ class DrawnEpoch(Views):
         """Return all that decides which image is drawn how: code and strengths, seeds, and the order of batches."""
         views = self.views
         return {
-            "drawn": object_hash([views.augment, DrawnViews, BatchLoader, seed_batch]),
+            "drawn": object_hash([views.augment, *_CODE]),
             "epoch": self.epoch,
             "seed": views.seed,
             "batch_size": views.batch_size,

@@ -80,6 +80,11 @@ class Distillation(Term):
         if found != self._split:
             self._split, self._table = found, None
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether the teachers see the images of each batch: views without end are not told once."""
+        return self._split is None
+
     def forward(self, loss: Tensor, outputs: Tensor, targets: Tensor, batch: Any) -> Tensor:  # noqa: ANN401 - as there
         """Mix the loss with the distance from the teachers."""
         taught = self.targets(batch, outputs.device)

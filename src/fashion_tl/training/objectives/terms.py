@@ -17,7 +17,12 @@ class Term(nn.Module):
     """Changes the loss of a batch, by a penalty or towards something else; a subclass overrides ``forward``.
 
     A subclass of your own is named by its class path (``--model.terms '{mine.Penalty: {weight: 0.1}}'``).
+
+    Attributes:
+        needs_images: As of ``Objective``.
     """
+
+    needs_images = False
 
     def attach(self, module: ImageClassifier) -> None:
         """As ``Objective.attach``."""
@@ -78,6 +83,11 @@ class Composed(Objective):
         for term in self.terms:
             loss = term(loss, logits, targets, batch)
         return Outcome(loss, correct)
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether any of them needs the images of a batch."""
+        return any(part.needs_images for part in self._parts())
 
     def _parts(self) -> list[Any]:
         return [self.base, *self.terms]
