@@ -97,6 +97,17 @@ def test_two_processes_do_what_one_does(fit: Fit, command: tuple[str, ...], stra
 
 
 @pytest.mark.slow
+def test_two_processes_end_a_phase_at_the_same_plateau(fit: Fit) -> None:
+    phases = "{0: {train: head, lr: 0.0, until: plateau, patience: 1}, 3: ['layer4.*.conv*', head]}"
+    flags = ("--model.train", phases, "--trainer.max_epochs", "4")
+    assert fit(*SHARED, *flags, name="one", epochs=4) == 0
+    start(ALONE, "--name", "two", "--trainer.strategy", "ddp", *flags)
+    assert_one_run("two", "one")
+    assert len(rows("two")) == 3
+    assert [phase["began"] for phase in read_record(Path("lightning_logs/two/version_0"))["model"]["phases"]] == [0, 2]
+
+
+@pytest.mark.slow
 def test_a_search_and_seeds_by_two_processes(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(tmp_path / "own"))
     one_epoch = ("--trainer.max_epochs", "1", "--model.train", "head")

@@ -56,6 +56,8 @@ def test_groups_partition_all_parameters(backbone: str, frozen: bool) -> None:
         (Phase(0, 2, lr=3), [0, 0.05, 0.1, 3]),
         (Phase(0, "middle", backbone_lr=0.4), [0, 0.2, 0.4, 1]),
         (Phase(0, "top", lr=0, backbone_lr=0.4), [0, 0, 0.4, 0]),
+        (Phase(0, ("middle", "head")), [0, 0.05, 0, 1]),
+        (Phase(0, ("middle",)), [0, 0.05, 0, 0]),
     ],
 )
 def test_rates_fall_from_the_head_to_the_boundary(network: StagedNetwork, phase: Phase, rates: list[float]) -> None:
@@ -63,6 +65,14 @@ def test_rates_fall_from_the_head_to_the_boundary(network: StagedNetwork, phase:
     made = group_rates(network, groups, Plan((phase,), lr=1, backbone_lr=0.1, layer_decay=0.5), 0)
     low, middle, top, head = rates
     assert made == pytest.approx([low, low, middle, top, top, head, head], rel=1e-12)
+
+
+def test_a_group_in_which_nothing_trains_has_rate_0(network: StagedNetwork) -> None:
+    groups = list(parameter_groups(network, weight_decay=0.1))
+    plan = Plan((Phase(0, ("norms", "top.bias")),), lr=1, backbone_lr=0.1)
+    trained = {"00-low-no_decay", "02-top-no_decay"}
+    rates = group_rates(network, groups, plan, 0)
+    assert {group["name"] for group, rate in zip(groups, rates, strict=True) if rate} == trained
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ TYPES: dict[str, type] = {  # what is read of a record; all but the status may b
     "model.parameters": int,
     "model.phases": list,
     "model.phases.trained_parameters": int,
+    "model.phases.began": int,
 }
 
 

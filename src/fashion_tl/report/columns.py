@@ -94,7 +94,8 @@ def strategy(run: Run) -> str | None:
         return run.text("model", "strategy")
     known = phases(run)
     words = ["head only" if phase["trains"] == "head" else clean(phase["trains"]) for phase in known]
-    starts = ["first " if phase["start"] == 0 else f"from epoch {phase['start'] + 1} " for phase in known]
+    began = [phase.get("began", phase["start"]) for phase in known]  # before it was planned to, after an early end
+    starts = ["first " if epoch == 0 else f"from epoch {epoch + 1} " for epoch in began]
     if len(words) <= 1:
         return words[0] if words else None
     return ", ".join(map("".join, zip(starts, words, strict=True)))
