@@ -55,6 +55,7 @@ def test_the_mean_is_that_of_the_recorded_members(folder: Path, command: Command
     assert softmax(logits) == pytest.approx(np.mean(members, axis=0), abs=1e-12)
     record = record_of(folder, "mean")
     assert record["kind"] == "ensemble"
+    assert record["command"] == "fashion-tl ensemble one two other --method mean --name mean"
     assert record["test"]["accuracy"] == pytest.approx((np.mean(members, axis=0).argmax(1) == labels).mean())
     assert [(one["name"], one["version"]) for one in record["members"]] == [("one", 0), ("two", 0), ("other", 0)]
     assert record["members"][1]["checkpoint"] == sha256(folder / "checkpoints" / "two" / "version_0" / "best.ckpt")
