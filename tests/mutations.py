@@ -382,6 +382,27 @@ MUTATIONS = (
         ("tests/test_tools.py", "-k", "output"),
     ),
     Mutation(
+        "runs are combined on the same test images alone",
+        "combine/members.py",
+        "        if mine != theirs:\n",
+        "        if mine is None:\n",
+        ("tests/combine/test_ensemble.py", "-k", "refused and test"),
+    ),
+    Mutation(
+        "nothing is chosen on images that a stack was fitted to",
+        "combine/members.py",
+        "return bool(member.record.get(FITTED))",
+        "return False",
+        ("tests/combine/test_ensemble.py", "-k", "fitted_to"),
+    ),
+    Mutation(
+        "a soup is never worse on validation",
+        "combine/soup.py",
+        "found.accuracy >= best.accuracy",
+        "found.accuracy >= 0",
+        ("tests/combine/test_ensemble.py", "-k", "left_out"),
+    ),
+    Mutation(
         "compare replaces nothing but an earlier report",
         "report/compare.py",
         "    if foreign:\n",

@@ -40,6 +40,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def calibrated(folder: Path) -> tuple[str, str]:
+    """Two runs that have been calibrated."""
+    for name in ("one", "other"):
+        places = ["--log_dir", str(folder / "lightning_logs"), "--checkpoint_dir", str(folder / "checkpoints")]
+        assert main(["diagnose", name, *places]) == 0
+    return "one", "other"
+
+
 @pytest.fixture
 def command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run a command in the folder of the runs; returns the exit status."""

@@ -14,6 +14,7 @@ import torch
 
 from fashion_tl.files import sha256
 from fashion_tl.inspection.inference import infer
+from fashion_tl.inspection.layers import choose_target, find_targets
 from fashion_tl.inspection.run import open_run
 from fashion_tl.metrics.metrics import softmax
 
@@ -54,6 +55,7 @@ def test_the_mean_is_that_of_the_recorded_members(folder: Path, command: Command
     assert softmax(logits) == pytest.approx(np.mean(members, axis=0), abs=1e-12)
     record = record_of(folder, "mean")
     assert record["kind"] == "ensemble"
+    assert record["command"] == "fashion-tl ensemble one two other --method mean --name mean"
     assert record["test"]["accuracy"] == pytest.approx((np.mean(members, axis=0).argmax(1) == labels).mean())
     assert [(one["name"], one["version"]) for one in record["members"]] == [("one", 0), ("two", 0), ("other", 0)]
     assert record["members"][1]["checkpoint"] == sha256(folder / "checkpoints" / "two" / "version_0" / "best.ckpt")
@@ -64,10 +66,10 @@ def test_the_mean_is_that_of_the_recorded_members(folder: Path, command: Command
 
 
 @pytest.mark.parametrize("method", ["mean", "greedy", "stack"])
-def test_the_checkpoint_computes_what_the_record_holds(folder: Path, command: Command, method: str) -> None:
-    for name in ("one", "other"):
-        assert command("diagnose", name) == 0
-    args = ["one", "other", "--tta", "hflip", "shift:1", "--calibrated", "--method", method]
+def test_the_checkpoint_computes_what_the_record_holds(
+    folder: Path, command: Command, calibrated: tuple[str, str], method: str
+) -> None:
+    args = [*calibrated, "--tta", "hflip", "shift:1", "--calibrated", "--method", method]
     assert command("ensemble", *args, "--name", f"all_{method}") == 0
     logits, _ = logits_of(folder, f"all_{method}")
     assert computed(folder, f"all_{method}") == pytest.approx(softmax(logits), abs=1e-5)
@@ -92,7 +94,7 @@ def test_views_are_chosen_where_they_lower_the_validation_loss(folder: Path, com
         assert with_views < own
 
 
-def test_predict_explain_and_robustness_take_an_ensemble(folder: Path, command: Command, capsys: Any) -> None:
+def test_predict_and_diagnose_take_an_ensemble(folder: Path, command: Command, capsys: Any) -> None:
     from PIL import Image
 
     assert command("ensemble", "one", "other", "--name", "whole") == 0
@@ -105,6 +107,9 @@ def test_predict_explain_and_robustness_take_an_ensemble(folder: Path, command: 
         chances.append(np.array(row[2:], dtype=float))
     assert chances[2] == pytest.approx((chances[0] + chances[1]) / 2, abs=2e-6)
     assert command("diagnose", "whole") == 0
+    module = open_run("whole", folder / "lightning_logs", folder / "checkpoints").module
+    target = choose_target(find_targets(module.network, 1, module.input_spec.image_size), module.network, None)
+    assert target.name.startswith("members.1.network")  # heat maps are those of the last member
     assert command("ensemble", "whole", "two", "--name", "nested") == 0
 
 

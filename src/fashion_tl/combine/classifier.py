@@ -10,7 +10,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from fashion_tl.combine.views import view
+from fashion_tl.combine.views import IDENTITY, view
 from fashion_tl.imports import class_path, import_class
 from fashion_tl.models.staged import StagedNetwork, divide_by_children
 from fashion_tl.training.checkpoints import packed
@@ -32,7 +32,11 @@ class Member(nn.Module):
     def __init__(self, classifier: ImageClassifier, views: Mapping[str, int], classes: int) -> None:
         super().__init__()
         self.network, self.preprocess = classifier.network, classifier.preprocess
-        self.views = {name: count / sum(views.values()) for name, count in views.items() if count}
+        # The image as it is comes last, so that what reads the layers' last outputs gets those of the image as it is.
+        taken = [(name, count) for name, count in views.items() if count]
+        self.views = {
+            name: count / sum(views.values()) for name, count in sorted(taken, key=lambda i: i[0] == IDENTITY)
+        }
         self.register_buffer("scale", torch.ones(classes))
         self.register_buffer("bias", torch.zeros(classes))
 

@@ -67,4 +67,7 @@ def ensemble(
         made = greedy_soup(members, test, bn == "reestimate", Averager(members[0], (), bn_images, batch_size))
     else:
         made = mix(members, test, method, calibrated, tta or [], batch_size)
-    return write_combination(made, test[0], name, log_dir, checkpoint_dir)
+    command = ["ensemble", *runs, "--method", method, *(["--calibrated"] if calibrated else [])]
+    command += ["--tta", *tta] if tta else []
+    command += ["--bn", bn, "--bn_images", str(bn_images)] if method == "soup" else []
+    return write_combination(made, test[0], command, name, log_dir, checkpoint_dir)

@@ -57,4 +57,5 @@ def interpolate(
     test = test_logits(members)
     averager = Averager(members[0], (), bn_images, batch_size)
     made = best_between(members, test, steps, bn == "reestimate", averager)
-    return write_combination(made, test[0], name, log_dir, checkpoint_dir)
+    command = ["interpolate", start, end, "--steps", str(steps), "--bn", bn, "--bn_images", str(bn_images)]
+    return write_combination(made, test[0], command, name, log_dir, checkpoint_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,12 +58,15 @@ class Combination:
     started: str = field(default_factory=now)
 
 
-def write_combination(made: Combination, test: Predictions, name: str, log_dir: Path, checkpoint_dir: Path) -> RunPaths:
+def write_combination(
+    made: Combination, test: Predictions, command: Sequence[str], name: str, log_dir: Path, checkpoint_dir: Path
+) -> RunPaths:
     """Write the record of a combination, and tell its test figures beside those of its best member.
 
     Args:
         made: The combination.
         test: Predictions of a member: index and labels of the test images.
+        command: The verb and the arguments that made it, beside name and folders.
         name: Name of the result.
         log_dir: Folder of all records.
         checkpoint_dir: Folder of all checkpoints.
@@ -81,6 +85,7 @@ def write_combination(made: Combination, test: Predictions, name: str, log_dir: 
     }
     facts: dict[str, Any] = {
         "started": made.started,
+        "command": shlex.join(["fashion-tl", *command, "--name", name]),
         "chosen": made.chosen,
         "time": {"fit_seconds": sum(spent) if len(spent) == len(seconds) else None},
         "environment": {"device": device_text(first.module.device)},
