@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fashion_tl.probe import linear
-from fashion_tl.probe.linear import LIMITS, STRENGTHS, Scaling, StageProbe, probe_stage
-from fashion_tl.probe.solver import Regression
+from fashion_tl.probe.linear import LIMITS, ROUGH, STRENGTHS, WORTH, Scaling, StageProbe, probe_stage
+from fashion_tl.probe.solver import TOLERANCE, Regression
 from fashion_tl.probe.stages import Stage
 
 
@@ -33,13 +33,16 @@ def found() -> StageProbe:
 
 
 def test_validation_chooses_the_strength_and_loss_decides_between_equals(found: StageProbe) -> None:
-    best = min(found.path, key=lambda each: (-each["val_accuracy"], each["val_loss"]))
+    solved = [each for each in found.path if each["gradient"] <= TOLERANCE]
+    best = min(solved, key=lambda each: (-each["val_accuracy"], each["val_loss"]))
+    assert found.chosen.converged
     assert found.chosen.strength == best["strength"]
     assert found.accuracy["val"] == best["val_accuracy"]
     assert found.loss["val"] == best["val_loss"]
     strengths = [each["strength"] for each in found.path]
     assert strengths == sorted(set(strengths))
     assert set(STRENGTHS) <= set(strengths)
+    assert all(each["gradient"] <= ROUGH for each in found.path)
 
 
 def test_figures_are_those_of_the_folded_head_on_features_as_they_are(found: StageProbe) -> None:
@@ -71,12 +74,14 @@ def test_neighbours_are_beside(found: StageProbe) -> None:
 
 
 @pytest.mark.parametrize(("noise", "train"), [(0.0, 2000), (1000.0, 30)])
-def test_the_path_goes_on_until_its_best_is_inside(noise: float, train: int) -> None:
+def test_the_path_goes_on_while_its_end_is_better(noise: float, train: int) -> None:
     stage, labels = drawn(train, noise=noise)
     found = probe_stage(stage, labels, 3)
     strengths = [each["strength"] for each in found.path]
-    ends = (strengths[0], strengths[-1])
-    assert found.chosen.strength not in ends or found.chosen.strength in LIMITS
+    for end, beside in ((0, 1), (-1, -2)):
+        gain = found.path[end]["val_accuracy"] - found.path[beside]["val_accuracy"]
+        assert strengths[end] in LIMITS or gain < WORTH or found.chosen.strength != strengths[end]
+    assert min(strengths) < min(STRENGTHS) or max(strengths) > max(STRENGTHS) or found.chosen.strength in STRENGTHS
 
 
 def test_given_strengths_are_tried_alone() -> None:

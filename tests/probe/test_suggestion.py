@@ -37,3 +37,13 @@ def test_differences_within_a_standard_error_do_not_count() -> None:
         lower, upper = images >= only_upper, (images < 490) | (images % 500 < only_upper)
         found = suggest([Depth(1, "stem", lower, 1.0), Depth(2, "one", upper, 1.0)], STAGES[:2])
         assert found.boundary == boundary
+
+
+def test_the_best_probe_tells_what_the_limit_is() -> None:
+    """A lower stage that is as good has fewer features, which fit the training images less."""
+    images = np.arange(1000)
+    last = Depth(4, "three", (images >= 2) & (images < 963), 0.999)  # one more than the third stage, within chance
+    depths = [depth(1, 0.5, 0.5), depth(2, 0.7, 0.7), depth(3, 0.96, 0.94), last]
+    found = suggest(depths, STAGES)
+    assert "the labels are the limit" in found.why
+    assert found.boundary == 3

@@ -229,8 +229,8 @@ ARGUMENTS: tuple[Case, ...] = (
     ("probe", "--pool", "men"), ("probe", "--pool", ""), ("probe", "--knn", "maybe"), ("probe", "--strengths", "[]"),
     ("probe", "--strengths", "[0]"), ("probe", "--strengths", "[.nan]"), ("probe", "--strengths", "x"),
     ("probe", "--seeds", "3"), ("probe", "--search", "{model.lr: [1]}"), ("probe", "--resume", "true"),
-    ("probe", "--gone"), ("probe", "-c", "gone.yaml"), ("probe", "--ckpt_path", "gone.ckpt"), ("probe", "--name", "a b"),
-    ("probe", "--log_dir", "here", "--checkpoint_dir", "here"), ("probe", "stray"),
+    ("probe", "--gone"), ("probe", "-c", "gone.yaml"), ("probe", "--ckpt_path", "gone.ckpt"),
+    ("probe", "--name", "a b"), ("probe", "--log_dir", "here", "--checkpoint_dir", "here"), ("probe", "stray"),
 )  # fmt: skip
 VERBS: tuple[Case, ...] = (
     ("fitt",), ("Fit",), ("",), ("--gone",), ("predict",), ("predict", "gone.ckpt"),

@@ -17,8 +17,10 @@ from fashion_tl.probe.neighbours import vote
 from fashion_tl.probe.solver import Regression, Solution
 from fashion_tl.probe.stages import Stage
 
-STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 LIMITS = (1e-6, 1e3)  # up to which the path goes on while its best strength lies at an end
+ROUGH = 1e-3  # of the gradient's largest magnitude, where strengths are compared
+WORTH = 0.002  # of validation accuracy, for which a path goes on
 _FLAT = 1e-6  # deviation, as a share of the mean, below which a feature is rounding
 
 
@@ -116,8 +118,8 @@ def probe_stage(
     scaling = Scaling.of(train)
     regression = Regression(scaling.apply_(train), there["train"], classes)
     val = scaling.apply_(_tensor(stage.parts["val"], device))
-    tried = _path(regression, val, labels["val"].numpy(), strengths)
-    _, _, chosen, val_logits = min(tried, key=lambda each: (-each[0], each[1]))
+    tried, best = _path(regression, val, labels["val"].numpy(), strengths)
+    chosen, val_logits = best.solution, best.logits
     weight, bias = scaling.fold(chosen)
     raw = _tensor(stage.parts["test"], device)
     test_logits = torch.addmm(bias, raw, weight.T).cpu().numpy()
@@ -134,14 +136,13 @@ def probe_stage(
         chosen,
         [
             {
-                "strength": solution.strength,
-                "val_accuracy": accuracy,
-                "val_loss": loss,
-                "gradient": solution.gradient,
-                "iterations": solution.iterations,
-                "converged": solution.converged,
+                "strength": each.solution.strength,
+                "val_accuracy": each.accuracy,
+                "val_loss": each.loss,
+                "gradient": each.solution.gradient,
+                "iterations": each.solution.iterations,
             }
-            for accuracy, loss, solution, _ in tried
+            for each in tried
         ],
         {
             "train": float(train_correct.double().mean()),
@@ -159,28 +160,60 @@ def probe_stage(
     )
 
 
-_Tried = tuple[float, float, Solution, np.ndarray]
+@dataclass(frozen=True)
+class _Tried:
+    """A solution, with validation accuracy, loss and logits (N, K)."""
+
+    solution: Solution
+    accuracy: float
+    loss: float
+    logits: np.ndarray
+
+    @classmethod
+    def of(cls, solution: Solution, val: Tensor, labels: np.ndarray) -> _Tried:
+        logits = solution.logits(val).cpu().numpy()
+        return cls(solution, float(np.mean(logits.argmax(1) == labels)), cross_entropy(logits, labels), logits)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What the best of several has the least of."""
+        return -self.accuracy, self.loss
 
 
-def _path(regression: Regression, val: Tensor, labels: np.ndarray, strengths: Sequence[float] | None) -> list[_Tried]:
-    """Solve a path of strengths; returns by ascending strength validation accuracy, loss, solution and logits."""
+def _path(
+    regression: Regression, val: Tensor, labels: np.ndarray, strengths: Sequence[float] | None
+) -> tuple[list[_Tried], _Tried]:
+    """Try strengths; returns all by ascending strength, and the best of those that are solved to the optimum.
+
+    A path is solved roughly; its best strength and the two beside it are then solved to the optimum.
+    """
+    if strengths is not None:
+        given = [_Tried.of(each, val, labels) for each in regression.solve(sorted(set(strengths)))]
+        return given, min(given, key=lambda each: each.rank)
     tried: list[_Tried] = []
-    new: Sequence[float] = STRENGTHS if strengths is None else sorted(set(strengths))
+    new: tuple[float, ...] = STRENGTHS
     while new:
-        for solution in regression.solve(new):
-            logits = solution.logits(val).cpu().numpy()
-            accuracy = float(np.mean(logits.argmax(1) == labels))
-            tried.append((accuracy, cross_entropy(logits, labels), solution, logits))
-        tried.sort(key=lambda each: each[2].strength)
-        new = () if strengths is not None else _further(tried)
-    return tried
+        tried += [_Tried.of(each, val, labels) for each in regression.solve(new, ROUGH)]
+        tried.sort(key=lambda each: each.solution.strength)
+        best = min(range(len(tried)), key=lambda i: tried[i].rank)
+        new = _further(tried, best)
+    near = slice(max(best - 1, 0), best + 2)
+    rough = [each.solution for each in tried[near]]
+    final = regression.solve([each.strength for each in rough], start=rough)
+    tried[near] = [_Tried.of(each, val, labels) for each in final]
+    return tried, min(tried[near], key=lambda each: each.rank)
 
 
-def _further(tried: Sequence[_Tried]) -> tuple[float, ...]:
-    """Return the next strengths beyond the end of the path at which the best one lies; none if it lies between."""
-    best = min(range(len(tried)), key=lambda i: (-tried[i][0], tried[i][1]))
-    at, ends = tried[best][2].strength, {0: (-1, -2), len(tried) - 1: (1, 2)}
-    further = (_step(at, half_decades) for half_decades in ends.get(best, ()))
+def _further(tried: Sequence[_Tried], best: int) -> tuple[float, ...]:
+    """Return the next strengths beyond the end of a path at which its best one lies; none if it lies between.
+
+    They are none, too, where the best is not better than the one beside it by a figure that matters.
+    """
+    beside = {0: 1, len(tried) - 1: len(tried) - 2}.get(best)
+    if beside is None or tried[best].accuracy - tried[beside].accuracy < WORTH:
+        return ()
+    at, way = tried[best].solution.strength, -1 if best == 0 else 1
+    further = (_step(at, way * half_decades) for half_decades in (1, 2))
     return tuple(strength for strength in further if LIMITS[0] <= strength <= LIMITS[1])
 
 

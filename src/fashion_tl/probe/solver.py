@@ -7,8 +7,9 @@ from the optimum.
 L-BFGS (Nocedal and Wright 2006, algorithm 7.4) starts from an inverse Hessian that is close to the true one: the
 Hessian of a class is the Gram matrix of the features, weighted by p (1 - p) of each image, plus the strength (Boehning
 1992, https://doi.org/10.1007/BF00048682). With the mean weight in the place of the weights, one eigendecomposition
-serves all classes and strengths. Logits are linear in the weights, so that a line search needs no product with the
-features, and all strengths share the two products of an iteration.
+serves all classes and strengths; where there are few parameters, the whole Hessian of some images is factorised
+instead (Byrd et al. 2011, https://doi.org/10.1137/10079923X). Logits are linear in the weights, so that a line search
+needs no product with the features, and all strengths share the two products of an iteration.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ MOST_LOGITS = 2**24  # of all strengths that are solved together, which bounds m
 CURVATURE = 0.5  # share of the slope that a line search may leave
 TRIALS = 30  # of a line search; each costs no product with the features
 LEAST_WEIGHT = 1e-4  # of p (1 - p), where a class is nearly certain everywhere
+FEW = 1024  # parameters up to which Hessians are factorised
+SAMPLE = 8192  # images that they are of
+REFRESHED = (1, 3, 6, 12, 24, 48, 96, 192)  # iterations that begin with a new one
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,14 @@ class Regression:
         self.targets = F.one_hot(labels, classes).to(features.dtype).T.contiguous()
         variances, self.axes = torch.linalg.eigh(features.T @ features / len(features))
         self.variances = variances.clamp(min=0)
+        self.sample = slice(0, len(features), max(1, len(features) // SAMPLE))
 
     def solve(
-        self, strengths: Sequence[float], tolerance: float = TOLERANCE, max_iterations: int = 500
+        self,
+        strengths: Sequence[float],
+        tolerance: float = TOLERANCE,
+        max_iterations: int = 500,
+        start: Sequence[Solution] | None = None,
     ) -> list[Solution]:
         """Solve for several strengths.
 
@@ -84,6 +93,7 @@ class Regression:
             strengths: Strengths of the penalty, each above 0.
             tolerance: Largest magnitude in the gradient at which a solution counts as the optimum.
             max_iterations: Iterations after which it is left as it is.
+            start: Where to start from for each strength; weights of 0 if not given.
 
         Returns:
             A solution for each strength, on the device and in the precision of the features.
@@ -91,21 +101,32 @@ class Regression:
         size = max(1, MOST_LOGITS // self.targets.numel())
         found: list[Solution] = []
         for first in range(0, len(strengths), size):
-            found += self._solve(strengths[first : first + size], tolerance, max_iterations)
+            group = slice(first, first + size)
+            theta = self._start(len(strengths[group]), start[group] if start else ())
+            found += self._solve(strengths[group], theta, tolerance, max_iterations)
         if self.basis is None:
             return found
         return [replace(solution, weight=solution.weight @ self.basis) for solution in found]
 
-    def _solve(self, strengths: Sequence[float], tolerance: float, max_iterations: int) -> list[Solution]:
-        """Solve for strengths whose logits fit into memory together."""
-        classes, (images, width) = len(self.targets), self.features.shape
-        like = self.features
-        left = torch.arange(len(strengths), device=like.device)
-        strength = like.new_tensor(strengths)
-        theta = like.new_zeros(len(strengths), classes, width + 1)  # biases come last
+    def _start(self, count: int, solutions: Sequence[Solution]) -> Tensor:
+        """Return the parameters (S, K, F + 1) to start from; biases come last."""
+        images, width = self.features.shape
+        theta = self.features.new_zeros(count, len(self.targets), width + 1)
         prior = (self.targets.sum(1) / images).clamp(min=1 / images).log()
         theta[..., -1] = prior - prior.mean()
-        logits = theta[..., -1:].expand(-1, -1, images).clone()
+        for own, solution in zip(theta, solutions, strict=False):
+            own[:, :-1] = solution.weight if self.basis is None else solution.weight @ self.basis.T
+            own[:, -1] = solution.bias
+        return theta
+
+    def _solve(
+        self, strengths: Sequence[float], theta: Tensor, tolerance: float, max_iterations: int
+    ) -> list[Solution]:
+        """Solve for strengths whose logits fit into memory together."""
+        left = torch.arange(len(strengths), device=theta.device)
+        strength = theta.new_tensor(strengths)
+        logits = self._logits(theta)
+        factors: Tensor | None = None
         history: list[tuple[Tensor, Tensor, Tensor]] = []
         solved: dict[int, Solution] = {}
         gradient, weights = self._gradient(theta, logits, strength)
@@ -130,9 +151,12 @@ class Regression:
                 left, strength, theta, logits = left[keep], strength[keep], theta[keep], logits[keep]
                 gradient, weights = gradient[keep], weights[keep]
                 history = [(step[keep], change[keep], scale[keep]) for step, change, scale in history]
-            direction = self._direction(gradient, weights, strength, history)
+                factors = None if factors is None else factors[keep]
+            if iteration in REFRESHED and theta[0].numel() <= FEW:
+                factors = self._factors(logits, strength)
+            direction = self._direction(gradient, weights, strength, history, factors)
             slopes = self._logits(direction)
-            length = _line_search(logits, slopes, self.targets, theta, direction, strength)[:, None, None]
+            length = _line_search(logits, slopes, self.targets, theta, gradient, direction, strength)[:, None, None]
             step = length * direction
             theta = theta + step
             # Computed anew from time to time, so that rounding does not add up.
@@ -164,8 +188,32 @@ class Regression:
         gradient[..., -1] = residuals.mean(2)
         return gradient, (shares - squares).clamp(min=LEAST_WEIGHT)
 
+    def _factors(self, logits: Tensor, strength: Tensor) -> Tensor:
+        """Factorise the Hessians of some images: Cholesky's (S, K (F + 1), K (F + 1))."""
+        features = F.pad(self.features[self.sample], (0, 1), value=1.0)
+        probabilities = logits[..., self.sample].softmax(1)
+        images, width = features.shape
+        ridge = strength[:, None].repeat(1, width)
+        ridge[:, -1] = LEAST_WEIGHT  # a shift of all biases changes nothing
+        hessians = []
+        for own, added in zip(probabilities, ridge, strict=True):
+            weighted = (own.T[:, :, None] * features[:, None]).flatten(1)
+            hessian = weighted.T @ weighted / -images
+            for k, weight in enumerate(own):
+                block = slice(k * width, (k + 1) * width)
+                hessian[block, block] += (features * weight[:, None]).T @ features / images
+            hessian.diagonal().add_(added.repeat(len(own)) + LEAST_WEIGHT * hessian.diagonal().mean())
+            hessians.append(hessian)
+        factors: Tensor = torch.linalg.cholesky(torch.stack(hessians))
+        return factors
+
     def _direction(
-        self, gradient: Tensor, weights: Tensor, strength: Tensor, history: list[tuple[Tensor, Tensor, Tensor]]
+        self,
+        gradient: Tensor,
+        weights: Tensor,
+        strength: Tensor,
+        history: list[tuple[Tensor, Tensor, Tensor]],
+        factors: Tensor | None,
     ) -> Tensor:
         """Apply the approximate inverse Hessian to the gradient (the two loops of L-BFGS)."""
         direction, shares = -gradient, []
@@ -173,9 +221,12 @@ class Regression:
             share = scale * _dot(step, direction)
             shares.append(share)
             direction = direction - share[:, None, None] * change
-        rotated = direction[..., :-1] @ self.axes
-        rotated /= weights[..., None] * self.variances + strength[:, None, None]
-        direction = torch.cat([rotated @ self.axes.T, direction[..., -1:] / weights[..., None]], 2)
+        if factors is not None:
+            direction = torch.cholesky_solve(direction.flatten(1)[..., None], factors).view_as(direction)
+        else:
+            rotated = direction[..., :-1] @ self.axes
+            rotated /= weights[..., None] * self.variances + strength[:, None, None]
+            direction = torch.cat([rotated @ self.axes.T, direction[..., -1:] / weights[..., None]], 2)
         for (step, change, scale), share in zip(history, reversed(shares), strict=True):
             direction = direction + (share - scale * _dot(change, direction))[:, None, None] * step
         return direction
@@ -188,7 +239,13 @@ class Regression:
 
 
 def _line_search(
-    logits: Tensor, slopes: Tensor, targets: Tensor, theta: Tensor, direction: Tensor, strength: Tensor
+    logits: Tensor,
+    slopes: Tensor,
+    targets: Tensor,
+    theta: Tensor,
+    gradient: Tensor,
+    direction: Tensor,
+    strength: Tensor,
 ) -> Tensor:
     """Find lengths (S,) of steps at which the slope of the objective is a small share of that at 0.
 
@@ -196,33 +253,25 @@ def _line_search(
     is kept between the two sides, and bisects where it would leave them.
     """
     images = logits.shape[2]
-    falling = (slopes * targets).sum((1, 2)) / images
-    linear = strength * _dot(theta[..., :-1], direction[..., :-1]) - falling
+    linear = strength * _dot(theta[..., :-1], direction[..., :-1]) - (slopes * targets).sum((1, 2)) / images
     quadratic = strength * _dot(direction[..., :-1], direction[..., :-1])
+    allowed = CURVATURE * _dot(gradient, direction).abs()
     length = torch.ones_like(strength)
     low, high = torch.zeros_like(length), torch.full_like(length, torch.inf)
-
-    def slope_at(rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        own = slopes[rows]
-        weighted = torch.addcmul(logits[rows], at[:, None, None], own).softmax(1).mul_(own)
-        mean = weighted.sum(1)
-        first = mean.sum(1) / images + linear[rows] + at * quadratic[rows]
-        second = (weighted.mul_(own).sum((1, 2)) - mean.square().sum(1)) / images + quadratic[rows]
-        return first, second
-
     pending = torch.arange(len(strength), device=strength.device)
-    start, _ = slope_at(pending, low)
     for _ in range(TRIALS):
-        first, second = slope_at(pending, length[pending])
-        pending, first, second = (
-            each[(first.abs() > CURVATURE * start[pending].abs())] for each in (pending, first, second)
-        )
-        if not len(pending):
+        at, own = length[pending], slopes[pending]
+        weighted = torch.addcmul(logits[pending], at[:, None, None], own).softmax(1).mul_(own)
+        mean = weighted.sum(1)
+        first = mean.sum(1) / images + linear[pending] + at * quadratic[pending]
+        far = first.abs() > allowed[pending]
+        if not far.any():
             break
-        rising = first > 0
-        low[pending] = torch.where(rising, low[pending], length[pending])
-        high[pending] = torch.where(rising, length[pending], high[pending])
-        tried = length[pending] - first / second.clamp(min=torch.finfo(first.dtype).tiny)
+        second = (_dot(weighted, own) - mean.square().sum(1)) / images + quadratic[pending]
+        pending, at, first, second = pending[far], at[far], first[far], second[far]
+        low[pending] = torch.where(first > 0, low[pending], at)
+        high[pending] = torch.where(first > 0, at, high[pending])
+        tried = at - first / second.clamp(min=torch.finfo(first.dtype).tiny)
         middle = torch.where(high[pending].isinf(), 2 * low[pending], (low[pending] + high[pending]) / 2)
         inside = (tried > low[pending]) & (tried < high[pending])
         length[pending] = torch.where(inside, tried, middle)

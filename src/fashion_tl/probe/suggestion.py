@@ -66,8 +66,8 @@ def suggest(depths: Sequence[Depth], stages: Sequence[str]) -> Suggestion:
     """
     best = max(depths, key=lambda depth: depth.val_accuracy)
     keep = next(depth for depth in depths if not _clearly_better(best, depth))
-    train_error, val_error = 1 - keep.train_accuracy, 1 - keep.val_accuracy
-    limit = f"its training error is {train_error:.3f}, its validation error {val_error:.3f}"
+    train_error, val_error = 1 - best.train_accuracy, 1 - best.val_accuracy
+    limit = f"the best probe's training error is {train_error:.3f}, its validation error {val_error:.3f}"
     lowest, top = depths[0], best.val_accuracy
     if train_error < BIAS * val_error or not val_error:
         above = "" if keep.boundary == len(stages) else "; stages above it add nothing as they are"
