@@ -8,9 +8,9 @@ views of some epochs can be kept: those epochs are what they are without the cac
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +19,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from fashion_tl.callbacks.cache_checks import check_resumed, check_room, check_storage, needed_views
 from fashion_tl.data.batches import CachedFeatures, declared
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.views import DrawnView
-from fashion_tl.errors import UserError, out_of_range, unknown_name
-from fashion_tl.features.eviction import size_text, why_no_room
-from fashion_tl.features.extraction import DTYPES, Extraction
+from fashion_tl.errors import UserError
+from fashion_tl.features.extraction import Extraction
 from fashion_tl.features.store import CacheWriteError, cache_dir, limit_bytes
 from fashion_tl.features.validity import splits_of, why_not
 from fashion_tl.features.views import DrawnEpoch, FixedViews, Views
@@ -96,59 +96,25 @@ class FeatureCache(Callback):
             if reason is not None:
                 raise self._refusal(reason)
 
-    def check_room(self, trainer: Trainer, module: ImageClassifier, data: Any, plan: Plan) -> None:  # noqa: ANN401
-        """Say how much the drawn views of each phase take, before anything is written.
-
-        Args:
-            trainer: The trainer.
-            module: The classifier.
-            data: The data module, after ``setup``.
-            plan: The plan with its end.
-
-        Raises:
-            UserError: If they fit neither the limit of the cache nor the disk.
-        """
-        if self.mode == "off" or self.views is None or declared(data, "views") is not None:
-            return
-        for index, phase in enumerate(plan.phases):
-            boundary, count = module.network.resolve(phase.train), len(needed_views(plan, index, self.views))
-            if why_not(module, data, boundary, self.views) is not None:
-                continue
-            module.enter_phase(index)
-            try:
-                views = DrawnEpoch(data.drawn_views, 0)
-                each = self._extract(trainer, module, data).required_bytes(data.splits["train"], views, boundary)
-            except (SplitError, CacheWriteError):
-                continue  # training says why
-            finally:
-                module.enter_phase(0)
-            what = f"{count} view{'s' if count > 1 else ''} of {len(data.splits['train']):,} images"
-            what += f" below {module.network.describe(boundary)}"
-            reason = why_no_room(self.folder, count * each, limit_bytes())
-            if reason is not None:
-                raise UserError(
-                    f"--cache_views {self.views}: {what} cannot be kept: {reason}. Give fewer views, --cache_dtype "
-                    "bfloat16, a higher limit, or another disk (FASHION_TL_CACHE_DIR)."
-                )
-            rank_zero_only(print)(f"cache: {what} take {size_text(count * each)}")
-
-    def check_resumed(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse to go on from a checkpoint of a run that saw other views.
+    def check_start(
+        self,
+        trainer: Trainer,
+        module: ImageClassifier,
+        data: Any,  # noqa: ANN401 - with splits and views
+        plan: Plan,
+        checkpoint: dict[str, Any] | None,
+    ) -> None:
+        """Say how much drawn views take, before anything is written, and compare settings with a checkpoint's.
 
         Raises:
-            UserError: If it did.
+            UserError: If the views fit neither the limit of the cache nor the disk, or the run saw others so far.
         """
-        saved, now = checkpoint.get("callbacks", {}).get(self.state_key, {}), self.state_dict()
-        told = [
-            f"cache_{name}: {saved.get(name)}, now {now.get(name)}"
-            for name in ("views", "dtype")
-            if saved.get(name) != now.get(name)
-        ]
-        if told:
-            raise UserError(
-                f"the checkpoint does not fit this configuration: {'; '.join(told)}. Go on with its own config.yaml, "
-                "or start anew with model.init_from."
-            )
+        if checkpoint is not None:
+            check_resumed(checkpoint.get("callbacks", {}).get(self.state_key, {}), self.state_dict())
+        if self.mode != "off" and self.views is not None:
+            extract = partial(self.extraction, trainer, module, data)
+            for line in check_room(self.views, self.folder, extract, module, data, plan):
+                rank_zero_only(print)(line)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep in the checkpoint what changes results, where anything does."""
@@ -244,7 +210,8 @@ class FeatureCache(Callback):
             self._said.add(reason)
             rank_zero_only(print)(f"cache: not used, {reason}")
 
-    def _extract(self, trainer: Trainer, module: ImageClassifier, data: object) -> Extraction:
+    def extraction(self, trainer: Trainer, module: ImageClassifier, data: object) -> Extraction:
+        """Return what computes and reads features of a module in the trainer's precision."""
         return Extraction(
             module.network,
             module.preprocess,
@@ -270,7 +237,7 @@ class FeatureCache(Callback):
         """Have the features computed, once by one process, and use them; returns why that is not possible."""
         boundaries = {module.network.resolve(name) for name in self.keep}
         boundaries |= {module.network.resolve(phase.train) for phase in (plan.phases if plan else ())}
-        extraction = self._extraction = self._extract(trainer, module, data)
+        extraction = self._extraction = self.extraction(trainer, module, data)
         try:
             extraction.split(boundary, [b for b in sorted(boundaries) if 0 < b < boundary])
         except SplitError as error:
@@ -354,30 +321,6 @@ class FeatureCache(Callback):
             data: Any = getattr(trainer, "datamodule", None)
             found = extraction.largest_difference(data.splits["train"], views, rows)
             self.largest_difference = max(found, self.largest_difference or 0.0)
-
-
-def check_storage(views: int | None, dtype: str | None) -> None:
-    """Refuse a number of views, or a type to store features in, that cannot be.
-
-    Raises:
-        UserError: If it cannot.
-    """
-    if problems := out_of_range({"cache_views": (views, 1, 1_000_000)}, "--"):
-        raise UserError("; ".join(problems) + ".")
-    if dtype is not None and dtype not in DTYPES:
-        raise unknown_name("cache dtype", dtype, DTYPES, "Set it with --cache_dtype.")
-
-
-def needed_views(plan: Plan, index: int, count: int) -> set[int]:
-    """Return which of a number of drawn views the epochs of a phase see.
-
-    >>> from fashion_tl.training.plan import parse_phases
-    >>> needed_views(Plan(parse_phases({0: "head", 3: 1}), length=8), 1, 4)
-    {0, 1, 2, 3}
-    """
-    start = plan.phases[index].start
-    end = plan.phases[index + 1].start if index + 1 < len(plan.phases) else plan.length
-    return {epoch % count for epoch in range(start, math.ceil(min(end, start + count)))}
 
 
 def _placed(features: Features, device: torch.device) -> Features:

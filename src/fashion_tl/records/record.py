@@ -39,6 +39,7 @@ TYPES: dict[str, type] = {  # what is read of a record; all but the status may b
     "time.fit_seconds": float,
     "model.parameters": int,
     "model.phases": list,
+    "certificate": list,
     "model.phases.trained_parameters": int,
     "model.phases.began": int,
 }

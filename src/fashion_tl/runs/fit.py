@@ -117,9 +117,9 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         keeping = any(isinstance(callback, Checkpoint) for callback in callbacks)
         trainer = make_trainer(built.trainer, logger=logger, callbacks=callbacks, enable_checkpointing=keeping)
 
-        cache.check_room(trainer, model, data, checks.check_plan(model, trainer, data))
+        plan = checks.check_plan(model, trainer, data)
+        cache.check_start(trainer, model, data, plan, None if checkpoint is None else load_checkpoint(checkpoint))
         if checkpoint is not None:
-            cache.check_resumed(load_checkpoint(checkpoint))
             recorder.trained = is_trained(checkpoint, config, own, model, trainer, data)
         if paths is not None:
             checks.check_disk(paths, model)

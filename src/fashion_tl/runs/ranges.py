@@ -21,7 +21,8 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import StrategyRegistry
 
 from fashion_tl.callbacks.averaging import SHARE, make_average
-from fashion_tl.callbacks.features import MODES, check_storage
+from fashion_tl.callbacks.cache_checks import check_storage
+from fashion_tl.callbacks.features import MODES
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.mixing import Mix
