@@ -409,4 +409,25 @@ MUTATIONS = (
         "    if foreign is None:\n",
         ("tests/report/test_compare.py",),
     ),
+    Mutation(
+        "verify compares frozen weights with those that the run started from",
+        "inspection/verify_weights.py",
+        "changed = [name for name, value in frozen.items() if not _equal(value, state[name])]",
+        "changed: list[str] = []",
+        ("tests/inspection/test_verify.py", "-k", "frozen"),
+    ),
+    Mutation(
+        "verify compares recorded logits with those of the checkpoint",
+        "inspection/verify_run.py",
+        "worst = np.flatnonzero(gap > tolerance)",
+        "worst = np.flatnonzero(gap < 0)",
+        ("tests/inspection/test_verify.py", "-k", "a_prediction"),
+    ),
+    Mutation(
+        "an audit scores runs without the test images that have a duplicate in train or validation",
+        "inspection/audit_analysis.py",
+        "_score(correct[~inside])",
+        "_score(correct)",
+        ("tests/inspection/test_audit.py", "-k", "scored"),
+    ),
 )

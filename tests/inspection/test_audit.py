@@ -155,7 +155,7 @@ def test_the_data_of_a_configuration(folder: Path, whole: Path, capsys: Output) 
         (("run", "--threshold", "2"), "--threshold is 2.0, allowed is 0.5 to 1"),
         (("run", "other"), "was tested on other images"),
         (("run", "--output", "taken"), "--output taken cannot be written: taken is not a folder"),
-        (("run", "--output", "taken/deeper"), "--output taken/deeper cannot be written: taken is not a folder"),
+        (("run", "--output", "taken/deeper"), "taken is not a folder. Name another one."),
         (("run", "--output", "lightning_logs"), "--output lightning_logs holds something else than an audit"),
         (("run", "--backbone", "test_resnet"), "--backbone goes with -c FILE"),
         (("-c", "nowhere.yaml"), "the configuration nowhere.yaml cannot be read"),

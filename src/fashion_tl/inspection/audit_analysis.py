@@ -18,6 +18,7 @@ from fashion_tl.inspection.run import OpenedRun, picture
 from fashion_tl.metrics.duplicates import exact_groups
 from fashion_tl.metrics.metrics import Ints
 from fashion_tl.metrics.uncertainty import wilson_interval
+from fashion_tl.plots.style import GREY, INK
 from fashion_tl.plots.tiles import Tile, draw_tiles
 from fashion_tl.records.analysis import Analysis
 from fashion_tl.training.classifier import ImageClassifier
@@ -247,7 +248,7 @@ def _add_pictures(
         for image, below in ((pairs.query[i], similarity), (pairs.reference[i], "")):
             name = data.class_names[found.labels[image]]
             above = f"{PARTS[found.part[image]]} {found.position[image]}\n{name}"
-            ink = "#1b1f24" if pairs.similarity[i] >= threshold else "#8a929c"
+            ink = INK if pairs.similarity[i] >= threshold else GREY
             tiles.append(Tile(picture(_image(data, found, int(image))), above, below, ink))
     columns = 8
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]

@@ -133,7 +133,7 @@ def _figures(paths: RunPaths, record: dict[str, Any]) -> Check:
     checked = sorted(recorded.keys() & figures.keys())
     lost = sorted(recorded.keys() - figures.keys())
     more = f"; nothing computes {', '.join(lost)}" if lost else ""
-    return concluded(what, told, f"{', '.join(checked)} of {len(found.labels)} predictions{more}")
+    return concluded(what, told, f"{', '.join(checked)} of {len(found.labels):,} predictions{more}")
 
 
 def _independent(logits: Any, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - arrays

@@ -1,4 +1,4 @@
-"""What of a record needs data and network to be checked: configuration, split, weights, frozen parts, predictions."""
+"""What of a record needs data and network to be checked: checkpoint, configuration, data, split, predictions."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import Namespace
-from torch import Tensor
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.inspection.inference import infer, tracked
 from fashion_tl.inspection.run import data_of
-from fashion_tl.models.staged import StagedNetwork, count_parameters
+from fashion_tl.inspection.verify_weights import check_start
+from fashion_tl.models.staged import count_parameters
 from fashion_tl.plain_text import flatten
 from fashion_tl.records.predictions import Predictions, read_predictions
 from fashion_tl.records.record import CONFIG, RunPaths
-from fashion_tl.records.verify import DIFFERS, HOLDS, UNKNOWN, Check, compared, concluded, value_differences
+from fashion_tl.records.verify import DIFFERS, UNKNOWN, Check, compared, concluded, value_differences
 from fashion_tl.runs.checks import to_build
 from fashion_tl.runs.parser import instantiate, parse
 from fashion_tl.seeds import seeded
@@ -65,7 +65,7 @@ def check_run(paths: RunPaths, record: dict[str, Any], root: str | None, batch_s
         started, checks = _configuration(config, checkpoint, record, root)
         yield from checks
         if checkpoint is not None and started is not None:
-            yield from _start(config, checkpoint, record, started)
+            yield from check_start(config, checkpoint, record, started)
     if data is not None:
         yield _split(data, checkpoint)
         if data.describe()["test_set"] == (record.get("data") or {}).get("test_set"):
@@ -184,68 +184,6 @@ def _trained(module: ImageClassifier, index: int) -> int:
     return count_parameters(module.network, trained_only=True)
 
 
-def _start(
-    config: Namespace, checkpoint: dict[str, Any], record: dict[str, Any], started: ImageClassifier
-) -> Iterator[Check]:
-    """Compare the weights that the run started from with their hash, and with what of them was frozen throughout."""
-    arguments = config.model.init_args
-    random = not arguments.get("pretrained") and not arguments.get("init_from")
-    recorded = (record.get("model") or {}).get("weights_hash")
-    if recorded is not None:
-        same = started.weights_hash == recorded
-        told = f"{started.weights}, hash {recorded}"
-        if not same and random:  # other versions of torch may draw others
-            yield Check(
-                "starting weights", UNKNOWN, f"random weights of seed {record.get('seed')} come out otherwise here"
-            )
-            return
-        yield compared("starting weights", {"weights_hash": recorded}, {"weights_hash": started.weights_hash}, told)
-        if not same:
-            return
-    elif random:
-        return  # nothing says what they were
-    yield _frozen(checkpoint, started, len((record.get("model") or {}).get("phases") or []))
-
-
-def _frozen(checkpoint: dict[str, Any], started: ImageClassifier, phases: int) -> Check:
-    """Compare what no phase has trained, buffers included, with what the run started from, bit for bit."""
-    network, what = started.network, "frozen weights"
-    state = {name.removeprefix("network."): value for name, value in checkpoint["state_dict"].items()}
-    moving = _moving(started, min(phases or 1, len(started.plan.phases)))
-    frozen = {name: value for name, value in network.state_dict().items() if name not in moving and name in state}
-    if not frozen:
-        return Check(what, HOLDS, "nothing was frozen in all phases")
-    changed = [name for name, value in frozen.items() if not _equal(value, state[name])]
-    told = f"{len(frozen)} of {len(state)} tensors, as the run started from them, bit for bit"
-    stages = _stages(network)
-    return concluded(
-        what, [f"{stages.get(n, 'a buffer')}: {n} is not what the run started from" for n in changed], told
-    )
-
-
-def _moving(module: ImageClassifier, phases: int) -> set[str]:
-    """Name the parameters that any phase trains, and the buffers of modules that are not in eval mode in one."""
-    moving: set[str] = set()
-    module.train()
-    for index in range(phases):
-        module.enter_phase(index)
-        network = module.network
-        moving |= {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        for prefix, part in network.named_modules():
-            if part.training:
-                moving |= {f"{prefix}.{name}".lstrip(".") for name, _ in part.named_buffers(recurse=False)}
-    return moving
-
-
-def _stages(network: StagedNetwork) -> dict[str, str]:
-    names = (*network.stage_names, "head")
-    return {name: f"stage {names[index]}" for name, index, _ in network.staged_parameters()}
-
-
-def _equal(one: Tensor, two: Tensor) -> bool:
-    return one.shape == two.shape and torch.equal(one.to(two.dtype), two)
-
-
 def _split(data: ImageDataModule, checkpoint: dict[str, Any] | None) -> Check:
     """Compare the images of each split with those that the checkpoint was trained, chosen and tested with."""
     saved = ((checkpoint or {}).get("callbacks", {}).get("FreezeUnfreeze") or {}).get("data")
@@ -271,7 +209,7 @@ def _predictions(
     named = [f"test image {found.index[i]}: recorded {_name(data, int(found.labels[i]))}" for i in wrong]
     more = len(labels) - len(found.labels)
     missing = f"; {more} test images have no prediction" if more else ""
-    yield concluded("labels", named, f"{len(found.labels)} of the data's {len(labels)} test images{missing}")
+    yield concluded("labels", named, f"{len(found.labels):,} of the data's {len(labels):,} test images{missing}")
     if module is None:
         yield Check("predictions", UNKNOWN, "there is no checkpoint that gives logits")
         return
@@ -305,5 +243,5 @@ def _logits(found: Predictions, computed: np.ndarray, record: dict[str, Any], de
     return concluded(
         "predictions",
         told,
-        f"logits of {len(gap)} images within {gap.max():.1e} (tolerance {tolerance:.1e}), {classes}",
+        f"logits of {len(gap):,} images within {gap.max():.1e} (tolerance {tolerance:.1e}), {classes}",
     )

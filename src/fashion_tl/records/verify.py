@@ -181,17 +181,20 @@ def check_certificate(record: Mapping[str, Any]) -> Check:
     what, entries = "freeze certificate", record.get("certificate")
     if not isinstance(entries, list) or not entries:
         return Check(what, UNKNOWN, f"{RECORD} holds none")
-    told, largest = [], []
+    told, largest, ended = [], [], True
     for entry in entries:
         phase = f"phase {int(entry['phase']) + 1}"
         for part in ("frozen_weights", "frozen_buffers"):
             before, after = (entry.get(part, {}).get(when) for when in ("before", "after"))
-            if before != after:
+            if before != after and after is not None:
                 told.append(f"{phase}: {part.replace('_', ' ')} were {before}, then {after}")
         if entry.get("same") is False and not told:
             told.append(f"{phase}: what is frozen did not stay the same")
+        ended = ended and entry.get("same") is not None
         difference = (entry.get("cache") or {}).get("largest_difference")
         largest += [] if difference is None else [difference]
+    if not told and not ended:
+        return Check(what, UNKNOWN, "a phase has begun in it and not ended")
     cache = f"; with and without the cache logits differ by at most {max(largest):.1e}" if largest else ""
     return concluded(what, told, f"what is frozen stayed in {len(entries)} phase(s){cache}")
 
