@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from fashion_tl import ImageDataModule, SyntheticGarments
 from fashion_tl.records.record import read_record
 from fashion_tl.seeds import seed_batch
+from fashion_tl.training.loading import load_classifier
 
 from .conftest import Fit
 
@@ -94,6 +96,23 @@ def test_two_processes_do_what_one_does(fit: Fit, command: tuple[str, ...], stra
         # The first run has computed them; nobody does again.
         assert f"features of {part} below" not in out
     assert_one_run("two", "one")
+
+
+TRAINED_NORMS = ("--model.train", "{0: head, 1: all}", "--model.batch_norm", "train", "--trainer.strategy", "ddp")
+
+
+@pytest.mark.slow
+def test_batch_norm_of_an_average_is_of_the_images_of_all_processes(workdir: Path) -> None:
+    flags = ("--data.val_fraction", "0.2", "--data.source.num_train", "200", "--trainer.max_epochs", "2")
+    start(ALONE, *TRAINED_NORMS, *flags, "--swa", "0.9", "--name", "two")
+    module = load_classifier("checkpoints/two/version_0/last.ckpt")
+    data = ImageDataModule(SyntheticGarments(num_train=200), image_size=32, val_fraction=0.2)
+    data.setup()
+    images = torch.cat(list(data.in_order("train", 100)))
+    assert len(images) == 160  # whole batches of both
+    first = module.network.get_submodule("backbone.conv1.0")(module.preprocess(images))
+    mean = module.network.get_buffer("backbone.conv1.1.running_mean")
+    torch.testing.assert_close(mean, first.mean((0, 2, 3)).detach(), atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fashion_tl import FeatureCache, FreezeUnfreeze, ScratchClassifier
 from fashion_tl.callbacks.averaging import EMA, SWA, make_average
-from fashion_tl.callbacks.weight_average import SAVED, WeightAverage, tensors_of
+from fashion_tl.callbacks.weight_average import SAVED, WeightAverage, tensors_of, trained_tensors
 from fashion_tl.cli import main
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import read_record
@@ -226,6 +227,31 @@ def test_a_validation_that_breaks_off_leaves_the_weights() -> None:
         fitted(module, EMA(0.9), seen, Broken())
     assert different(clones(module.network), seen.validated[-1]) != []
     assert different(clones(module.network), seen.steps[-1]) == []
+
+
+def test_several_processes_validate_the_buffers_of_the_first() -> None:
+    """Each process has statistics of its own, and a checkpoint keeps those of the first."""
+    module, average = classifier(), EMA(0.9)
+    average.update(trained_tensors(module.network))
+    own = {name: tensor.clone() for name, tensor in average.average.items()}
+
+    def broadcast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert sorted(tensors) == sorted(name for name in own if "running" in name)
+        return {name: tensor + 1 for name, tensor in tensors.items()}
+
+    trainer: Any = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"), world_size=2, strategy=SimpleNamespace(broadcast=broadcast)
+    )
+    with torch.inference_mode():  # as Lightning validates
+        average.on_validation_start(trainer, module)
+    state = clones(module.network)
+    for name, tensor in own.items():
+        assert torch.equal(state[name], tensor + 1 if "running" in name else tensor)
+    average.take_out(module)
+    average.update(trained_tensors(module.network))  # goes on outside of inference mode
+    assert {name: torch.equal(tensor, tensors_of(module.network)[name]) for name, tensor in own.items()} == (
+        dict.fromkeys(own, True)
+    )
 
 
 # Going on
