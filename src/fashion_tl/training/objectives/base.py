@@ -46,13 +46,11 @@ class Objective(nn.Module):
 
     Attributes:
         takes_shares: Whether a class that overrides ``loss`` takes shares of classes as targets; it has to say so.
-        needs_images: Whether it needs the images of each batch, so that training on cached features is no way.
         confusion: Where the share goes instead: K rows of K numbers, or the checkpoint whose mistakes on the validation
             images tell.
     """
 
     takes_shares: bool = False
-    needs_images: bool = False
     class_weights: Tensor | None
     spread: Tensor | None
 
@@ -62,6 +60,11 @@ class Objective(nn.Module):
         self.confusion: list[list[float]] | str | None = None
         self.register_buffer("spread", None, persistent=False)
         self.weigh(class_weights)
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it needs the images of each batch, so that training on cached features is no way."""
+        return False
 
     @property
     def label(self) -> str:

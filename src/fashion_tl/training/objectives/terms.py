@@ -17,12 +17,12 @@ class Term(nn.Module):
     """Changes the loss of a batch, by a penalty or towards something else; a subclass overrides ``forward``.
 
     A subclass of your own is named by its class path (``--model.terms '{mine.Penalty: {weight: 0.1}}'``).
-
-    Attributes:
-        needs_images: As of ``Objective``.
     """
 
-    needs_images = False
+    @property
+    def needs_images(self) -> bool:
+        """As ``Objective.needs_images``."""
+        return False
 
     def attach(self, module: ImageClassifier) -> None:
         """As ``Objective.attach``."""
