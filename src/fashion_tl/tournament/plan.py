@@ -37,7 +37,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of its runs."""
+        """What the names of its runs begin with."""
         return f"{self.budget.name}.{self.strategy.name}" if self.budget else self.strategy.name
 
     @property
@@ -96,6 +96,15 @@ class Study:
     def records(self) -> Path:
         """Folder of the records."""
         return self.logs / "runs"
+
+    # Every run has a name of its own, so that one that has failed never stands in the way of the others.
+    def trial_name(self, cell: Cell, number: int) -> str:
+        """Name the run of a trial, by its number from 1."""
+        return f"{cell.name}.trial{number}"
+
+    def seed_name(self, cell: Cell, seed: int) -> str:
+        """Name the run of a seed."""
+        return f"{cell.name}.seed{seed}"
 
     def settings(self, seed: int) -> Changes:
         """Return what belongs to the study itself in a run, by the place of its seed."""
@@ -175,7 +184,10 @@ def make_study(
     )
     _check_budgets(labelled, budgets)
     for cell in study.cells:
-        _check_cell(study, cell)
+        # What a candidate changes is allowed at every budget if it is at the first one.
+        tried = study.candidates(cell.strategy) if cell.budget is budgets[0] else study.candidates(cell.strategy)[:1]
+        for candidate in tried:
+            _check_run(study, cell, candidate)
     return study
 
 
@@ -222,21 +234,23 @@ def _check_budgets(labelled: Mapping[str, int], budgets: Sequence[Budget | None]
         )
 
 
-def _check_cell(study: Study, cell: Cell) -> None:
-    """Refuse a cell of which a run would be refused, before the first run of all."""
-    for candidate in study.candidates(cell.strategy):
-        changes = {**cell.changes, **candidate}
-        own = [key for key in (*cell.strategy.changes, *candidate) if key in OWN]
-        if own:
-            raise UserError(f"{cell.name}: a {study.kind} sets {own[0]} itself; a strategy cannot change it.")
-        try:
-            config = parse("fit", arguments(study.args, {**study.settings(0), **changes, "name": cell.name}))
-            _without_weights(config)
-            built = instantiate("fit", config)
-            check_monitor(config.monitor, built.model, built.trainer.callbacks)
-        except UserError as error:
-            told = f" ({words(changes)})" if changes else ""
-            raise UserError(f"{study.kind} {study.name}: {cell.name}{told}: {error}") from error
+def _check_run(study: Study, cell: Cell, candidate: Changes) -> None:
+    """Refuse a run that would be refused, before the first run of all."""
+    own = [key for key in (*cell.strategy.changes, *candidate) if key in OWN]
+    if own:
+        raise UserError(f"{cell.name}: a {study.kind} sets {own[0]} itself; a strategy cannot change it.")
+    changes = {**cell.changes, **candidate}
+    try:
+        config = parse("fit", arguments(study.args, {**changes, **study.settings(0), "name": cell.name}))
+        start = config.model.init_args.get("init_from")
+        if start and not Path(start).is_file():
+            raise UserError(f"model.init_from is {start}: there is no such checkpoint. Give the path of a .ckpt file.")
+        _without_weights(config)
+        built = instantiate("fit", config)
+        check_monitor(config.monitor, built.model, built.trainer.callbacks)
+    except UserError as error:
+        told = f" ({words(changes)})" if changes else ""
+        raise UserError(f"{study.kind} {study.name}: {cell.name}{told}: {error}") from error
 
 
 def _without_weights(config: Namespace) -> None:
