@@ -177,4 +177,5 @@ def test_the_default_strategies_are_allowed(verb: Verb, capsys) -> None:
     assert verb("tournament", "--plan_only", "--trials", "3") == 0
     shown = capsys.readouterr().out
     assert "probe: model.train=head" in shown
+    assert 'surgical_first: model.train=["stem", "head"]' in shown
     assert "scratch: model.train=all model.pretrained=false" in shown

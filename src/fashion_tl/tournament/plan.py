@@ -165,13 +165,15 @@ def make_study(
     if start and not start.endswith(".ckpt"):
         best = newest_completed(base.log_dir, base.checkpoint_dir, start).best
         args = [*args, f"--model.init_from={best}"]
-    labelled, test, own_test = _count_images(args)
+    data, first_stage = _built(args)
+    own_test = data.loaded is not None and data.loaded.test is not None
+    labelled = _labelled(data)
     first, split = base.seed_everything, base.data.split_seed
     study = Study(
         kind,
         name,
         tuple(args),
-        tuple(strategies),
+        tuple(each.with_first_stage(first_stage) for each in strategies),
         tuple(budgets),
         trials,
         tuple(range(first, first + seeds)),
@@ -179,7 +181,10 @@ def make_study(
         tuple(split + i if own_test else split for i in range(seeds)),
         base.log_dir / FOLDER / name,
         base.checkpoint_dir / FOLDER / name,
-        {**{each.name if each else "": _training_images(labelled, each, base) for each in budgets}, "test": test},
+        {
+            **{each.name if each else "": _training_images(labelled, each, base) for each in budgets},
+            "test": len(data.splits["test"]),
+        },
         keep_checkpoints,
     )
     _check_budgets(labelled, budgets)
@@ -204,17 +209,21 @@ def _check_counts(kind: str, strategies: Sequence[Strategy], trials: int, seeds:
         )
 
 
-def _count_images(args: Sequence[str]) -> tuple[dict[str, int], int, bool]:
-    """Load the images; returns how many of each class there are to learn from, of the test, and whether it is apart."""
+def _built(args: Sequence[str]) -> tuple[ImageDataModule, str]:
+    """Load the images, all of them; returns them with the name of the network's lowest stage."""
     config = parse("fit", arguments(args, {"data.label_budget": None, "search": None}))
     _without_weights(config)
-    data: ImageDataModule = instantiate("fit", config).data
+    built = instantiate("fit", config)
+    data: ImageDataModule = built.data
     data.prepare_data()
     data.setup("fit")
+    return data, next(iter(built.model.network.stage_names), "head")
+
+
+def _labelled(data: ImageDataModule) -> dict[str, int]:
+    """Count the images of each class that there are to learn from."""
     labels = torch.cat([data.splits[name].labels for name in ("train", "val")])
-    counts = torch.bincount(labels, minlength=len(data.class_names)).tolist()
-    own_test = data.loaded is not None and data.loaded.test is not None
-    return dict(zip(data.class_names, counts, strict=True)), len(data.splits["test"]), own_test
+    return dict(zip(data.class_names, torch.bincount(labels, minlength=len(data.class_names)).tolist(), strict=True))
 
 
 def _training_images(labelled: Mapping[str, int], budget: Budget | None, base: Namespace) -> int:
