@@ -8,7 +8,8 @@ import sys
 SCRIPT = """
 import sys
 from fashion_tl.cli import main
-for args in (["--help"], ["--version"], ["cache", "list"], ["cache", "--help"], ["runs"], ["explain", "-h"], ["fti"]):
+for args in (["--help"], ["--version"], ["cache", "list"], ["cache", "--help"], ["runs"], ["explain", "-h"],
+    ["tournament", "--help"], ["fti"]):
     main(args)
     heavy = {"torch", "lightning", "numpy.f2py", "matplotlib", "timm"} & set(sys.modules)
     print("imported", args, sorted(heavy))

@@ -58,7 +58,7 @@ def test_each_switch_is_turned_off_alone(verb: Verb, capsys) -> None:
     expected = {"base": (0.5, 0.1), "without_label_smoothing": (0.5, 0.0), "without_hflip": (0.0, 0.1)}
     correct = {}
     for name, values in expected.items():
-        runs = [RESULTS / "tiny" / "runs" / name / f"version_{version}" for version in range(2)]
+        runs = [RESULTS / "tiny" / "runs" / f"{name}.seed{seed}" / "version_0" for seed in (0, 1)]
         config = yaml.safe_load((runs[1] / "config.yaml").read_text())
         assert (config["data"]["augment"]["hflip"], config["model"]["init_args"]["label_smoothing"]) == values
         arrays = [np.load(run / "test_predictions.npz") for run in runs]
@@ -75,7 +75,7 @@ def test_changes_are_added_alone(verb: Verb) -> None:
     assert verb("ablate", "--add", "{smooth: {model.label_smoothing: 0.2}}", "--seeds", "1", "--name", "added") == 0
     results = results_of("added")
     assert [cell["strategy"] for cell in results["cells"]] == ["base", "smooth"]
-    config = yaml.safe_load((RESULTS / "added/runs/smooth/version_0/config.yaml").read_text())
+    config = yaml.safe_load((RESULTS / "added/runs/smooth.seed0/version_0/config.yaml").read_text())
     assert config["model"]["init_args"]["label_smoothing"] == 0.2
 
 

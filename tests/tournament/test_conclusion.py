@@ -15,7 +15,7 @@ from fashion_tl.tournament.results import crossings
 def results(means: dict[str, list[float]], p: dict[tuple[str, str], float], kind: str = "tournament") -> dict[str, Any]:
     """Make results of strategies with means at 10 and 100 labels, significant where a p-value says so."""
     budgets = ["10", "100"][: len(next(iter(means.values())))]
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "budget": budget, "strategy": name, "labels": int(budget) * 10, "mean": values[place], "seconds": 1.0 + i,
             "from_scratch": name == "scratch", "interval": None, "search_seconds": 0.0, "chosen": {},

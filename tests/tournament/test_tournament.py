@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,14 +48,14 @@ def test_a_tournament_from_its_plan_to_its_table(verb: Verb, capsys) -> None:
     ]  # fmt: skip
     for cell in results["cells"]:
         name = f"{cell['budget']}.{cell['strategy']}"
-        assert versions(folder / "runs", name) == [0, 1]
+        assert all(versions(folder / "runs", f"{name}.seed{seed}") == [0] for seed in (0, 1))
         # The candidate that validation prefers, the first of equally good ones.
         best = [trial["best"]["value"] for trial in cell["trials"]]
         candidates = next(each for each in results["strategies"] if each["name"] == cell["strategy"])["candidates"]
         assert cell["chosen"] == candidates[int(np.argmax(best))]
         accuracies, splits = [], []
-        for version in range(2):
-            run = folder / "runs" / name / f"version_{version}"
+        for seed in (0, 1):
+            run = folder / "runs" / f"{name}.seed{seed}" / "version_0"
             arrays = np.load(run / "test_predictions.npz")
             accuracies.append((arrays["logits"].argmax(1) == arrays["label"]).mean())
             config = yaml.safe_load((run / "config.yaml").read_text())
@@ -74,16 +75,18 @@ def test_a_tournament_from_its_plan_to_its_table(verb: Verb, capsys) -> None:
 def test_stopped_twice_it_ends_with_the_same_table(
     verb: Verb, stop_at: Callable[[int, int, BaseException], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fashion_tl.runs import fit as fitting
+    from fashion_tl.runs import fit
+
+    fitting: Any = fit
 
     few = (*FILE, "--budgets", "4", "--seeds", "2", "--trials", "2")
     assert verb("tournament", *few, "--name", "whole") == 0
     callbacks_of = fitting.callbacks_of
-    stop_at(1, 1, KeyboardInterrupt())  # in the second epoch of the first run
+    stop_at(1, 0, KeyboardInterrupt())  # in the second epoch of the first run
     assert verb("tournament", *few, "--name", "stopped") == 130
     stopping, runs = fitting.callbacks_of, count(1)
-    # Again, in the third run that is left: the first seed, which is tested.
-    monkeypatch.setattr(fitting, "callbacks_of", lambda *a: (stopping if next(runs) == 3 else callbacks_of)(*a))
+    # Again, after three short runs for the time and two trials: in the first seed, which is tested.
+    monkeypatch.setattr(fitting, "callbacks_of", lambda *a: (stopping if next(runs) == 6 else callbacks_of)(*a))
     assert verb("tournament", *few, "--name", "stopped") == 130
     assert not (RESULTS / "stopped" / "results.json").exists()
     monkeypatch.setattr(fitting, "callbacks_of", callbacks_of)
@@ -108,7 +111,7 @@ def test_a_strategy_that_diverges_is_told_and_the_others_are_compared(verb: Verb
         "strategies:\n"
         "  calm: {changes: {model.train: head}}\n"
         "  other: {changes: {model.train: all}}\n"
-        "  wild: {changes: {model.train: all, model.optimizer: sgd, model.lr: 1.0e+30, model.warmup: 0}}\n"
+        "  wild: {changes: {model.train: all, model.optimizer: sgd, model.lr: 1.0e+18, model.warmup: 0}}\n"
     )
     assert verb("tournament", "--strategies", "wild.yaml", "--trials", "1", "--seeds", "2") == 0
     results = results_of("tiny")
@@ -151,6 +154,7 @@ def test_mistakes_leave_nothing(verb: Verb, capsys, args: tuple[str, ...], told:
         ("{a: {changes: {model.lrr: 1}}, b: {}}", "did you mean model.lr"),
         ("{a: {changes: {name: x}}, b: {}}", "sets name itself"),
         ("{a: {changes: {data.split_seed: 1}}, b: {}}", "sets data.split_seed itself"),
+        ("{a: {changes: {model.init_from: no.ckpt}}, b: {}}", "no such checkpoint"),
         ("{a: {change: {}}, b: {}}", "did you mean 'changes'"),
         ("{a.b: {}, b: {}}", "'a.b' is no name"),
         ("{a: {candidates: {}}, b: {}}", "list of changes"),
@@ -173,4 +177,5 @@ def test_the_default_strategies_are_allowed(verb: Verb, capsys) -> None:
     assert verb("tournament", "--plan_only", "--trials", "3") == 0
     shown = capsys.readouterr().out
     assert "probe: model.train=head" in shown
+    assert 'surgical_first: model.train=["stem", "head"]' in shown
     assert "scratch: model.train=all model.pretrained=false" in shown

@@ -112,4 +112,5 @@ def _residual_variance(accuracy: npt.NDArray[np.float64]) -> float:
     if seeds < 2:
         return 0.0
     rest = accuracy - accuracy.mean(axis=1, keepdims=True) - accuracy.mean(axis=0, keepdims=True) + accuracy.mean()
-    return float(np.square(rest).sum()) / ((classifiers - 1) * (seeds - 1))
+    variance: float = np.square(rest).sum() / ((classifiers - 1) * (seeds - 1))
+    return variance

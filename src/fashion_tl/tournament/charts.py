@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from fashion_tl.plots.style import INK, colour, marker, short
 from fashion_tl.report.charts import counted, labelled_axes
@@ -94,6 +95,7 @@ def _by_seconds(results: Results, lines: Mapping[str, Line], budget: str) -> Plo
     costs = [cell["seconds"] for cell in cells]
     if min(costs) > 0 and max(costs) / min(costs) > 5:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(lambda *_: "")
     low, high = min(cell["mean"] for cell in cells), max(cell["mean"] for cell in cells)
     axes.set_ylim(max(0.0, low - 0.1), min(1.0, high + 0.1))

@@ -96,24 +96,19 @@ def _scratch(results: Mapping[str, Any]) -> list[str]:
     told = []
     names = dict.fromkeys(cell["strategy"] for cell in results["cells"] if cell["from_scratch"])
     for name in names:
-        ahead, behind = [], []
+        ahead: dict[str, list[str]] = {}
+        behind: dict[str, list[str]] = {}
         for budget in results["budgets"]:
-            under = beaten(results, budget, name)
-            over = [
-                cell["strategy"]
-                for cell in cells_at(results, budget)
-                if not cell["from_scratch"] and name in beaten(results, budget, cell["strategy"])
-            ]
             others = [cell["strategy"] for cell in cells_at(results, budget) if not cell["from_scratch"]]
-            if over and len(over) == len(others):
-                behind.append(
-                    f"{_at(budget)}every strategy with pretrained weights is significantly more accurate than {name}"
-                )
-            elif over:
-                behind.append(f"{_at(budget)}{_list(over)} {_are(over)} significantly more accurate than {name}")
-            if under:
-                ahead.append(f"{_at(budget)}{name} is significantly more accurate than {_list(list(under))}")
-        told += [f"{text}." for text in (*behind, *ahead)]
+            over = [other for other in others if name in beaten(results, budget, other)]
+            if over:
+                every = "every strategy with pretrained weights is" if len(over) == len(others) else ""
+                who = every or f"{_list(over)} {'is' if len(over) == 1 else 'are'}"
+                behind.setdefault(f"{who} significantly more accurate than {name}.", []).append(budget)
+            if under := beaten(results, budget, name):
+                text = f"{name} is significantly more accurate than {_list(list(under))}."
+                ahead.setdefault(text, []).append(budget)
+        told += [f"{_at(*budgets)}{text}" for text, budgets in (*behind.items(), *ahead.items())]
         if behind and ahead:
             crossed = [each for each in results["crossings"] if each["scratch"] == name and each["labels"] is not None]
             told += [
@@ -145,16 +140,15 @@ def _ablation(results: Mapping[str, Any]) -> str:
     return " ".join(told) or "There is nothing to compare with the base."
 
 
-def _at(budget: str) -> str:
-    if not budget:
+def _at(*budgets: str) -> str:
+    """Begin a sentence about label budgets."""
+    if budgets == ("",):
         return ""
-    return "With all labels, " if budget == "all" else f"With {budget} labels a class, "
+    numbers = [budget for budget in budgets if budget != "all"]
+    some = [f"{_list(numbers)} labels a class"] if numbers else []
+    return f"With {_list([*some, *(['all labels'] if 'all' in budgets else [])])}, "
 
 
 def _list(names: Sequence[str]) -> str:
     """Join names with commas and "and"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _are(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"

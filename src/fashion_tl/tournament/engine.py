@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import shutil
 import time
@@ -46,8 +47,12 @@ def play(study: Study, progress: Progress) -> list[Played]:
     Raises:
         UserError: If a run is refused: the message names it.
     """
-    with loading_once():
-        return [_play_cell(study, cell, progress) for cell in study.cells]
+    gc.freeze()  # the modules of torch and Lightning, which every run's collection would walk through: half a second
+    try:
+        with loading_once():
+            return [_play_cell(study, cell, progress) for cell in study.cells]
+    finally:
+        gc.unfreeze()
 
 
 def _play_cell(study: Study, cell: Cell, progress: Progress) -> Played:
@@ -60,8 +65,7 @@ def _play_cell(study: Study, cell: Cell, progress: Progress) -> Played:
         def trial(args: Any, changes: Changes, tested: bool) -> Run:  # noqa: ANN401 - as fit takes it
             number = next(numbers)
             tried = words(candidates[number - 1])
-            # A name of its own: what is done of the others never stands in its way.
-            named = {**changes, "name": f"{cell.name}.trial{number}"}
+            named = {**changes, "name": study.trial_name(cell, number)}
             run = _run(study, cell, f"trial {number} {tried}", 0, named, progress, tested)
             trials.append(run)
             return run
@@ -73,7 +77,9 @@ def _play_cell(study: Study, cell: Cell, progress: Progress) -> Played:
     runs: list[Run | None] = []
     for place, seed in enumerate(study.seeds):
         try:
-            run = _run(study, cell, f"seed {seed}", place, {**(chosen or {}), "name": cell.name}, progress)
+            run = _run(
+                study, cell, f"seed {seed}", place, {**(chosen or {}), "name": study.seed_name(cell, seed)}, progress
+            )
         except DivergedError:
             runs.append(None)
             continue

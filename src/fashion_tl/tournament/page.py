@@ -54,6 +54,7 @@ def page(results: Results, plots: Sequence[Plot]) -> str:
             style=(folder / "page.css").read_text(encoding="utf-8"),
             script=(folder / "page.js").read_text(encoding="utf-8"),
             runs=list(lines.values()),
+            overview=_overview(results, lines) if len(results["budgets"]) > 1 else None,
             tables=[_table(results, budget, lines) for budget in results["budgets"]],
             tests=[_tests(results, budget, lines) for budget in results["budgets"] if cells_at(results, budget)[1:]],
             strategies=[(lines[each["name"]], words(each["changes"]), each) for each in results["strategies"]],
@@ -141,6 +142,25 @@ def _ordered(results: Results, budget: str) -> list[Mapping[str, Any]]:
     return cells if results["kind"] == "ablation" else sorted(cells, key=lambda cell: -(cell["mean"] or 0.0))
 
 
+def _overview(results: Results, lines: Mapping[str, Line]) -> Table:
+    """Lay out the mean accuracies: strategies by budgets, the best of each budget bold."""
+    found = {(cell["strategy"], cell["budget"]): cell for cell in results["cells"]}
+    rows = []
+    for name, line in lines.items():
+        cells = []
+        for budget in results["budgets"]:
+            cell = found[name, budget]
+            if cell["mean"] is None:
+                cells.append(missing("its runs diverged", "diverged"))
+                continue
+            best = cell is cells_at(results, budget)[0]
+            interval = _interval(cell["interval"])
+            cells.append(number(_mean(cell), cell["mean"], interval, data_best="1" if best else None))
+        rows.append(Row(named(line), cells))
+    caption = "Test accuracy: mean over seeds with Student\u2019s 95 % interval, the highest mean of each budget bold."
+    return table(caption, [_what(results), *(at(budget) for budget in results["budgets"])], rows, "report")
+
+
 def _table(results: Results, budget: str, lines: Mapping[str, Line]) -> Table:
     cells = _ordered(results, budget)
     head = [
@@ -162,11 +182,15 @@ def _table(results: Results, budget: str, lines: Mapping[str, Line]) -> Table:
 
 
 def _columns(results: Results, cell: Mapping[str, Any]) -> list[Cell]:
-    chosen = words(cell["chosen"] or {}) if results["trials"] > 1 else ""
-    text = Cell(chosen or "\u2013", attributes={"class": "text", "data-sort": chosen, "title": chosen}, clamped=True)
+    tried: list[Cell] = []
+    if results["trials"] > 1:
+        chosen = words(cell["chosen"] or {})
+        about: dict[str, str | None] = {"class": "text", "data-sort": chosen, "title": chosen}
+        spent = number(f"{cell['search_seconds']:,.1f}", cell["search_seconds"])
+        tried = [spent, Cell(chosen or "\u2013", attributes=about, clamped=True)]
     if cell["mean"] is None:
         why = f"{cell['diverged']} of {len(cell['runs'])} runs diverged"
-        return [missing(why, "diverged"), *[missing(why, "\u2013")] * 4, text]
+        return [missing(why, "diverged"), *[missing(why, "\u2013")] * 3, *tried]
     deviation = missing("one seed has no deviation", "\u2013")
     if cell["deviation"] is not None:
         deviation = number(f"{cell['deviation']:.4f}", cell["deviation"])
@@ -174,9 +198,8 @@ def _columns(results: Results, cell: Mapping[str, Any]) -> list[Cell]:
         number(_mean(cell), cell["mean"], _interval(cell["interval"])),
         deviation,
         number(f"{cell['seconds']:,.1f}", cell["seconds"]),
-        number(f"{cell['search_seconds']:,.1f}", cell["search_seconds"]),
         number(f"{cell['trained_parameters']:,}", cell["trained_parameters"]),
-        text,
+        *tried,
     ]
 
 
@@ -193,7 +216,7 @@ def _tests(results: Results, budget: str, lines: Mapping[str, Line]) -> Table:
         cells = [_test(*found[name, other], lines) for other in columns[:place]]
         rows.append(Row(named(lines[name]), [*cells, *[Cell()] * (len(columns) - len(cells))]))
     caption = (
-        f"{at(budget) + ': ' if budget else ''}accuracy of the row minus that of the column, and p after Holm\u2019s "
+        f"{at(budget) + ': a' if budget else 'A'}ccuracy of the row minus that of the column, and p after Holm\u2019s "
         f"correction for all {len(pairs)} comparisons. Bold and shaded: significant at 0.05."
     )
     return table(caption, [_what(results), *(named(lines[each]) for each in columns)], rows, "tests")

@@ -37,7 +37,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of its runs."""
+        """What the names of its runs begin with."""
         return f"{self.budget.name}.{self.strategy.name}" if self.budget else self.strategy.name
 
     @property
@@ -96,6 +96,15 @@ class Study:
     def records(self) -> Path:
         """Folder of the records."""
         return self.logs / "runs"
+
+    # Every run has a name of its own, so that one that has failed never stands in the way of the others.
+    def trial_name(self, cell: Cell, number: int) -> str:
+        """Name the run of a trial, by its number from 1."""
+        return f"{cell.name}.trial{number}"
+
+    def seed_name(self, cell: Cell, seed: int) -> str:
+        """Name the run of a seed."""
+        return f"{cell.name}.seed{seed}"
 
     def settings(self, seed: int) -> Changes:
         """Return what belongs to the study itself in a run, by the place of its seed."""
@@ -156,13 +165,15 @@ def make_study(
     if start and not start.endswith(".ckpt"):
         best = newest_completed(base.log_dir, base.checkpoint_dir, start).best
         args = [*args, f"--model.init_from={best}"]
-    labelled, test, own_test = _count_images(args)
+    data, first_stage = _built(args)
+    own_test = data.loaded is not None and data.loaded.test is not None
+    labelled = _labelled(data)
     first, split = base.seed_everything, base.data.split_seed
     study = Study(
         kind,
         name,
         tuple(args),
-        tuple(strategies),
+        tuple(each.with_first_stage(first_stage) for each in strategies),
         tuple(budgets),
         trials,
         tuple(range(first, first + seeds)),
@@ -170,12 +181,18 @@ def make_study(
         tuple(split + i if own_test else split for i in range(seeds)),
         base.log_dir / FOLDER / name,
         base.checkpoint_dir / FOLDER / name,
-        {**{each.name if each else "": _training_images(labelled, each, base) for each in budgets}, "test": test},
+        {
+            **{each.name if each else "": _training_images(labelled, each, base) for each in budgets},
+            "test": len(data.splits["test"]),
+        },
         keep_checkpoints,
     )
     _check_budgets(labelled, budgets)
     for cell in study.cells:
-        _check_cell(study, cell)
+        # What a candidate changes is allowed at every budget if it is at the first one.
+        tried = study.candidates(cell.strategy) if cell.budget is budgets[0] else study.candidates(cell.strategy)[:1]
+        for candidate in tried:
+            _check_run(study, cell, candidate)
     return study
 
 
@@ -192,17 +209,21 @@ def _check_counts(kind: str, strategies: Sequence[Strategy], trials: int, seeds:
         )
 
 
-def _count_images(args: Sequence[str]) -> tuple[dict[str, int], int, bool]:
-    """Load the images; returns how many of each class there are to learn from, of the test, and whether it is apart."""
+def _built(args: Sequence[str]) -> tuple[ImageDataModule, str]:
+    """Load the images, all of them; returns them with the name of the network's lowest stage."""
     config = parse("fit", arguments(args, {"data.label_budget": None, "search": None}))
     _without_weights(config)
-    data: ImageDataModule = instantiate("fit", config).data
+    built = instantiate("fit", config)
+    data: ImageDataModule = built.data
     data.prepare_data()
     data.setup("fit")
+    return data, next(iter(built.model.network.stage_names), "head")
+
+
+def _labelled(data: ImageDataModule) -> dict[str, int]:
+    """Count the images of each class that there are to learn from."""
     labels = torch.cat([data.splits[name].labels for name in ("train", "val")])
-    counts = torch.bincount(labels, minlength=len(data.class_names)).tolist()
-    own_test = data.loaded is not None and data.loaded.test is not None
-    return dict(zip(data.class_names, counts, strict=True)), len(data.splits["test"]), own_test
+    return dict(zip(data.class_names, torch.bincount(labels, minlength=len(data.class_names)).tolist(), strict=True))
 
 
 def _training_images(labelled: Mapping[str, int], budget: Budget | None, base: Namespace) -> int:
@@ -222,21 +243,23 @@ def _check_budgets(labelled: Mapping[str, int], budgets: Sequence[Budget | None]
         )
 
 
-def _check_cell(study: Study, cell: Cell) -> None:
-    """Refuse a cell of which a run would be refused, before the first run of all."""
-    for candidate in study.candidates(cell.strategy):
-        changes = {**cell.changes, **candidate}
-        own = [key for key in (*cell.strategy.changes, *candidate) if key in OWN]
-        if own:
-            raise UserError(f"{cell.name}: a {study.kind} sets {own[0]} itself; a strategy cannot change it.")
-        try:
-            config = parse("fit", arguments(study.args, {**study.settings(0), **changes, "name": cell.name}))
-            _without_weights(config)
-            built = instantiate("fit", config)
-            check_monitor(config.monitor, built.model, built.trainer.callbacks)
-        except UserError as error:
-            told = f" ({words(changes)})" if changes else ""
-            raise UserError(f"{study.kind} {study.name}: {cell.name}{told}: {error}") from error
+def _check_run(study: Study, cell: Cell, candidate: Changes) -> None:
+    """Refuse a run that would be refused, before the first run of all."""
+    own = [key for key in (*cell.strategy.changes, *candidate) if key in OWN]
+    if own:
+        raise UserError(f"{cell.name}: a {study.kind} sets {own[0]} itself; a strategy cannot change it.")
+    changes = {**cell.changes, **candidate}
+    try:
+        config = parse("fit", arguments(study.args, {**changes, **study.settings(0), "name": cell.name}))
+        start = config.model.init_args.get("init_from")
+        if start and not Path(start).is_file():
+            raise UserError(f"model.init_from is {start}: there is no such checkpoint. Give the path of a .ckpt file.")
+        _without_weights(config)
+        built = instantiate("fit", config)
+        check_monitor(config.monitor, built.model, built.trainer.callbacks)
+    except UserError as error:
+        told = f" ({words(changes)})" if changes else ""
+        raise UserError(f"{study.kind} {study.name}: {cell.name}{told}: {error}") from error
 
 
 def _without_weights(config: Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from io import StringIO
@@ -14,6 +15,7 @@ from fashion_tl.records.record import COMPLETED, read_record, versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.tournament.plan import Cell, Study
+from fashion_tl.training.divergence import DivergedError
 
 BATCHES = 6  # of the short run that times a strategy
 TEST_SHARE = 0.4  # seconds of an image in evaluation as a share of those in training
@@ -112,15 +114,17 @@ def expected_seconds(study: Study) -> dict[str, float]:
 
 def finished(study: Study) -> dict[str, int]:
     """Count the completed runs of each cell, by its name."""
-    trials = [f".trial{i + 1}" for i in range(study.trials)] if study.trials > 1 else []
-    return {
-        cell.name: sum(len(_completed(study, f"{cell.name}{ending}")) for ending in ("", *trials))
-        for cell in study.cells
-    }
+    found = {}
+    for cell in study.cells:
+        trials = [study.trial_name(cell, i + 1) for i in range(study.trials)] if study.trials > 1 else []
+        names = [*trials, *(study.seed_name(cell, seed) for seed in study.seeds)]
+        found[cell.name] = sum(bool(_completed(study, name)) for name in names)
+    return found
 
 
 def _of_records(study: Study, cell: Cell) -> float | None:
-    seconds = [_seconds(record) for record in _completed(study, cell.name)]
+    done = [record for seed in study.seeds for record in _completed(study, study.seed_name(cell, seed))]
+    seconds = [_seconds(record) for record in done]
     known = [each for each in seconds if each is not None]
     return sum(known) / len(known) if known else None
 
@@ -148,7 +152,8 @@ def _time(study: Study, cell: Cell) -> tuple[float, float]:
     """Make a short run of a cell; returns the seconds of a run beside its images, and those of a training image."""
     candidate = study.candidates(cell.strategy)[0]
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of phases beyond a short run, which say nothing of the runs to come
         short = {
             "name": "timing",
             "log_dir": str(Path(folder) / "logs"),
@@ -159,7 +164,10 @@ def _time(study: Study, cell: Cell) -> tuple[float, float]:
             "trainer.limit_train_batches": BATCHES,
             "trainer.limit_val_batches": 1,
         }
-        run = fit(list(study.args), {**cell.changes, **candidate, **study.settings(0), **short}, tested=False)
+        try:
+            run = fit(list(study.args), {**cell.changes, **candidate, **study.settings(0), **short}, tested=False)
+        except DivergedError:  # its runs will say so
+            return 0.0, 0.0
     spent = run.record["time"]
     return time.perf_counter() - began - sum(spent["epoch_seconds"]), 1 / spent["images_per_second"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fashion_tl.runs.configs import read_config, read_yaml
 
 Changes = dict[str, Any]
 ALL = "all"
+FIRST_STAGE = "FIRST_STAGE"  # stands for the lowest stage of whatever network
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")
 _KEYS = ("changes", "candidates", "budgets")
 
@@ -34,6 +35,10 @@ class Strategy:
     changes: Changes = field(default_factory=dict)
     candidates: tuple[Changes, ...] = ({},)
     budgets: dict[str, Changes] = field(default_factory=dict)
+
+    def with_first_stage(self, stage: str) -> Strategy:
+        """Return the strategy with the name of the network's lowest stage where its changes say FIRST_STAGE."""
+        return replace(self, changes={flag: _replaced(value, stage) for flag, value in self.changes.items()})
 
 
 @dataclass(frozen=True)
@@ -181,3 +186,9 @@ def _check_keys(content: dict[Any, Any], allowed: Sequence[str], what: str) -> N
     for key in content:
         if key not in allowed:
             raise unknown_name(f"key in {what}", str(key), allowed)
+
+
+def _replaced(value: Any, stage: str) -> Any:  # noqa: ANN401 - any YAML value
+    if isinstance(value, list):
+        return [_replaced(each, stage) for each in value]
+    return stage if value == FIRST_STAGE else value

@@ -123,9 +123,13 @@ def run_study(study: Study, plan_only: bool = False) -> None:
         print(f"{progress.count} runs{done}; about {duration(progress.seconds_left())} on this machine", flush=True)
         if plan_only:
             return
-        results = results_of(study, play(study, progress))
+        played = play(study, progress)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns both signals into a SystemExit
+        print("stopped; the same command goes on with what is not done yet")
+        raise
     except MisconfigurationException as error:  # what Lightning finds out only when it is running
         raise UserError(f"trainer: {one_line(error)}") from error
+    results = results_of(study, played)
     write_report(study.logs, contents_of(results))
     print("\n".join(results["conclusion"]))
     print(f"{study.kind} {study.name}: {study.logs / PAGE}")
