@@ -230,6 +230,31 @@ def test_a_search_goes_on_with_the_first_candidate_or_seed_that_is_not_done(
             assert (record["best"], record.get("test")) == (expected["best"], expected.get("test"))
 
 
+def test_a_candidate_that_diverged_is_not_tried_again_and_stands_in_no_ones_way(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from fashion_tl.callbacks.recorder import RunRecorder
+
+    begun: list[int] = []
+    original = RunRecorder.on_train_start
+
+    def start(self: RunRecorder, trainer: Any, module: Any) -> None:
+        begun.append(1)
+        if len(begun) == 2:  # before the second candidate has a record
+            raise KeyboardInterrupt
+        original(self, trainer, module)
+
+    monkeypatch.setattr(RunRecorder, "on_train_start", start)
+    search = ("--search", "{model.lr: [1.0e+18, 0.01]}", "--model.optimizer", "sgd")
+    assert run(fit, *search, epochs=1) == 130
+    assert "diverged" in capsys.readouterr().out
+    assert run(fit, *search, "--resume", "true", epochs=1) == 0
+    shown = capsys.readouterr().out
+    assert "diverged" in shown
+    assert "search: best is model.lr=0.01" in shown
+    assert len(begun) == 2 + 2  # the second candidate, and the run of the best one
+
+
 def test_what_cannot_go_together(fit: Fit, capsys) -> None:
     for flags in (("--ckpt_path", "last"), ("--trainer.fast_dev_run", "true")):
         assert run(fit, "--resume", "true", *flags) == 2

@@ -257,6 +257,8 @@ class RunRecorder(Callback):
             self.fit_seconds += time.perf_counter() - self._fit_began
             self._summarise_training(trainer)
         self.record.update(status=status, reason=self._stopping, finished=now())
+        if isinstance(exception, DivergedError):
+            self.record["diverged"] = True
         if self.paths.logs.exists():
             try:
                 self._write(trainer)

@@ -15,6 +15,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.metrics import Floats, Ints, cross_entropy
+from fashion_tl.models.batch_norm import estimating
 from fashion_tl.training.checkpoints import load_checkpoint, packed
 from fashion_tl.training.classifier import ImageClassifier
 
@@ -122,22 +123,12 @@ def estimate_batch_norm(module: ImageClassifier, names: Sequence[str], batches: 
         names: The layers, by qualified name.
         batches: Training images as stored (B, C, H, W), without augmentation.
     """
-    module.eval()
     layers = dict(module.named_modules())
+    module.eval()
     norms = [layer for layer in map(layers.__getitem__, names) if isinstance(layer, _BatchNorm)]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.reset_running_stats()
-        layer.momentum = None  # the mean of all batches
-        layer.train()
-    try:
-        with torch.inference_mode():
-            for images in batches:
-                module(module.preprocess(images.to(module.device)))
-    finally:
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-        module.eval()
+    with estimating(module, norms), torch.inference_mode():
+        for images in batches:
+            module(module.preprocess(images.to(module.device)))
 
 
 @dataclass

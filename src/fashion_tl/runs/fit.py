@@ -26,6 +26,7 @@ from fashion_tl.runs.resume import find_version, is_trained, own_version
 from fashion_tl.seeds import seeded
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.divergence import DivergedError
 from fashion_tl.training.loading import load_classifier
 
 
@@ -85,6 +86,8 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
                 if first:
                     print(f"{found.paths.logs} is done already")
                 return Run(found.paths, found.record, found=True)
+            if found.diverged:
+                raise DivergedError(str(found.record["reason"]))
             checkpoint = found.paths.last if found.paths.last.is_file() else None
             config.seed_everything = False if found.record["seed"] is None else found.record["seed"]
         seed = held.enter_context(seeded(config.seed_everything))

@@ -48,6 +48,11 @@ class Version:
         """Whether nothing is left to do."""
         return bool(self.record["status"] == COMPLETED)
 
+    @property
+    def diverged(self) -> bool:
+        """Whether training has diverged, as it would again."""
+        return bool(self.record.get("diverged"))
+
 
 def find_version(config: Namespace) -> Version | None:
     """Find the newest version of the run's name that the same configuration has made; see ``--resume``.
@@ -79,7 +84,7 @@ def find_version(config: Namespace) -> Version | None:
         if not told:
             return version
         newest = newest or (version, told)
-    if newest is None or newest[0].done:
+    if newest is None or newest[0].done or newest[0].diverged:
         return None
     raise UserError(
         f"--resume true: {newest[0].paths.logs} is not done, but of another configuration: {'; '.join(newest[1][:8])}. "
