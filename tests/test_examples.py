@@ -21,4 +21,4 @@ def test_example(name: str, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(workdir / "cache"))
     accuracy = importlib.import_module(name).main()
-    assert accuracy > (0.3 if name == "new_objective" else 0.9)  # of 10 classes; of 2
+    assert accuracy > (0.25 if name == "new_objective" else 0.9)  # of 10 classes; of 2

@@ -26,5 +26,5 @@ from fashion_tl.report.columns import strategy
     ],
 )
 def test_a_strategy_says_where_phases_began(phases: list[dict[str, Any]], words: str) -> None:
-    run: Any = SimpleNamespace(get=lambda *_: phases)
+    run: Any = SimpleNamespace(derived=False, get=lambda *_: phases)
     assert strategy(run) == words

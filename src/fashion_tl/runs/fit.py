@@ -98,8 +98,8 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         checks.check_monitor(config.monitor, model, built.trainer.callbacks)
         data.prepare_data()
         data.setup("fit")
-        cache.check(model, data)
         checks.prepare_objective(model, data)
+        cache.check(model, data)
         if config.compile:
             model.compile_network(config.compile)
         if config.find_lr:
