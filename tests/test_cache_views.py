@@ -22,7 +22,7 @@ from fashion_tl.seeds import seed_batch, seeded
 
 from .conftest import Fit
 from .test_cache import LOSS, WEIGHT, assert_equal_runs, folder, rows  # noqa: F401 - a fixture
-from .test_processes import ALONE, start
+from .test_processes import forked
 
 EVERYTHING: dict[str, Any] = {
     **{"hflip": 0.5, "translate": 3, "rotation": 20.0, "brightness": 0.2, "contrast": 0.2},
@@ -191,7 +191,7 @@ def test_teachers_that_see_each_batch_leave_no_place_for_features(fit: Fit, caps
 def test_two_processes_see_what_each_draws(workdir: Path) -> None:
     flags = (*FLAGS, "--model.dropout", "0.3", "--model.train", "{0: head, 1: layer4}")
     for name, cache in (("off", ("--cache", "off")), ("views", ("--cache", "require", "--cache_views", "3"))):
-        start(ALONE, *flags, *cache, "--name", name, "--trainer.strategy", "ddp")
+        forked(*flags, *cache, "--name", name, "--trainer.strategy", "ddp")
     assert_equal_runs("off", "views")
 
 

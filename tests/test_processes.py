@@ -18,6 +18,7 @@ from fashion_tl.seeds import seed_batch
 from fashion_tl.training.loading import load_classifier
 
 from .conftest import Fit
+from .launch import two_processes
 
 ALONE = (sys.executable, "-m", "fashion_tl")
 LAUNCHED = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fashion_tl")
@@ -48,6 +49,11 @@ def start(command: tuple[str, ...], *flags: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def forked(*flags: str) -> str:
+    """As ``start``, from a server that has imported everything."""
+    return two_processes("fit", *SMALL, *SHARED, *TWO, *flags)
 
 
 def weights(name: str) -> dict[str, torch.Tensor]:
@@ -104,7 +110,7 @@ TRAINED_NORMS = ("--model.train", "{0: head, 1: all}", "--model.batch_norm", "tr
 @pytest.mark.slow
 def test_batch_norm_of_an_average_is_of_the_images_of_all_processes(workdir: Path) -> None:
     flags = ("--data.val_fraction", "0.2", "--data.source.num_train", "200", "--trainer.max_epochs", "2")
-    start(ALONE, *TRAINED_NORMS, *flags, "--swa", "0.9", "--name", "two")
+    forked(*TRAINED_NORMS, *flags, "--swa", "0.9", "--name", "two")
     module = load_classifier("checkpoints/two/version_0/last.ckpt")
     data = ImageDataModule(SyntheticGarments(num_train=200), image_size=32, val_fraction=0.2)
     data.setup()
@@ -120,7 +126,7 @@ def test_two_processes_end_a_phase_at_the_same_plateau(fit: Fit) -> None:
     phases = "{0: {train: head, lr: 0.0, until: plateau, patience: 1}, 3: ['layer4.*.conv*', head]}"
     flags = ("--model.train", phases, "--trainer.max_epochs", "4")
     assert fit(*SHARED, *flags, name="one", epochs=4) == 0
-    start(ALONE, "--name", "two", "--trainer.strategy", "ddp", *flags)
+    forked("--name", "two", "--trainer.strategy", "ddp", *flags)
     assert_one_run("two", "one")
     assert len(rows("two")) == 3
     assert [phase["began"] for phase in read_record(Path("lightning_logs/two/version_0"))["model"]["phases"]] == [0, 2]
@@ -130,7 +136,7 @@ def test_two_processes_end_a_phase_at_the_same_plateau(fit: Fit) -> None:
 def test_a_search_and_seeds_by_two_processes(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(tmp_path / "own"))
     one_epoch = ("--trainer.max_epochs", "1", "--model.train", "head")
-    out = start(LAUNCHED, "--name", "run", "--search", "{model.momentum: [0.5, 0.9]}", "--seeds", "2", *one_epoch)
+    out = forked("--name", "run", "--search", "{model.momentum: [0.5, 0.9]}", "--seeds", "2", *one_epoch)
     assert out.count("search: best is") == 1
     assert out.count("cache: features of train below head computed once") == 2  # one for each seed's own weights
     assert sorted(p.name for p in Path("lightning_logs/run").iterdir()) == ["version_0", "version_1"]

@@ -16,7 +16,7 @@ from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.training.certificate import FreezeCertificate, frozen_names, hash_tensors
 
 from ..conftest import Fit
-from ..test_processes import ALONE, start
+from ..test_processes import forked
 
 PHASES = ("--model.train", "{0: head, 1: layer4}", "--data.augment.hflip", "0.5")
 
@@ -152,6 +152,6 @@ def test_a_run_that_was_stopped_has_the_certificate_of_one_that_was_not(
 
 @pytest.mark.slow
 def test_two_processes_have_one_certificate(workdir: Path) -> None:
-    start(ALONE, "--name", "two", "--trainer.strategy", "ddp", "--data.augment.hflip", "0.5")
+    forked("--name", "two", "--trainer.strategy", "ddp", "--data.augment.hflip", "0.5")
     assert [entry["same"] for entry in certificate("two")] == [True] * 3
     assert [entry["cache"]["used"] for entry in certificate("two")] == [True, True, False]
