@@ -41,8 +41,8 @@ def test_a_checkpoint_keeps_exact_statistics_and_scratch_networks_train_too(fit:
     saved = torch.load("checkpoints/run/version_0/best.ckpt", weights_only=True)["hyper_parameters"]
     assert saved["mean"] == pytest.approx([0.485, 0.456, 0.406], rel=1e-6)
     flags = ("--trainer.precision", precision, "--model.optimizer", "sgd")
-    flags += ("--model.network", "plain", "--model.network_args", "{widths: [3, 4]}")
-    assert fit(*flags, classifier="ScratchClassifier", name="scratch") == 0
+    small = ("--model.network", "plain", "--model.network_args", "{widths: [3, 4]}")
+    assert fit(*flags, *small, classifier="ScratchClassifier", name="scratch") == 0
     assert read_record(Path("lightning_logs/scratch/version_0"))["status"] == "completed"
 
 

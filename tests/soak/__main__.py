@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.soak import damage, disks, kills, single_faults
+from tests.soak import damage, disks, kills, single_faults, studies
 from tests.soak.children import warm_up
 from tests.soak.results import Case, Result
 from tests.soak.settings import make_images
@@ -23,7 +23,8 @@ ROOT = Path(__file__).parent.parent.parent
 # Share of the time, and the cases after which a kind has had enough.
 SHARES: Mapping[str, tuple[float, int]] = {
     "faults": (0.1, 10_000),
-    "kills": (0.45, 500),
+    "kills": (0.4, 500),
+    "studies": (0.05, 60),
     "interrupts": (0.1, 120),
     "damage": (0.25, 800),
     "disks": (0.1, 160),
@@ -101,6 +102,7 @@ def _lane(root: Path, base: Path, seed: int, until: float, enough: dict[str, int
     streams: dict[str, Iterator[Case]] = {
         "faults": single_faults.cases(seed, lane, lanes, folder),
         "kills": kills.cases(seed, lane, lanes, folder),
+        "studies": studies.cases(seed, lane, lanes, folder),
         "interrupts": kills.interrupts(seed, lane, lanes, folder),
         "damage": damage.cases(seed, lane, lanes, base, known),
         "disks": disks.cases(seed, lane, lanes, base),
