@@ -1,8 +1,8 @@
 """Duplicates among the images of a data module: what images are compared by, and the pairs that are nearly the same.
 
 Near duplicates are found in two steps. Candidates are the nearest neighbours of each image by the correlation of
-thumbnails, plain and mirrored, and by the cosine of a network's features. Then each candidate is compared pixel by
-pixel under small shifts.
+thumbnails, plain and mirrored, as they are and centred, and by the cosine of a network's features. Then each candidate
+is compared pixel by pixel under small shifts.
 """
 
 from __future__ import annotations
@@ -101,17 +101,16 @@ def views_of(batches: Iterable[Tensor], module: ImageClassifier | None) -> Views
 
 def near_pairs(queries: Views, references: Views) -> Pairs:
     """Find for each query the references that may be nearly the same, and how similar they are."""
-    small, mirrored_small = _thumbnails(queries.grey), _thumbnails(queries.grey[:, :, ::-1])
-    thumbnails = _thumbnails(references.grey)
-    plain = _listed(nearest(small, thumbnails, NEIGHBOURS))
-    if queries.features is not None and references.features is not None:
-        plain = np.concatenate([plain, _listed(nearest(queries.features, references.features, NEIGHBOURS))])
     found = []
-    for candidates, mirrored in ((plain, False), (_listed(nearest(mirrored_small, thumbnails, NEIGHBOURS)), True)):
+    for mirrored in (False, True):
+        grey = np.ascontiguousarray(queries.grey[:, :, ::-1]) if mirrored else queries.grey
+        measures = [(_thumbnails(grey), _thumbnails(references.grey))]
+        measures.append((_thumbnails(_centred(grey)), _thumbnails(_centred(references.grey))))
+        if queries.features is not None and references.features is not None and not mirrored:
+            measures.append((queries.features, references.features))
+        candidates = np.concatenate([_listed(nearest(one, two, NEIGHBOURS)) for one, two in measures])
         query, reference = np.unique(candidates, axis=0).T
-        images = queries.grey[query]
-        images = np.ascontiguousarray(images[:, :, ::-1]) if mirrored else images
-        similarity = aligned_correlation(images, references.grey[reference], SHIFT)
+        similarity = aligned_correlation(grey[query], references.grey[reference], SHIFT)
         found.append((query, reference, similarity, np.full(len(query), mirrored)))
     query, reference, similarity, flipped = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.lexsort((flipped, -similarity))
@@ -124,6 +123,22 @@ def near_pairs(queries: Views, references: Views) -> Pairs:
 def _thumbnails(grey: Singles) -> Singles:
     small = resize_images(torch.from_numpy(np.ascontiguousarray(grey))[:, None], THUMBNAIL, "bilinear")
     return unit_rows(small.numpy())
+
+
+def _centred(grey: Singles) -> Singles:
+    """Move images (N, S, S) by whole pixels so that what stands out from their border is in the middle.
+
+    A copy that was shifted comes out like the original.
+    """
+    count, size, _ = grey.shape
+    border = np.concatenate([grey[:, 0], grey[:, -1], grey[:, :, 0], grey[:, :, -1]], axis=1)
+    weight = np.abs(grey - np.median(border, axis=1)[:, None, None]) + 1e-6
+    places, total = np.arange(size), weight.sum(axis=(1, 2))
+    middles = [(weight.sum(axis=axis) * places).sum(axis=1) / total for axis in (2, 1)]
+    down, right = (np.rint(middle - (size - 1) / 2).astype(np.int64)[:, None] for middle in middles)
+    rows, columns = (np.clip(places + by, 0, size - 1) for by in (down, right))
+    moved: Singles = grey[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved
 
 
 def _listed(found: Ints) -> Ints:

@@ -1,0 +1,23 @@
+"""Candidates of near duplicates: altered copies among images that look alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fashion_tl import ImageDataModule, SyntheticGarments
+from fashion_tl.inspection.duplicates import alterations, near_pairs, views_of
+
+
+@pytest.mark.parametrize(
+    "alteration", ["brighter, less contrast", "JPEG, quality 75", "shifted by 1/28 of the side", "mirrored"]
+)
+def test_altered_copies_are_found_among_images_that_look_alike(alteration: str) -> None:
+    data = ImageDataModule(SyntheticGarments(num_train=1500, num_test=10))
+    data.setup()
+    images = torch.cat(list(data.in_order("train", 500)))
+    pairs = near_pairs(views_of([alterations()[alteration](images[::10])], None), views_of([images], None))
+    of = pairs.reference == pairs.query * 10
+    assert of.sum() >= 0.97 * len(images[::10])
+    assert np.median(pairs.similarity[of]) > 0.97
