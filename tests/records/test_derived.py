@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def test_files_checksums_and_versions(tmp_path: Path) -> None:
     assert found(second.logs) == {"run.json", "test_predictions.npz"}
     assert first.best.read_bytes() == b"weights"
     assert not second.checkpoints.exists()
+    told = [json.loads((paths.logs / "run.json").read_text()).get("checkpoint") for paths in (first, second)]
+    assert told == [sha256(first.best), None]
     record = read_record(first.logs)
     assert record["files"] == {n: sha256(first.logs / n) for n in ("config.yaml", "test_predictions.npz")}
     assert (record["kind"], record["status"], record["seed"]) == ("ensemble", "completed", None)

@@ -94,6 +94,7 @@ def write_derived(
                 raise UserError(f"another process has taken {paths.logs}: start this one again.")
             if checkpoint is not None:
                 write_bytes(paths.best, checkpoint)
+                record["checkpoint"] = sha256(paths.best)
             try:
                 with replacing_folder(paths.logs) as draft:
                     _fill(draft, plain(record), predictions, config, analysis)

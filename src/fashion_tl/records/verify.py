@@ -113,7 +113,8 @@ def check_checkpoint_file(paths: RunPaths, record: Mapping[str, Any]) -> Check:
 
 def check_history(folder: Path, record: Mapping[str, Any]) -> Iterator[Check]:
     """Find the best epoch again in ``metrics.csv``, and add the times up."""
-    if not record.get("best") and not (folder / METRICS).exists():
+    trained = record.get("best") and not record.get("kind")  # what was combined or solved has no epochs
+    if not trained and not (folder / METRICS).exists():
         return
     try:
         rows = read_history(folder / METRICS)
