@@ -233,7 +233,7 @@ def make_beyond_16_bit(path: Path) -> None:
     [
         (make_empty, "the file is empty"),
         (make_text, "not an image"),
-        (make_truncated, "truncated"),
+        (make_truncated, "Truncated"),
         (make_truncated_jpeg, "truncated"),
         (make_nothing, "No such file"),
         (make_float, "floating-point"),
@@ -249,6 +249,18 @@ def test_unreadable_file_is_named(tmp_path: Path, make: Callable[[Path], None], 
     assert reason in str(caught.value)
     assert "--data.source.skip_unreadable true" in str(caught.value)
     assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_png_file_that_ends_in_zeros_is_unreadable(tmp_path: Path, place: float) -> None:
+    path, rows = tmp_path / "image.png", np.arange(1024).reshape(32, 32)
+    waves = np.sin(rows / 3) * 60 + np.random.default_rng(0).normal(128, 20, (32, 32))
+    Image.fromarray(waves.clip(0, 255).astype(np.uint8)).save(path)
+    content = path.read_bytes()
+    kept = 60 + int(place * (len(content) - 80))
+    path.write_bytes(content[:kept] + bytes(len(content) - kept))
+    with pytest.raises(UnreadableImageError, match=r"image\.png"):
+        decode_image(path, 32, "crop")
 
 
 def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

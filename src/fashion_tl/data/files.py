@@ -113,7 +113,7 @@ def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tenso
     Raises:
         UnreadableImageError: If the file is missing, empty, truncated, not an image, or too large to decode safely.
     """
-    with _unreadable(path), Image.open(path) as image:
+    with _unreadable(path), _verified(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
         rgb = _to_rgb(image)
         # The crop is a box of the resampling itself: the same pixels, but a 10000 x 1 image never grows first.
@@ -122,6 +122,16 @@ def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tenso
         box = (left, top, rgb.width - left, rgb.height - top)
         pixels = np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR, box=box))
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def _verified(path: Path) -> Image.Image:
+    """Open an image file; the checksums of a PNG file are compared, which decoding does not always do."""
+    image = Image.open(path)
+    if image.format != "PNG":
+        return image
+    with image:
+        image.verify()
+    return Image.open(path)
 
 
 def check_header(path: Path) -> None:
