@@ -71,6 +71,13 @@ def test_each_switch_is_turned_off_alone(verb: Verb, capsys) -> None:
 
 
 @pytest.mark.slow
+def test_runs_that_changes_name_are_those_of_the_user(verb: Verb) -> None:
+    assert verb("fit", "--name", "teacher") == 0
+    taught = "{taught: {model.terms: {distillation: {teachers: teacher}}}, started: {model.init_from: teacher}}"
+    assert verb("ablate", "--add", taught, "--seeds", "1", "--name", "added") == 0
+    assert {cell["strategy"] for cell in results_of("added")["cells"]} == {"base", "taught", "started"}
+
+
 def test_changes_are_added_alone(verb: Verb) -> None:
     assert verb("ablate", "--add", "{smooth: {model.label_smoothing: 0.2}}", "--seeds", "1", "--name", "added") == 0
     results = results_of("added")

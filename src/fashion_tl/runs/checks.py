@@ -48,10 +48,7 @@ def settle(config: Namespace) -> Path | None:
     checkpoint = resolve_checkpoint(config)
     if checkpoint is not None:
         load_checkpoint(checkpoint)
-    start = config.model.init_args.get("init_from")
-    if start and checkpoint is None:
-        config.model.init_args.init_from = checkpoint_of(config, start)
-    settle_named_runs(config)
+    settle_named_runs(config, started=checkpoint is not None)
     return checkpoint
 
 
@@ -62,13 +59,19 @@ def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whateve
     return str(newest_completed(config.log_dir, config.checkpoint_dir, run).best)
 
 
-def settle_named_runs(config: Namespace) -> None:
-    """Put checkpoints in the place of runs that teach, or whose mistakes smoothing and mixing go by.
+def settle_named_runs(config: Namespace, started: bool = False) -> None:
+    """Put checkpoints in the place of runs to start from, that teach, or whose mistakes smoothing and mixing go by.
+
+    Args:
+        config: The configuration, which is changed.
+        started: Whether the run goes on from a checkpoint of its own, so that it needs no other start.
 
     Raises:
         UserError: If there is no such completed run.
     """
     given = config.model.init_args
+    if given.get("init_from") and not started:
+        given.init_from = checkpoint_of(config, given.init_from)
     if given.get("smoothing_confusion") is not None:
         given.smoothing_confusion = checkpoint_of(config, given.smoothing_confusion)
     taught = (given.get("terms") or {}).get("distillation")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,8 +11,8 @@ from jsonargparse import Namespace
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
-from fashion_tl.records.record import check_name, newest_completed
-from fashion_tl.runs.checks import check_monitor
+from fashion_tl.records.record import check_name
+from fashion_tl.runs.checks import check_monitor, settle_named_runs
 from fashion_tl.runs.parser import arguments, instantiate, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.search import words
@@ -161,10 +161,7 @@ def make_study(
         raise UserError(f"a {kind} needs the number of its first seed, such as --seed_everything 0.")
     _check_counts(kind, strategies, trials, seeds)
     name = check_name(name or base.name)
-    start = base.model.init_args.get("init_from")
-    if start and not start.endswith(".ckpt"):
-        best = newest_completed(base.log_dir, base.checkpoint_dir, start).best
-        args = [*args, f"--model.init_from={best}"]
+    args = arguments(args, _checkpoints(args, {}))
     data, first_stage = _built(args)
     own_test = data.loaded is not None and data.loaded.test is not None
     labelled = _labelled(data)
@@ -173,7 +170,10 @@ def make_study(
         kind,
         name,
         tuple(args),
-        tuple(each.with_first_stage(first_stage) for each in strategies),
+        tuple(
+            replace(each, changes={**each.changes, **_checkpoints(args, each.changes)})
+            for each in (strategy.with_first_stage(first_stage) for strategy in strategies)
+        ),
         tuple(budgets),
         trials,
         tuple(range(first, first + seeds)),
@@ -194,6 +194,21 @@ def make_study(
         for candidate in tried:
             _check_run(study, cell, candidate)
     return study
+
+
+def _checkpoints(args: Sequence[str], changes: Changes) -> Changes:
+    """Return the settings that name runs, with checkpoints in their place: a study's runs have folders of their own.
+
+    Raises:
+        UserError: If there is no such completed run.
+    """
+    given, settled = (parse("fit", arguments(args, changes)) for _ in range(2))
+    settle_named_runs(settled)
+    settings = ("init_from", "smoothing_confusion", "terms")
+    pairs = [(f"model.{name}", *(each.model.init_args.get(name) for each in (given, settled))) for name in settings]
+    if settled.data.mix is not None:
+        pairs.append(("data.mix.pairs", given.data.mix.pairs, settled.data.mix.pairs))
+    return {flag: after for flag, before, after in pairs if before != after}
 
 
 def _check_counts(kind: str, strategies: Sequence[Strategy], trials: int, seeds: int) -> None:
