@@ -88,6 +88,20 @@ def test_a_phase_goes_on_from_a_checkpoint_of_another_process() -> None:
     assert first.phases[0]["same"] is None
 
 
+def test_ctrl_c_while_a_phase_is_hashed_leaves_nothing_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fashion_tl.training import certificate as module
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    network, written = small().network, FreezeCertificate()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(module, "hash_tensors", interrupted)
+        written.follow(network, 0, None)
+    written.close(network)
+    assert written.phases == []
+
+
 def test_hashes_depend_on_names_values_and_shapes() -> None:
     one = torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
     assert hash_tensors({"a": one}, []) is None

@@ -42,10 +42,11 @@ class FreezeCertificate:
         if self._open and self.phases[-1]["phase"] != phase:
             self.close(network)
         if not self._open:
-            self._names = frozen_names(network)
-            hashes = {kind: {"before": value, "after": None} for kind, value in self._hashes(network).items()}
-            self.phases = [entry for entry in self.phases if entry["phase"] < phase]
-            self.phases.append({"phase": phase, **hashes, "same": None})
+            names = frozen_names(network)
+            hashes = {kind: {"before": value, "after": None} for kind, value in _hashes(network, names).items()}
+            former = [entry for entry in self.phases if entry["phase"] < phase]
+            # All at once: Ctrl-C may come at any moment, and then ends the phase.
+            self.phases, self._names = [*former, {"phase": phase, **hashes, "same": None}], names
         finite = difference is not None and math.isfinite(difference)
         self.phases[-1]["cache"] = {
             "used": difference is not None,
@@ -56,7 +57,7 @@ class FreezeCertificate:
         """End the phase in progress, if there is one."""
         if not self._open:
             return
-        entry, after = self.phases[-1], self._hashes(network)
+        entry, after = self.phases[-1], _hashes(network, self._names)
         for kind, value in after.items():
             entry[kind]["after"] = value
         entry["same"] = all(entry[kind]["before"] == value for kind, value in after.items())
@@ -72,10 +73,6 @@ class FreezeCertificate:
         self.phases = [dict(entry) for entry in state["phases"]]
         self._names = {kind: list(names) for kind, names in state["names"].items()}
 
-    def _hashes(self, network: StagedNetwork) -> dict[str, str | None]:
-        tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        return {kind: hash_tensors(tensors, names) for kind, names in self._names.items()}
-
 
 def frozen_names(network: StagedNetwork) -> dict[str, list[str]]:
     """Name the parameters that take no gradient, and the buffers of modules that are kept in eval mode."""
@@ -84,6 +81,11 @@ def frozen_names(network: StagedNetwork) -> dict[str, list[str]]:
         "frozen_weights": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
         "frozen_buffers": [name for name, buffer in network.named_buffers() if id(buffer) in kept],
     }
+
+
+def _hashes(network: StagedNetwork, names: Mapping[str, Iterable[str]]) -> dict[str, str | None]:
+    tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return {kind: hash_tensors(tensors, each) for kind, each in names.items()}
 
 
 def hash_tensors(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str | None:
