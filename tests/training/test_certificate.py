@@ -95,9 +95,10 @@ def test_ctrl_c_while_a_phase_is_hashed_leaves_nothing_to_end(monkeypatch: pytes
         raise KeyboardInterrupt
 
     network, written = small().network, FreezeCertificate()
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(module, "hash_tensors", interrupted)
+    monkeypatch.setattr(module, "hash_tensors", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         written.follow(network, 0, None)
+    monkeypatch.undo()
     written.close(network)
     assert written.phases == []
 
