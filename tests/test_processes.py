@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fashion_tl import ImageDataModule, SyntheticGarments
-from fashion_tl.records.record import read_record
+from fashion_tl.records.record import read_record, write_record
 from fashion_tl.seeds import seed_batch
 from fashion_tl.training.loading import load_classifier
 
@@ -129,7 +129,12 @@ def test_two_processes_end_a_phase_at_the_same_plateau(fit: Fit) -> None:
     forked("--name", "two", "--trainer.strategy", "ddp", *flags)
     assert_one_run("two", "one")
     assert len(rows("two")) == 3
-    assert [phase["began"] for phase in read_record(Path("lightning_logs/two/version_0"))["model"]["phases"]] == [0, 2]
+    folder = Path("lightning_logs/two/version_0")
+    record = read_record(folder)
+    assert [phase["began"] for phase in record["model"]["phases"]] == [0, 2]
+    write_record(folder, {**record, "status": "interrupted", "test": None})  # as if killed before the test
+    forked("--name", "two", "--trainer.strategy", "ddp", *flags, "--resume", "true")
+    assert read_record(folder)["test"] == record["test"]
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ class RunRecorder(Callback):
         if not self.tested and self._stopping is None:
             self.record.update(status=COMPLETED, finished=now())
         plan = _classifier(pl_module).current_plan()
-        if plan.may_end_early:
+        if plan.may_end_early and "model" in self.record:  # with the first process alone where only the test is left
             for entry, phase in zip(self.record["model"]["phases"], plan.phases, strict=True):
                 entry["began"] = phase.start
         self._summarise_training(trainer)

@@ -6,7 +6,6 @@ import datetime
 import inspect
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
 from fashion_tl.features.pooling import POOLS
+from fashion_tl.files import draft_beside
 from fashion_tl.imports import class_path, import_class
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.refusals import LINKED
@@ -314,8 +314,9 @@ def check_folder(folder: Path, flag: str) -> None:
             if there.is_symlink():
                 raise UserError(f"{flag}: {shown(str(there))[1:-1]} is a link to nowhere. Choose another folder.")
             there = there.parent
-        with tempfile.TemporaryDirectory(prefix=".fashion_tl.", dir=there):
-            pass
+        draft = draft_beside(there / folder.name)
+        draft.mkdir()
+        draft.rmdir()
     except (OSError, ValueError) as error:  # a ValueError: a path that no file can have
         reason = getattr(error, "strerror", None) or error
         raise UserError(
