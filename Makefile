@@ -17,7 +17,7 @@ SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test test-fast fuzz soak bench bench-peers mutation licences audit check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test coverage test-fast fuzz soak bench bench-peers mutation licences audit check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,10 @@ demo: $(STAMP) ## the whole story offline: pretrain, two phases, scratch, table
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+coverage: $(STAMP) ## run the tests and measure which lines they reach; at least 95 %
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term \
+		--cov-fail-under=95 $(ARGS)
 
 test-fast: $(STAMP) ## run the tests that take less than about a second each
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow' $(ARGS)
