@@ -174,6 +174,12 @@ def test_a_head_that_is_not_linear_is_refused(workdir: Path, monkeypatch, capsys
     assert not (workdir / "lightning_logs").exists()
 
 
+def test_a_name_among_arguments_is_taken(workdir: Path) -> None:
+    (workdir / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    assert solve(["-c", "small.yaml", "--name", "mine"]).paths.name == "mine"
+    assert solve(["-c", "small.yaml"]).paths.name == "probe"
+
+
 def test_a_cache_that_cannot_be_written_is_told(workdir: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("FASHION_TL_CACHE_LIMIT", "0.000001")
     (workdir / "small.yaml").write_text(yaml.safe_dump({**SMALL, "seed_everything": 5}))
