@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor, nn
 
 from fashion_tl.combine.views import IDENTITY, view
 from fashion_tl.imports import class_path, import_class
 from fashion_tl.models.staged import StagedNetwork, divide_by_children
-from fashion_tl.training.checkpoints import packed
 from fashion_tl.training.classifier import ImageClassifier
 
 
@@ -170,15 +168,3 @@ def _plain(classifier: ImageClassifier) -> dict[str, Any]:
     classifier.on_save_checkpoint(content)
     found: dict[str, Any] = content["hyper_parameters"]
     return found
-
-
-def checkpoint_of_module(module: ImageClassifier) -> memoryview:
-    """Return the content of a checkpoint of a classifier that no trainer holds."""
-    content: dict[str, Any] = {
-        "state_dict": module.state_dict(),
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": lightning.__version__,
-    }
-    module.on_save_checkpoint(content)
-    return packed(content)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fashion_tl.combine.averaging import score
-from fashion_tl.combine.classifier import Part, checkpoint_of_module, ensemble_of
+from fashion_tl.combine.classifier import Part, ensemble_of
 from fashion_tl.combine.members import check_validation, validation_logits, validation_serves
 from fashion_tl.combine.predictions import Stack, fit_stack, greedy_weights, mean_of_probabilities
 from fashion_tl.combine.result import Combination
@@ -19,6 +19,7 @@ from fashion_tl.inspection.inference import infer, tracked
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.metrics import Floats, Ints
 from fashion_tl.records.predictions import Predictions
+from fashion_tl.training.loading import finished_checkpoint
 
 Scaling = Callable[[npt.ArrayLike], Floats]
 
@@ -100,7 +101,7 @@ def mix(
         chosen=chosen,
         validation=value,
         test=found,
-        checkpoint=None if classifier is None else checkpoint_of_module(classifier),
+        checkpoint=None if classifier is None else finished_checkpoint(classifier),
         notes=["it has no checkpoint: the runs store their images in different ways"] if classifier is None else [],
     )
 
