@@ -24,7 +24,7 @@ def fit(name: str, *args: str, seed: int = 0, source: tuple[str, ...] = GARMENTS
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs "start", "one", "two" (both from "start"), "other", "split", "tested", ...
+    """A folder with the runs "start", "one", "two" (both from "start"), "other", "other2", "split", "tested", ...
 
     From "start" are also "pulled" (l2_sp), "moving" (ema), and "adapted" and "scaled", whose adapters differ in alpha.
     """
@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lora = (f"--model.lora={{rank: 2, alpha: {alpha}}}", "--model.train", "lora")
             fit(name, *TRANSFER, "--model.init_from", "start", *lora)
         fit("other", *SCRATCH)
+        fit("other2", *SCRATCH, seed=1)
         fit("split", *SCRATCH, "--data.split_seed", "1")
         fit("tested", *SCRATCH, "--data.source.num_test", "50")
         fit("objects", *SCRATCH, source=("--data.source", "SyntheticObjects", "--data.source.num_train", "300"))

@@ -186,6 +186,18 @@ def test_a_soup_keeps_no_weights_of_training(folder: Path, command: Command) -> 
     assert checkpoint_of(folder, "moved").keys() & training == set()
 
 
+def test_a_soup_starts_where_its_members_did(folder: Path, command: Command, capsys: Any) -> None:
+    assert command("ensemble", "one", "two", "--method", "soup", "--name", "first") == 0
+    capsys.readouterr()
+    assert command("ensemble", "first", "two", "--method", "soup", "--name", "second") == 0
+    assert "did not start from the same weights" not in capsys.readouterr().err
+    assert command("ensemble", "other", "other2", "--method", "soup", "--name", "random") == 0
+    capsys.readouterr()
+    assert command("ensemble", "random", "other", "--method", "soup", "--name", "third") == 0
+    said = capsys.readouterr().err
+    assert "random version 0 from random version 0, other version 0 from random ones of seed 0" in said
+
+
 def test_the_soup_of_all_is_their_mean(folder: Path, command: Command, monkeypatch: Any) -> None:
     from fashion_tl.combine import averaging
 
