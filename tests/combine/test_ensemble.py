@@ -19,7 +19,7 @@ from fashion_tl.inspection.run import open_run
 from fashion_tl.metrics.metrics import softmax
 from fashion_tl.training.checkpoints import load_checkpoint
 
-from .conftest import found
+from .conftest import SCRATCH, fit, found
 
 pytestmark = pytest.mark.slow
 
@@ -184,6 +184,27 @@ def test_a_soup_keeps_no_weights_of_training(folder: Path, command: Command) -> 
     assert command("ensemble", "moving", "one", "--method", "soup", "--name", "moved") == 0
     training = {"fashion_tl_averaging", "fashion_tl_figures", "optimizer_states", "lr_schedulers", "callbacks", "loops"}
     assert checkpoint_of(folder, "moved").keys() & training == set()
+
+
+def test_a_class_with_a_forward_of_its_own_is_combined_without_a_checkpoint(
+    folder: Path, command: Command, monkeypatch: Any, capsys: Any
+) -> None:
+    (folder / "mirrored.py").write_text(
+        "from fashion_tl import ScratchClassifier\n\n\n"
+        "class Mirrored(ScratchClassifier):\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images.flip(3))\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(folder)
+    fit("mirrored", "--model", "mirrored.Mirrored", *SCRATCH[2:])
+    capsys.readouterr()
+    assert command("ensemble", "mirrored", "other", "--name", "looked") == 0
+    said = capsys.readouterr()
+    assert "it has no checkpoint: Mirrored computes its logits by a forward of its own" in said.err
+    assert not (folder / "checkpoints" / "looked").exists()
+    members = [softmax(logits_of(folder, name)[0]) for name in ("mirrored", "other")]
+    assert softmax(logits_of(folder, "looked")[0]) == pytest.approx(np.mean(members, axis=0), abs=1e-12)
 
 
 def test_a_soup_starts_where_its_members_did(folder: Path, command: Command, capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -43,9 +44,8 @@ class Member(nn.Module):
         seen = []
         for name, share in self.views.items():
             logits = self.network(self.preprocess(view(images, name))).float()
-            seen.append((logits * self.scale + self.bias).log_softmax(1).exp() * share)
-        total: Tensor = torch.stack(seen).sum(0).clamp_min(torch.finfo(torch.float32).tiny).log()
-        return total
+            seen.append((logits * self.scale + self.bias).log_softmax(1) + math.log(share))
+        return torch.stack(seen).logsumexp(0)
 
 
 class Members(nn.Module):
@@ -125,7 +125,7 @@ class Part:
     share: float = 1.0
 
 
-def ensemble_of(parts: Sequence[Part], stack: tuple[Any, Any] | None = None) -> EnsembleClassifier | None:
+def ensemble_of(parts: Sequence[Part], stack: tuple[Any, Any] | None = None) -> EnsembleClassifier | str:
     """Build the classifier that computes an ensemble from images.
 
     Args:
@@ -133,18 +133,17 @@ def ensemble_of(parts: Sequence[Part], stack: tuple[Any, Any] | None = None) -> 
         stack: Weights (K, M K) and intercepts (K,) of a stack; None for the weighted mean.
 
     Returns:
-        The classifier in eval mode, on the CPU; None where the members take images that are stored in other ways.
+        The classifier in eval mode, on the CPU; or why there is none, in words.
     """
     classifiers = [part.classifier for part in parts]
+    for one in classifiers:
+        if type(one).forward is not ImageClassifier.forward:  # what ``Member`` computes
+            return f"{type(one).__name__} computes its logits by a forward of its own"
     specs = [replace(one.input_spec, image_size=one.input_spec.stored, interpolation="bilinear") for one in classifiers]
     if any(spec != specs[0] for spec in specs):
-        return None
+        return "the runs store their images in different ways"
     members = [
-        {
-            "module": class_path(type(one)),
-            "hyper_parameters": {**_plain(one), "class_names": list(one.class_names)},
-            "views": dict(part.views),
-        }
+        {"module": class_path(type(one)), "hyper_parameters": _plain(one), "views": dict(part.views)}
         for one, part in zip(classifiers, parts, strict=True)
     ]
     names = list(classifiers[0].class_names)

@@ -90,7 +90,7 @@ def mix(
         for member, chosen, calibration, share in zip(members, taken, calibrations, shares, strict=True)
         if share
     ]
-    classifier = ensemble_of(parts, None if stack is None else (stack.weight, stack.bias))
+    made = ensemble_of(parts, None if stack is None else (stack.weight, stack.bias))
     chosen = _chosen(members, method, shares, stack, taken if tta else [], calibrated, tta)
     return Combination(
         kind="stack" if stack else "ensemble" if len(members) > 1 else "tta",
@@ -101,8 +101,8 @@ def mix(
         chosen=chosen,
         validation=value,
         test=found,
-        checkpoint=None if classifier is None else finished_checkpoint(classifier),
-        notes=["it has no checkpoint: the runs store their images in different ways"] if classifier is None else [],
+        checkpoint=None if isinstance(made, str) else finished_checkpoint(made),
+        notes=[f"it has no checkpoint: {made}"] if isinstance(made, str) else [],
     )
 
 
