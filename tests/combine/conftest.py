@@ -15,23 +15,34 @@ SCRATCH = ("--model", "ScratchClassifier", "--model.network", "plain", "--model.
 GARMENTS = ("--data.source", "SyntheticGarments", "--data.source.num_train", "300")
 
 
+def fit(name: str, *args: str, seed: int = 0, source: tuple[str, ...] = GARMENTS) -> None:
+    """Train a run in the working directory."""
+    trainer = ("--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false")
+    small = ("--data.image_size", "32", "--data.batch_size", "32", "--data.val_fraction", "0.3")
+    assert main(["fit", "--name", name, "--seed_everything", str(seed), *source, *small, *trainer, *args]) == 0
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs "start", "one", "two" (both from "start"), "other", "split", "tested" and "objects"."""
+    """A folder with the runs "start", "one", "two" (both from "start"), "other", "other2", "split", "tested", ...
+
+    From "start" are also "pulled" (l2_sp), "moving" (ema), and "adapted" and "scaled", whose adapters differ in alpha.
+    """
     folder: Path = tmp_path_factory.mktemp("combine")
     before = Path.cwd()
     os.chdir(folder)
-
-    def fit(name: str, *args: str, seed: int = 0, source: tuple[str, ...] = GARMENTS) -> None:
-        trainer = ("--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false")
-        small = ("--data.image_size", "32", "--data.batch_size", "32", "--data.val_fraction", "0.3")
-        assert main(["fit", "--name", name, "--seed_everything", str(seed), *source, *small, *trainer, *args]) == 0
 
     try:
         fit("start", *TRANSFER, "--model.train", "head")
         fit("one", *TRANSFER, "--model.init_from", "start")
         fit("two", *TRANSFER, "--model.init_from", "start", seed=1)
+        fit("pulled", *TRANSFER, "--model.init_from", "start", "--model.terms={l2_sp: {}}")
+        fit("moving", *TRANSFER, "--model.init_from", "start", "--ema", "0.9")
+        for name, alpha in (("adapted", 4), ("scaled", 8)):
+            lora = (f"--model.lora={{rank: 2, alpha: {alpha}}}", "--model.train", "lora")
+            fit(name, *TRANSFER, "--model.init_from", "start", *lora)
         fit("other", *SCRATCH)
+        fit("other2", *SCRATCH, seed=1)
         fit("split", *SCRATCH, "--data.split_seed", "1")
         fit("tested", *SCRATCH, "--data.source.num_test", "50")
         fit("objects", *SCRATCH, source=("--data.source", "SyntheticObjects", "--data.source.num_train", "300"))

@@ -25,6 +25,7 @@ class Small(ImageClassifier):
         body = nn.Sequential(OrderedDict({**layers, **more, "flat": nn.Flatten()}))
         self.parts: dict[str, Any] = dict(body.named_children())
         self.build(StagedNetwork(body, nn.Linear(4, 2), divide_by_children(body)), 1, (0.0,), (1.0,))
+        self.architecture = "small"
 
 
 @pytest.fixture

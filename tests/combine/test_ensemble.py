@@ -17,8 +17,9 @@ from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.layers import choose_target, find_targets
 from fashion_tl.inspection.run import open_run
 from fashion_tl.metrics.metrics import softmax
+from fashion_tl.training.checkpoints import load_checkpoint
 
-from .conftest import found
+from .conftest import SCRATCH, fit, found
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,11 @@ def logits_of(folder: Path, name: str, file: str = "test_predictions.npz") -> tu
     newest = sorted((folder / "lightning_logs" / name).glob("version_*"))[-1]
     with np.load(newest / file) as arrays:
         return arrays["logits"], arrays["label"]
+
+
+def checkpoint_of(folder: Path, name: str) -> dict[str, Any]:
+    newest = sorted((folder / "checkpoints" / name).glob("version_*"))[-1]
+    return load_checkpoint(newest / "best.ckpt")
 
 
 def computed(folder: Path, name: str, part: str = "test") -> np.ndarray:
@@ -141,6 +147,78 @@ def test_a_member_that_lowers_the_accuracy_is_left_out(folder: Path, command: Co
     assert soup.greedy_soup.__doc__
 
 
+@pytest.mark.parametrize(
+    "verb", [("ensemble", "--method", "soup"), ("interpolate", "--steps", "3")], ids=lambda v: v[0]
+)
+def test_what_is_one_member_alone_has_its_hyperparameters(
+    folder: Path, command: Command, monkeypatch: Any, verb: tuple[str, ...]
+) -> None:
+    from fashion_tl.combine import averaging
+
+    monkeypatch.setattr(averaging.Averager, "score", lambda self, labels: averaging.Score(0.0, 9.0))
+    for runs in (("start", "one"), ("one", "start")):
+        assert command(verb[0], *runs, *verb[1:], "--name", "alone") == 0
+        (kept,) = (one["name"] for one in record_of(folder, "alone")["members"] if one["weight"])
+        expected, made = checkpoint_of(folder, kept), checkpoint_of(folder, "alone")
+        assert made["hyper_parameters"] == expected["hyper_parameters"]
+        assert made["state_dict"].keys() == expected["state_dict"].keys()
+        assert all(torch.equal(value, expected["state_dict"][name]) for name, value in made["state_dict"].items())
+
+
+@pytest.mark.parametrize("runs", [("one", "pulled"), ("pulled", "one")])
+def test_a_penalty_of_training_is_no_part_of_a_soup(
+    folder: Path, command: Command, monkeypatch: Any, runs: tuple[str, str]
+) -> None:
+    from fashion_tl.combine import averaging
+
+    monkeypatch.setattr(averaging.Averager, "score", lambda self, labels: averaging.Score(1.0, 0.0))
+    assert command("ensemble", *runs, "--method", "soup", "--name", "mixed") == 0
+    assert computed(folder, "mixed") == pytest.approx(softmax(logits_of(folder, "mixed")[0]), abs=1e-6)
+    made, first = checkpoint_of(folder, "mixed")["state_dict"], checkpoint_of(folder, runs[0])["state_dict"]
+    assert made.keys() == first.keys()
+    assert all(torch.equal(value, first[name]) for name, value in made.items() if name.startswith("objective."))
+
+
+def test_a_soup_keeps_no_weights_of_training(folder: Path, command: Command) -> None:
+    assert "fashion_tl_averaging" in checkpoint_of(folder, "moving")
+    assert command("ensemble", "moving", "one", "--method", "soup", "--name", "moved") == 0
+    training = {"fashion_tl_averaging", "fashion_tl_figures", "optimizer_states", "lr_schedulers", "callbacks", "loops"}
+    assert checkpoint_of(folder, "moved").keys() & training == set()
+
+
+def test_a_class_with_a_forward_of_its_own_is_combined_without_a_checkpoint(
+    folder: Path, command: Command, monkeypatch: Any, capsys: Any
+) -> None:
+    (folder / "mirrored.py").write_text(
+        "from fashion_tl import ScratchClassifier\n\n\n"
+        "class Mirrored(ScratchClassifier):\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images.flip(3))\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(folder)
+    fit("mirrored", "--model", "mirrored.Mirrored", *SCRATCH[2:])
+    capsys.readouterr()
+    assert command("ensemble", "mirrored", "other", "--name", "looked") == 0
+    said = capsys.readouterr()
+    assert "it has no checkpoint: Mirrored computes its logits by a forward of its own" in said.err
+    assert not (folder / "checkpoints" / "looked").exists()
+    members = [softmax(logits_of(folder, name)[0]) for name in ("mirrored", "other")]
+    assert softmax(logits_of(folder, "looked")[0]) == pytest.approx(np.mean(members, axis=0), abs=1e-12)
+
+
+def test_a_soup_starts_where_its_members_did(folder: Path, command: Command, capsys: Any) -> None:
+    assert command("ensemble", "one", "two", "--method", "soup", "--name", "first") == 0
+    capsys.readouterr()
+    assert command("ensemble", "first", "two", "--method", "soup", "--name", "second") == 0
+    assert "did not start from the same weights" not in capsys.readouterr().err
+    assert command("ensemble", "other", "other2", "--method", "soup", "--name", "random") == 0
+    capsys.readouterr()
+    assert command("ensemble", "random", "other", "--method", "soup", "--name", "third") == 0
+    said = capsys.readouterr().err
+    assert "random version 0 from random version 0, other version 0 from random ones of seed 0" in said
+
+
 def test_the_soup_of_all_is_their_mean(folder: Path, command: Command, monkeypatch: Any) -> None:
     from fashion_tl.combine import averaging
 
@@ -214,6 +292,8 @@ REFUSED = {
     "other validation, soup": (["ensemble", "other", "split", "--method", "soup"], "other validation images"),
     "other layers": (["ensemble", "one", "other", "--method", "soup"], "not networks of the same layers"),
     "other layers, line": (["interpolate", "one", "other"], "not networks of the same layers"),
+    "other alpha": (["ensemble", "adapted", "scaled", "--method", "soup"], "their lora differ"),
+    "other alpha, line": (["interpolate", "adapted", "scaled"], "their lora differ"),
     "not calibrated": (["ensemble", "two", "start", "--calibrated"], "fashion-tl diagnose"),
     "soup of views": (["ensemble", "one", "two", "--method", "soup", "--tta", "hflip"], "takes no --tta"),
     "unknown method": (["ensemble", "one", "two", "--method", "meen"], "did you mean 'mean'"),

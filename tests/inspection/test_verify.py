@@ -357,3 +357,30 @@ def test_runs_that_went_on_hold(fit: Fit, stop_at: Callable[..., None], capsys: 
     assert [line for line in out.splitlines() if line.startswith("run ")] == ["run version 0", "run version 1"]
     assert DIFFERS not in out
     assert out.count(f"{HOLDS:17} frozen weights") == 3
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("members", ["start"]),
+        ("members", [{"name": "start", "version": "newest"}]),
+        ("members", [{"name": "../start"}, 3]),
+        ("certificate", [{}]),
+        ("certificate", ["same"]),
+        ("certificate", [{"phase": 0, "frozen_weights": None, "same": True}]),
+        ("best", {"monitor": "val/loss", "epoch": 0, "value": None}),
+        ("resumed", [{"epoch": "last"}]),
+        ("time", {"epoch_seconds": [1.0, 1.0], "fit_seconds": "long"}),
+        ("data", {"class_names": 3}),
+    ],
+)
+def test_an_entry_that_is_malformed_keeps_no_other_run_from_its_checks(
+    run: RunPaths, capsys: Output, entry: str, value: Any
+) -> None:
+    write_record(run.logs, {**read_record(run.logs), entry: value})
+    assert main(["verify", "next", "run", "next", "--quick"]) == 2
+    assert main(["verify", "--quick"]) == 2
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert said.out.count("next version 0\n") == 2
+    assert said.out.count(DIFFERS) == 2

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fashion_tl.errors import UserError
 from fashion_tl.probe import linear
 from fashion_tl.probe.linear import LIMITS, ROUGH, STRENGTHS, WORTH, Scaling, StageProbe, probe_stage
 from fashion_tl.probe.solver import TOLERANCE, Regression
@@ -108,3 +109,12 @@ def test_the_test_images_are_read_once_and_after_the_choice(monkeypatch: pytest.
     monkeypatch.setattr(linear, "_path", chosen)
     probe_stage(stage, labels, 3)
     assert read == ["train", "val", "chosen", "test"]
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_told(part: str, value: float) -> None:
+    stage, labels = drawn()
+    stage.parts[part][3, 2] = value
+    with pytest.raises(UserError, match=rf"stage two of {part} are not finite.*--trainer.precision 32-true"):
+        probe_stage(stage, labels, 3)

@@ -13,7 +13,9 @@ import yaml
 
 from fashion_tl.cli import main
 from fashion_tl.features.extraction import Extraction
+from fashion_tl.features.store import CacheWriteError
 from fashion_tl.inspection.run import open_run
+from fashion_tl.models.split import SplitError
 from fashion_tl.probe.verb import Probe
 from fashion_tl.probe.verb import probe as solve
 from fashion_tl.training.loading import load_classifier
@@ -172,6 +174,22 @@ def test_a_head_that_is_not_linear_is_refused(workdir: Path, monkeypatch, capsys
     assert main(["probe", "-c", "small.yaml"]) == 2
     assert "the head of Deep is no linear layer with a bias" in capsys.readouterr().err
     assert not (workdir / "lightning_logs").exists()
+
+
+def test_a_name_among_arguments_is_taken(workdir: Path) -> None:
+    (workdir / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    assert solve(["-c", "small.yaml", "--name", "mine"]).paths.name == "mine"
+    assert solve(["-c", "small.yaml"]).paths.name == "probe"
+
+
+def test_a_full_cache_is_told_where_stages_are_read_one_by_one(workdir: Path, monkeypatch, capsys) -> None:
+    def ensure(self: Extraction, *args: object) -> None:
+        raise SplitError("not at once") if len(self.functions) > 1 else CacheWriteError("the disk is full")
+
+    monkeypatch.setattr(Extraction, "ensure", ensure)
+    (workdir / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    assert main(["probe", "-c", "small.yaml"]) == 2
+    assert "the disk is full. `fashion-tl cache clear` frees space" in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written_is_told(workdir: Path, monkeypatch, capsys) -> None:

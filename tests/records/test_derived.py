@@ -69,11 +69,13 @@ def test_files_checksums_and_versions(tmp_path: Path) -> None:
     assert newest_completed(tmp_path / "logs", tmp_path / "checkpoints", "ens") == first
 
 
-def test_nothing_is_left_of_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+@pytest.mark.parametrize("step", ["write_bytes", "sha256", "write_record"])
+def test_nothing_is_left_of_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def full(path: Path, *_: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         raise OSError(28, "No space left on device", "run.json")
 
-    monkeypatch.setattr(derived, "write_record", full)
+    monkeypatch.setattr(derived, step, full)
     with pytest.raises(OSError, match="No space"):
         write(tmp_path, checkpoint=b"weights")
     with pytest.raises(UserError, match="a run's name is made of"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,13 @@ from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.metrics import Floats, Ints, cross_entropy
 from fashion_tl.models.batch_norm import estimating
-from fashion_tl.training.checkpoints import load_checkpoint, packed
+from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 
 State = dict[str, Tensor]
 STATISTICS = ("running_mean", "running_var")
-# What a checkpoint of averaged weights does not go on from.
-_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "fashion_tl_figures")
+# Hyperparameters that say what a network computes from the same weights.
+_COMPUTES = ("lora", "backbone_args", "network_args")
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,27 @@ def score(logits: Floats, labels: Ints) -> Score:
 
 
 def states_of(members: Sequence[OpenedRun]) -> list[State]:
-    """Read the weights and buffers of all members.
+    """Read the weights and buffers of all members, without those of their objectives.
 
     Raises:
         UserError: If they are not of one architecture with the same input, so that weights do not correspond.
     """
     first = members[0]
-    states: list[State] = [dict(load_checkpoint(member.paths.best)["state_dict"]) for member in members]
-    for member, state in zip(members[1:], states[1:], strict=True):
+    contents = [load_checkpoint(member.paths.best) for member in members]
+    states = [_without_objective(content["state_dict"]) for content in contents]
+    given = [content["hyper_parameters"] for content in contents]
+    for member, state, other in zip(members[1:], states[1:], given[1:], strict=True):
         mine, theirs = first.module.architecture, member.module.architecture
         if type(member.module) is not type(first.module) or mine != theirs or _shapes(state) != _shapes(states[0]):
             raise UserError(
                 f"{member.label} ({theirs}) and {first.label} ({mine}) are not networks of the same layers: weights "
                 "can be averaged of runs with the same --model alone; `fashion-tl ensemble --method mean` takes any."
+            )
+        if different := [name for name in _COMPUTES if (given[0].get(name) or {}) != (other.get(name) or {})]:
+            raise UserError(
+                f"{member.label} and {first.label} compute otherwise from the same weights (their "
+                f"{', '.join(different)} differ): weights can be averaged of runs with the same --model alone; "
+                "`fashion-tl ensemble --method mean` takes any."
             )
         inputs = [describe_preprocessing(one.module.preprocess) for one in (first, member)]
         if different := [name for name, value in inputs[0].items() if inputs[1][name] != value]:
@@ -65,6 +73,11 @@ def states_of(members: Sequence[OpenedRun]) -> list[State]:
                 "be averaged of runs with the same input alone; `fashion-tl ensemble --method mean` takes any."
             )
     return states
+
+
+def _without_objective(state: Mapping[str, Tensor]) -> State:
+    """Leave out what only training reads, such as the weights that a penalty pulls to."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith("objective.")}
 
 
 def _shapes(state: State) -> dict[str, Any]:
@@ -147,12 +160,12 @@ class Averager:
     images: int
     batch_size: int
 
-    def load(self, state: State, estimate: bool) -> None:
-        """Bring a state into the network; its BatchNorm statistics are estimated anew where that is asked for."""
+    def load(self, state: State) -> None:
+        """Bring a state into the network, and estimate its BatchNorm statistics anew."""
         module = self.run.module
-        module.load_state_dict(state)
+        module.load_state_dict({**module.state_dict(), **state})
         module.eval()
-        if estimate and self.norms:
+        if self.norms:
             estimate_batch_norm(module, self.norms, self._training_images())
 
     def score(self, labels: Ints) -> Score:
@@ -162,7 +175,8 @@ class Averager:
 
     def state(self) -> State:
         """Return the network's state as it is, on the CPU."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.run.module.state_dict().items()}
+        state = _without_objective(self.run.module.state_dict())
+        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def _training_images(self) -> Iterable[Tensor]:
         """Yield a fixed draw of training images, as stored; every batch has at least two images."""
@@ -170,16 +184,3 @@ class Averager:
         drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[: self.images]
         for positions in drawn.tensor_split(max(1, -(-len(drawn) // self.batch_size))):
             yield split.images.__getitems__(split.indices[positions])[0]
-
-
-def checkpoint_of(run: OpenedRun, state: State, weights: str) -> memoryview:
-    """Return the content of a checkpoint with a state in place of a run's own, and nothing that training goes on from.
-
-    Args:
-        run: A member.
-        state: Weights and buffers.
-        weights: What the checkpoint says of where they came from.
-    """
-    content = load_checkpoint(run.paths.best)
-    kept: dict[str, Any] = {key: value for key, value in content.items() if key not in _TRAINING}
-    return packed({**kept, "state_dict": state, "fashion_tl_weights": weights})

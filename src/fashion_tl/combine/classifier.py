@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor, nn
 
 from fashion_tl.combine.views import IDENTITY, view
 from fashion_tl.imports import class_path, import_class
 from fashion_tl.models.staged import StagedNetwork, divide_by_children
-from fashion_tl.training.checkpoints import packed
 from fashion_tl.training.classifier import ImageClassifier
 
 
@@ -45,9 +44,8 @@ class Member(nn.Module):
         seen = []
         for name, share in self.views.items():
             logits = self.network(self.preprocess(view(images, name))).float()
-            seen.append((logits * self.scale + self.bias).log_softmax(1).exp() * share)
-        total: Tensor = torch.stack(seen).sum(0).clamp_min(torch.finfo(torch.float32).tiny).log()
-        return total
+            seen.append((logits * self.scale + self.bias).log_softmax(1) + math.log(share))
+        return torch.stack(seen).logsumexp(0)
 
 
 class Members(nn.Module):
@@ -127,7 +125,7 @@ class Part:
     share: float = 1.0
 
 
-def ensemble_of(parts: Sequence[Part], stack: tuple[Any, Any] | None = None) -> EnsembleClassifier | None:
+def ensemble_of(parts: Sequence[Part], stack: tuple[Any, Any] | None = None) -> EnsembleClassifier | str:
     """Build the classifier that computes an ensemble from images.
 
     Args:
@@ -135,18 +133,17 @@ def ensemble_of(parts: Sequence[Part], stack: tuple[Any, Any] | None = None) -> 
         stack: Weights (K, M K) and intercepts (K,) of a stack; None for the weighted mean.
 
     Returns:
-        The classifier in eval mode, on the CPU; None where the members take images that are stored in other ways.
+        The classifier in eval mode, on the CPU; or why there is none, in words.
     """
     classifiers = [part.classifier for part in parts]
+    for one in classifiers:
+        if type(one).forward is not ImageClassifier.forward:  # what ``Member`` computes
+            return f"{type(one).__name__} computes its logits by a forward of its own"
     specs = [replace(one.input_spec, image_size=one.input_spec.stored, interpolation="bilinear") for one in classifiers]
     if any(spec != specs[0] for spec in specs):
-        return None
+        return "the runs store their images in different ways"
     members = [
-        {
-            "module": class_path(type(one)),
-            "hyper_parameters": {**_plain(one), "class_names": list(one.class_names)},
-            "views": dict(part.views),
-        }
+        {"module": class_path(type(one)), "hyper_parameters": _plain(one), "views": dict(part.views)}
         for one, part in zip(classifiers, parts, strict=True)
     ]
     names = list(classifiers[0].class_names)
@@ -170,15 +167,3 @@ def _plain(classifier: ImageClassifier) -> dict[str, Any]:
     classifier.on_save_checkpoint(content)
     found: dict[str, Any] = content["hyper_parameters"]
     return found
-
-
-def checkpoint_of_module(module: ImageClassifier) -> memoryview:
-    """Return the content of a checkpoint of a classifier that no trainer holds."""
-    content: dict[str, Any] = {
-        "state_dict": module.state_dict(),
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": lightning.__version__,
-    }
-    module.on_save_checkpoint(content)
-    return packed(content)

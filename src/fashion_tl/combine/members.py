@@ -120,13 +120,17 @@ def told_of_starts(members: Sequence[OpenedRun]) -> list[str]:
 
 
 def _start(member: OpenedRun, members: Sequence[OpenedRun]) -> str:
-    """Name the weights that a member started from; where that was another member, those of that one."""
+    """Name the weights that a member started from; where that was another member, those of that one.
+
+    What was made of runs without a hash of their start counts as a start of its own.
+    """
     model = member.record.get("model") or {}
     before = str(model.get("weights")).rpartition(", then ")[2]
     for other in members:
         if other is not member and before == str(other.paths.best):
             return _start(other, [one for one in members if one is not member])
-    return model.get("weights_hash") or f"random ones of seed {member.record.get('seed')}"
+    hashed = model.get("weights_hash") or member.module.weights_hash
+    return hashed or (member.label if member.record.get("kind") else f"random ones of seed {member.record.get('seed')}")
 
 
 def fitted_to_validation(member: OpenedRun) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fashion_tl.combine.averaging import score
-from fashion_tl.combine.classifier import Part, checkpoint_of_module, ensemble_of
+from fashion_tl.combine.classifier import Part, ensemble_of
 from fashion_tl.combine.members import check_validation, validation_logits, validation_serves
 from fashion_tl.combine.predictions import Stack, fit_stack, greedy_weights, mean_of_probabilities
 from fashion_tl.combine.result import Combination
@@ -19,6 +19,7 @@ from fashion_tl.inspection.inference import infer, tracked
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.metrics import Floats, Ints
 from fashion_tl.records.predictions import Predictions
+from fashion_tl.training.loading import finished_checkpoint
 
 Scaling = Callable[[npt.ArrayLike], Floats]
 
@@ -89,7 +90,7 @@ def mix(
         for member, chosen, calibration, share in zip(members, taken, calibrations, shares, strict=True)
         if share
     ]
-    classifier = ensemble_of(parts, None if stack is None else (stack.weight, stack.bias))
+    made = ensemble_of(parts, None if stack is None else (stack.weight, stack.bias))
     chosen = _chosen(members, method, shares, stack, taken if tta else [], calibrated, tta)
     return Combination(
         kind="stack" if stack else "ensemble" if len(members) > 1 else "tta",
@@ -100,8 +101,8 @@ def mix(
         chosen=chosen,
         validation=value,
         test=found,
-        checkpoint=None if classifier is None else checkpoint_of_module(classifier),
-        notes=["it has no checkpoint: the runs store their images in different ways"] if classifier is None else [],
+        checkpoint=None if isinstance(made, str) else finished_checkpoint(made),
+        notes=[f"it has no checkpoint: {made}"] if isinstance(made, str) else [],
     )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from fashion_tl.combine.averaging import (
     Averager,
     Score,
-    checkpoint_of,
     differing_norms,
     interpolated,
     score,
@@ -23,6 +22,7 @@ from fashion_tl.plots.interpolation import interpolation_figure
 from fashion_tl.plots.style import png, style
 from fashion_tl.records.analysis import Analysis
 from fashion_tl.records.predictions import Predictions
+from fashion_tl.training.loading import finished_checkpoint
 
 
 def best_between(
@@ -49,19 +49,19 @@ def best_between(
     scores: list[Score] = [score(logits[0], labels)]
     with progress("points between the runs", steps - 2) as advance:
         for share in shares[1:-1]:
-            averager.load(interpolated(start, end, share), estimate=True)
+            averager.load(interpolated(start, end, share))
             scores.append(averager.score(labels))
             advance(1)
     scores.append(score(logits[1], labels))
     best = max(range(steps), key=lambda i: scores[i].rank)
-    share, run = shares[best], averager.run
+    share = shares[best]
     at_end = best in (0, steps - 1)
     if at_end:
         side = 0 if best == 0 else 1
-        state, tested = (start, end)[side], test[side].logits.astype("float64")
+        run, state, tested = members[side], (start, end)[side], test[side].logits.astype("float64")
     else:
-        averager.load(interpolated(start, end, share), estimate=True)
-        state = averager.state()
+        averager.load(interpolated(start, end, share))
+        run, state = averager.run, averager.state()
         batches = tracked(run.data.in_order("test", averager.batch_size), "test images", len(test[0].labels))
         tested = infer(run.module, batches)[0].astype("float64")[test[0].index]
     names = [member.label for member in members]
@@ -79,7 +79,7 @@ def best_between(
         },
         validation=scores[best].accuracy,
         test=tested,
-        checkpoint=checkpoint_of(run, state, strategy),
+        checkpoint=finished_checkpoint(run.module, state, fashion_tl_weights=strategy),
         analysis=_analysis(names, shares, scores, best, len(labels)),
         weights=strategy,
         notes=told_of_starts(members)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fashion_tl.combine.averaging import Averager, averaged, checkpoint_of, differing_norms, score, states_of
+from fashion_tl.combine.averaging import Averager, averaged, differing_norms, score, states_of
 from fashion_tl.combine.members import told_of_starts, validation_logits
 from fashion_tl.combine.result import Combination
 from fashion_tl.inspection.inference import infer, tracked
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.records.analysis import Analysis
 from fashion_tl.records.predictions import Predictions
+from fashion_tl.training.loading import finished_checkpoint
 
 
 def greedy_soup(
@@ -39,7 +40,7 @@ def greedy_soup(
     kept, best = [order[0]], scores[order[0]]
     rows: list[list[Any]] = [[members[order[0]].label, best.accuracy, best.accuracy, best.loss, "kept"]]
     for candidate in order[1:]:
-        averager.load(averaged([states[i] for i in (*kept, candidate)]), estimate=True)
+        averager.load(averaged([states[i] for i in (*kept, candidate)]))
         found = averager.score(labels)
         joins = found.accuracy >= best.accuracy
         if joins:
@@ -49,10 +50,11 @@ def greedy_soup(
 
     lone = len(kept) == 1
     if lone:
-        state, logits_of_test = states[kept[0]], test[kept[0]].logits.astype("float64")
+        run, state = members[kept[0]], states[kept[0]]
+        logits_of_test = test[kept[0]].logits.astype("float64")
     else:
-        averager.load(averaged([states[i] for i in kept]), estimate=True)
-        state, run = averager.state(), averager.run
+        averager.load(averaged([states[i] for i in kept]))
+        run, state = averager.run, averager.state()
         batches = tracked(run.data.in_order("test", averager.batch_size), "test images", len(test[0].labels))
         logits_of_test = infer(run.module, batches)[0].astype("float64")[test[0].index]
     names = [members[i].label for i in kept]
@@ -74,7 +76,7 @@ def greedy_soup(
         },
         validation=best.accuracy,
         test=logits_of_test,
-        checkpoint=checkpoint_of(averager.run, state, strategy),
+        checkpoint=finished_checkpoint(run.module, state, fashion_tl_weights=strategy),
         analysis=analysis,
         weights=strategy,
         notes=told_of_starts(members)

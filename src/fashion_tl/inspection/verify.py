@@ -90,6 +90,7 @@ def _checks(
         check_files,
         check_history,
         check_members,
+        well_formed,
     )
 
     try:
@@ -102,18 +103,18 @@ def _checks(
         return
     yield from check_files(paths.logs, record)
     yield check_checkpoint_file(paths, record)
-    yield from check_members(record, log_dir, checkpoint_dir)
-    yield _figures(paths, record)
-    yield from check_history(paths.logs, record)
+    yield from well_formed("members", check_members(record, log_dir, checkpoint_dir))
+    yield from well_formed("test figures", _figures(paths, record))
+    yield from well_formed("history", check_history(paths.logs, record))
     if not record.get("kind"):  # nothing trained in what was made of other runs
-        yield check_certificate(record)
+        yield from well_formed("freeze certificate", check_certificate(record))
     if not quick:
         from fashion_tl.inspection.verify_run import check_run
 
         yield from check_run(paths, record, root, batch_size)
 
 
-def _figures(paths: RunPaths, record: dict[str, Any]) -> Check:
+def _figures(paths: RunPaths, record: dict[str, Any]) -> Iterator[Check]:
     """Compute the figures of the test again from its predictions, by the package and by scikit-learn."""
     from fashion_tl.metrics.metrics import summarise
     from fashion_tl.records.predictions import read_predictions
@@ -122,18 +123,20 @@ def _figures(paths: RunPaths, record: dict[str, Any]) -> Check:
     what, names = "test figures", (record.get("data") or {}).get("class_names") or []
     recorded = record.get("test")
     if not recorded:
-        return Check(what, UNKNOWN, "the record holds none")
+        yield Check(what, UNKNOWN, "the record holds none")
+        return
     try:
         found = read_predictions(paths.logs, record, len(names))
         figures = summarise(found.logits, found.labels, list(names))
     except UserError as error:
-        return Check(what, UNKNOWN, str(error))
+        yield Check(what, UNKNOWN, str(error))
+        return
     told = list(value_differences(recorded, figures))
     told += [each for each in value_differences(recorded, _independent(found.logits, found.labels)) if each not in told]
     checked = sorted(recorded.keys() & figures.keys())
     lost = sorted(recorded.keys() - figures.keys())
     more = f"; nothing computes {', '.join(lost)}" if lost else ""
-    return concluded(what, told, f"{', '.join(checked)} of {len(found.labels):,} predictions{more}")
+    yield concluded(what, told, f"{', '.join(checked)} of {len(found.labels):,} predictions{more}")
 
 
 def _independent(logits: Any, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - arrays

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import cross_entropy
 from fashion_tl.metrics.uncertainty import wilson_interval
 from fashion_tl.probe.neighbours import vote
@@ -111,17 +112,20 @@ def probe_stage(
         strengths: Strengths to try; if not given, half decades from 1e-3 to 1, and on while the best is at an end.
         knn: Whether to classify by nearest neighbours as well.
         device: Where to compute.
+
+    Raises:
+        UserError: If features are not finite.
     """
     began = time.perf_counter()
     there = {part: each.to(device) for part, each in labels.items()}
-    train = _tensor(stage.parts["train"], device)
+    train = _features(stage, "train", device)
     scaling = Scaling.of(train)
     regression = Regression(scaling.apply_(train), there["train"], classes)
-    val = scaling.apply_(_tensor(stage.parts["val"], device))
+    val = scaling.apply_(_features(stage, "val", device))
     tried, best = _path(regression, val, labels["val"].numpy(), strengths)
     chosen, val_logits = best.solution, best.logits
     weight, bias = scaling.fold(chosen)
-    raw = _tensor(stage.parts["test"], device)
+    raw = _features(stage, "test", device)
     test_logits = torch.addmm(bias, raw, weight.T).cpu().numpy()
     truth = {part: each.numpy() for part, each in labels.items()}
     val_correct = val_logits.argmax(1) == truth["val"]
@@ -229,11 +233,11 @@ def _step(strength: float, half_decades: int) -> float:
 
 def _neighbours(stage: Stage, labels: dict[str, Tensor], classes: int, device: torch.device | str) -> dict[str, Any]:
     """Classify by neighbours, their number chosen on validation: among equals the smaller."""
-    train = _tensor(stage.parts["train"], device)
-    found = vote(train, labels["train"], _tensor(stage.parts["val"], device), classes)
+    train = _features(stage, "train", device)
+    found = vote(train, labels["train"], _features(stage, "val", device), classes)
     accuracies = {count: float((each == labels["val"]).double().mean()) for count, each in found.items()}
     count = max(accuracies, key=lambda count: (accuracies[count], -count))
-    predicted = vote(train, labels["train"], _tensor(stage.parts["test"], device), classes, (count,))[count]
+    predicted = vote(train, labels["train"], _features(stage, "test", device), classes, (count,))[count]
     correct = int((predicted == labels["test"]).sum())
     return {
         "neighbours": count,
@@ -241,6 +245,17 @@ def _neighbours(stage: Stage, labels: dict[str, Tensor], classes: int, device: t
         "accuracy": correct / len(predicted),
         "interval": list(wilson_interval(correct, len(predicted))),
     }
+
+
+def _features(stage: Stage, part: str, device: torch.device | str) -> Tensor:
+    """Copy the features (N, F) of a part to a device, float32."""
+    features = _tensor(stage.parts[part], device)
+    if not features.isfinite().all():
+        raise UserError(
+            f"the features behind stage {stage.name} of {part} are not finite, so that nothing can be solved on them: "
+            "try --trainer.precision 32-true; if that changes nothing, the network's weights are not finite."
+        )
+    return features
 
 
 def _tensor(array: np.ndarray, device: torch.device | str) -> Tensor:

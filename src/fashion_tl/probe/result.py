@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -23,8 +22,8 @@ from fashion_tl.records.analysis import Analysis
 from fashion_tl.records.derived import write_derived
 from fashion_tl.records.predictions import Predictions
 from fashion_tl.records.record import RunPaths
-from fashion_tl.training.checkpoints import packed
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.loading import finished_checkpoint
 
 KIND = "probe"
 PICTURE = "probe-depth.png"
@@ -53,18 +52,6 @@ def set_head(module: ImageClassifier, probe: StageProbe) -> None:
     with torch.no_grad():
         linear.weight.copy_(probe.weight)
         linear.bias.copy_(probe.bias)
-
-
-def checkpoint_of(module: ImageClassifier) -> memoryview:
-    """Return the content of a checkpoint that was not trained, as ``init_from`` and ``load_classifier`` take it."""
-    checkpoint: dict[str, Any] = {
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": lightning.__version__,
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()},
-    }
-    module.on_save_checkpoint(checkpoint)
-    return packed(checkpoint)
 
 
 def record_probe(
@@ -137,7 +124,7 @@ def record_probe(
             },
         },
         config=text,
-        checkpoint=checkpoint_of(module),
+        checkpoint=finished_checkpoint(module),
         analysis=(KIND, analysis_of(module, stages, suggestion, skipped, config.pool)),
     )
 

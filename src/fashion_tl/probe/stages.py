@@ -99,12 +99,13 @@ def _ensure(extraction: Extraction, split: Split, part: str, head: int) -> None:
     """Compute what is missing: at all boundaries in one pass, or where the network does not allow that, at each."""
     functions = extraction.functions
     try:
-        extraction.ensure(split, part, _VIEWS, head)
-    except SplitError:
-        for boundary, function in functions.items():
-            extraction.functions = {boundary: function}
-            extraction.ensure(split, part, _VIEWS, boundary)
-        extraction.functions = functions
+        try:
+            extraction.ensure(split, part, _VIEWS, head)
+        except SplitError:
+            for boundary, function in functions.items():
+                extraction.functions = {boundary: function}
+                extraction.ensure(split, part, _VIEWS, boundary)
+            extraction.functions = functions
     except CacheWriteError as error:
         raise _not_kept(str(error)) from error
 

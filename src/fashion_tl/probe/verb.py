@@ -53,9 +53,8 @@ class Probe:
 
 def main(args: Sequence[str]) -> None:
     """Run the verb with command-line arguments."""
-    named = any(arg == "--name" or arg.startswith("--name=") for arg in args)
     try:
-        run(parse("probe", args), shlex.join(["fashion-tl", "probe", *args]), None if named else NAME)
+        _run(args)
     except MisconfigurationException as error:  # what Lightning finds out only when it is running
         raise UserError(f"trainer: {one_line(error)}") from error
 
@@ -66,13 +65,18 @@ def probe(config: Config, changes: Mapping[str, Any] | None = None) -> Probe:
     Args:
         config: A YAML file, a mapping as one holds it, or command-line arguments, as for ``fit``, with ``pool``,
             ``knn`` and ``strengths`` beside.
-        changes: Settings to change, by flag without the dashes. The record is named "probe" unless ``name`` is here.
+        changes: Settings to change, by flag without the dashes. The record is named "probe" unless ``name`` is
+            here or among the arguments.
 
     Raises:
         UserError: If a setting is wrong, or something that the probe needs is missing.
     """
-    args = arguments(config, changes)
-    named = "name" in (changes or {})
+    return _run(arguments(config, changes))
+
+
+def _run(args: Sequence[str]) -> Probe:
+    """Probe by arguments; the name that a file holds is that of its training, and only one beside it is the probe's."""
+    named = any(arg == "--name" or arg.startswith("--name=") for arg in args)
     return run(parse("probe", args), shlex.join(["fashion-tl", "probe", *args]), None if named else NAME)
 
 

@@ -92,10 +92,10 @@ def write_derived(
         with taken(paths, new=False):
             if paths.logs.exists() or paths.checkpoints.exists():
                 raise UserError(f"another process has taken {paths.logs}: start this one again.")
-            if checkpoint is not None:
-                write_bytes(paths.best, checkpoint)
-                record["checkpoint"] = sha256(paths.best)
             try:
+                if checkpoint is not None:
+                    write_bytes(paths.best, checkpoint)
+                    record["checkpoint"] = sha256(paths.best)
                 with replacing_folder(paths.logs) as draft:
                     _fill(draft, plain(record), predictions, config, analysis)
             except BaseException:

@@ -16,6 +16,7 @@ from fashion_tl.records.record import CHECKED, METRICS, RECORD, RunPaths, paths_
 from fashion_tl.records.record import verify as verify_file
 
 HOLDS, DIFFERS, UNKNOWN = "holds", "does not hold", "cannot be checked"
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UserError)
 MOST_TOLD = 4  # differences of one check
 ROUNDING = 1e-9  # between a figure and the same computed again, relative where it is above 1
 
@@ -70,6 +71,14 @@ def value_differences(recorded: Any, recomputed: Any, tolerance: float = ROUNDIN
             yield from value_differences(one, two, tolerance, f"{name}[{i}]")
     elif not _same(recorded, recomputed, tolerance):
         yield f"{name}: recorded {_short(recorded)}, found {_short(recomputed)}"
+
+
+def well_formed(what: str, checks: Iterator[Check]) -> Iterator[Check]:
+    """Yield checks; where what they read of a record is malformed, say so in one that does not hold."""
+    try:
+        yield from checks
+    except _MALFORMED as error:
+        yield Check(what, DIFFERS, f"{RECORD} holds it malformed ({type(error).__name__}: {error})")
 
 
 def check_files(folder: Path, record: Mapping[str, Any]) -> Iterator[Check]:
@@ -177,11 +186,12 @@ def _times(record: Mapping[str, Any], rows: list[dict[str, float]]) -> Check:
     return concluded(what, told, f"{len(rows)} epochs, {total:.1f} s{whole}")
 
 
-def check_certificate(record: Mapping[str, Any]) -> Check:
+def check_certificate(record: Mapping[str, Any]) -> Iterator[Check]:
     """Say whether frozen weights and buffers stayed, and the cache gave the same, by what training wrote down."""
     what, entries = "freeze certificate", record.get("certificate")
     if not isinstance(entries, list) or not entries:
-        return Check(what, UNKNOWN, f"{RECORD} holds none")
+        yield Check(what, UNKNOWN, f"{RECORD} holds none")
+        return
     told, largest, ended = [], [], True
     for entry in entries:
         phase = f"phase {int(entry['phase']) + 1}"
@@ -195,9 +205,10 @@ def check_certificate(record: Mapping[str, Any]) -> Check:
         difference = (entry.get("cache") or {}).get("largest_difference")
         largest += [] if difference is None else [difference]
     if not told and not ended:
-        return Check(what, UNKNOWN, "a phase has begun in it and not ended")
+        yield Check(what, UNKNOWN, "a phase has begun in it and not ended")
+        return
     cache = f"; with and without the cache logits differ by at most {max(largest):.1e}" if largest else ""
-    return concluded(what, told, f"what is frozen stayed in {len(entries)} phase(s){cache}")
+    yield concluded(what, told, f"what is frozen stayed in {len(entries)} phase(s){cache}")
 
 
 def check_members(record: Mapping[str, Any], log_dir: Path, checkpoint_dir: Path) -> Iterator[Check]:
