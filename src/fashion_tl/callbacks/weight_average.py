@@ -180,13 +180,9 @@ class WeightAverage(Callback):
 
 
 def trained_tensors(network: StagedNetwork) -> dict[str, Tensor]:
-    """Return what moves in training, by name: parameters with a gradient, buffers of what is not kept in eval mode."""
-    frozen = {id(buffer) for buffer in network.frozen_buffers().values()}
-    return {
-        name: tensor
-        for name, tensor in tensors_of(network).items()
-        if (tensor.requires_grad if isinstance(tensor, torch.nn.Parameter) else id(tensor) not in frozen)
-    }
+    """Return what of ``tensors_of`` moves in training, by name."""
+    moving = network.moving()
+    return {name: tensor for name, tensor in tensors_of(network).items() if name in moving}
 
 
 def tensors_of(network: torch.nn.Module) -> dict[str, Tensor]:
