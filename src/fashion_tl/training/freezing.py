@@ -69,6 +69,7 @@ class FreezeUnfreeze(Callback):
         self._wrapped: set[str] = set()
         self._buffers: dict[str, Tensor] = {}
         self._trainer: Trainer | None = None
+        self._given: list[Callback] = []
 
     @property
     def ended_early(self) -> bool:
@@ -81,6 +82,9 @@ class FreezeUnfreeze(Callback):
         """Begin with the first phase, before a strategy wraps the module and an optimizer is built."""
         if stage != "fit":
             return
+        # First, wherever it was put: the others find the phase applied, and the weights that were validated.
+        given: Any = trainer
+        self._given, given.callbacks = given.callbacks, sorted(given.callbacks, key=lambda each: each is not self)
         module = cast(PlannedModule, pl_module)
         module.enter_phase(0)
         self._wrapped = _trained(module)
@@ -92,6 +96,8 @@ class FreezeUnfreeze(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the trainer its limit back."""
         if stage == "fit":
+            given: Any = trainer
+            given.callbacks = self._given
             trainer.fit_loop.epoch_loop.max_steps, self._trainer = self.max_steps, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
