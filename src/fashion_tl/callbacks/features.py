@@ -198,7 +198,7 @@ class FeatureCache(Callback):
             return
         boundary = self._boundary
         self._leave(trainer, module)
-        self._boundary = boundary
+        self._boundary, self.largest_difference = boundary, None
         if self.mode == "require":
             raise self._refusal(reason)
         if reason not in self._said:
