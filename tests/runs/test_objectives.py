@@ -106,3 +106,17 @@ def test_what_does_not_fit_is_one_message_and_leaves_nothing(
     assert len(err.splitlines()) == 1
     assert not Path("lightning_logs/small").exists()
     assert not Path("checkpoints/small").exists()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_sent_to_a_spawned_process_is_one_message(fit: Fit, workdir: Path, capsys) -> None:
+    adapted = ["--model.lora", "{rank: 2}", "--model.train", "lora"]
+    assert fit(*adapted, name="taught") == 0
+    spawned = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"]
+    for flags in (adapted, ["--model.terms", "{distillation: {teachers: taught}}"]):
+        capsys.readouterr()
+        assert fit(*flags, *spawned, name="small") == 2
+        (err,) = capsys.readouterr().err.splitlines()
+        assert "Use --trainer.strategy ddp." in err
+        assert not Path("lightning_logs/small").exists()
+        assert not Path("checkpoints/small").exists()

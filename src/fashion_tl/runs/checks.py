@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,7 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
     """
     check_lengths(trainer, data)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+    check_sent(trainer, model)
     batches = epoch_batches(trainer, data)
     plan = model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
@@ -147,6 +151,32 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
+class _WithoutTensors(ForkingPickler):
+    """Pickles an object as a spawned process gets it, but for the contents of tensors."""
+
+    def persistent_id(self, thing: object) -> str | None:
+        """Leave a tensor out."""
+        return "tensor" if isinstance(thing, torch.Tensor) else None
+
+
+def check_sent(trainer: Trainer, model: ImageClassifier) -> None:
+    """Refuse a model that cannot be sent to the processes that a strategy spawns.
+
+    Raises:
+        UserError: If it cannot be pickled, as none with adapters can, be they a teacher's.
+    """
+    launcher = getattr(getattr(trainer, "strategy", None), "launcher", None)
+    if getattr(launcher, "_start_method", None) not in ("spawn", "forkserver"):
+        return
+    try:
+        _WithoutTensors(io.BytesIO()).dump(model)
+    except (pickle.PicklingError, AttributeError, RuntimeError, TypeError) as error:
+        raise UserError(
+            "--trainer.strategy spawns processes, to which the model is sent by pickle, and it cannot be: "
+            f"{' '.join(str(error).split())[:200]} Adapters (model.lora) never can. Use --trainer.strategy ddp."
+        ) from error
+
+
     """Refuse to start where two checkpoints, with the optimizer's state and other copies of weights, will not fit."""
     copies = 5 if model.plan.may_end_early else 4  # weights, two moments, an average, the best weights of a phase
     needed = 2 * copies * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
