@@ -16,6 +16,7 @@ from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError
 from fashion_tl.training.confusion import confused_pairs, spread_of
 from fashion_tl.training.objective import Objective, make_objective
+from fashion_tl.training.objectives.base import Focal
 from fashion_tl.training.scratch import ScratchClassifier
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -72,6 +73,23 @@ def test_a_sure_prediction_has_a_finite_gradient_in_the_focal_loss_of_shares() -
     make_objective("focal", 2, arguments={"gamma": 0.5})(logits, torch.tensor([[0.5, 0.5]]), None).loss.backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_sure_prediction_has_a_finite_gradient_in_the_focal_loss_of_classes(gamma: float, dtype: torch.dtype) -> None:
+    logits = torch.tensor([[100.0, 0.0], [0.0, 1.0]], dtype=dtype, requires_grad=True)
+    make_objective("focal", 2, arguments={"gamma": gamma})(logits, torch.tensor([0, 0]), None).loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert float(logits.grad[0].abs().max()) < 1e-40
+
+
+def test_focal_loss_is_the_sum_by_hand() -> None:
+    p = probabilities(LOGITS)[np.arange(40), TARGETS.numpy()]
+    weights = np.array(WEIGHTS)[TARGETS.numpy()]
+    expected = np.sum(-weights * (1 - p) ** 2 * np.log(p)) / weights.sum()
+    assert float(Focal(WEIGHTS)(LOGITS, TARGETS, None).loss) == pytest.approx(expected, rel=1e-6)
 
 
 def test_smoothing_goes_to_the_classes_that_are_confused() -> None:

@@ -155,8 +155,6 @@ class Focal(Objective):
         gamma: Focusing exponent, from 0 (cross-entropy); the paper's best is 2.
     """
 
-    takes_shares = True
-
     def __init__(
         self, class_weights: list[float] | None = None, label_smoothing: float = 0.0, gamma: float = 2.0
     ) -> None:
@@ -167,19 +165,9 @@ class Focal(Objective):
             raise UserError(f"model.objective_args.gamma is {gamma}, allowed is 0 and above.")
         self.gamma = gamma
 
-    def loss(self, logits: Tensor, targets: Tensor, batch: Any) -> Tensor:  # noqa: ANN401 - as above
-        """Compute the mean focal loss ()."""
-        if targets.ndim > 1:
-            return self.expected(self.losses(logits), targets)
-        log_p = F.log_softmax(logits, 1).gather(1, targets[:, None])[:, 0]
-        losses = -((1 - log_p.exp()) ** self.gamma) * log_p
-        if self.class_weights is None:
-            return losses.mean()
-        weights = self.class_weights[targets]
-        return (weights * losses).sum() / weights.sum()
-
     def losses(self, logits: Tensor) -> Tensor:
         """Compute the focal loss (B, K) of each sample for each class."""
         log_p = F.log_softmax(logits, 1)
-        # A power below 1 has no gradient at 0, and that of a class whose share is 0 would still make it NaN.
-        return -((1 - log_p.exp()).clamp(min=1e-8) ** self.gamma) * log_p
+        # A power below 1 has no gradient at 0; no other number lies below half of eps.
+        left = (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps / 8)
+        return -(left**self.gamma) * log_p
