@@ -30,6 +30,7 @@ from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.confusion import confused_pairs, confusion_of
 from fashion_tl.training.freezing import check_validations
+from fashion_tl.training.objective import prepare_objective
 from fashion_tl.training.plan import Plan, Progress
 
 
@@ -88,15 +89,15 @@ def settle_named_runs(config: Namespace, started: bool = False) -> None:
         config.data.mix.pairs = checkpoint_of(config, config.data.mix.pairs)
 
 
-def prepare_objective(model: ImageClassifier, data: ImageDataModule) -> None:
+def ask_other_runs(model: ImageClassifier, data: ImageDataModule, device: torch.device) -> None:
     """Have the objective, and what mixes images, take what they need of other runs, before anything is written.
 
     Raises:
         UserError: If it is not to be had, or does not fit this run.
     """
-    model.objective.prepare(model, data)
+    prepare_objective(model, data, device)
     if data.mix is not None and isinstance(data.mix.pairs, str):
-        confusion = confusion_of(data.mix.pairs, model, data, "data.mix.pairs")
+        confusion, _ = confusion_of(data.mix.pairs, model, data, "data.mix.pairs", device)
         data.set_mix(replace(data.mix, pairs=confused_pairs(confusion, data.class_names)))
         rank_zero_only(print)("mixed pairs: " + ", ".join(" and ".join(pair) for pair in data.mix.pairs))
 
@@ -138,8 +139,8 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
         The plan with the end that the trainer gives it.
     """
     check_lengths(trainer, data)
-    epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     check_sent(trainer, model)
+    epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
     plan = model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
@@ -150,7 +151,6 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
     return plan
 
 
-def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
 class _WithoutTensors(ForkingPickler):
     """Pickles an object as a spawned process gets it, but for the contents of tensors."""
 
@@ -177,6 +177,7 @@ def check_sent(trainer: Trainer, model: ImageClassifier) -> None:
         ) from error
 
 
+def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
     """Refuse to start where two checkpoints, with the optimizer's state and other copies of weights, will not fit."""
     copies = 5 if model.plan.may_end_early else 4  # weights, two moments, an average, the best weights of a phase
     needed = 2 * copies * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
