@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError
-from fashion_tl.process import own_device
 from fashion_tl.training.confusion import confused_pairs, spread_of
 from fashion_tl.training.objective import Objective, make_objective, prepare_objective
 from fashion_tl.training.objectives.base import CrossEntropy, Focal
@@ -225,25 +224,6 @@ def test_smoothing_by_confusions_is_refused_with_a_loss_of_its_own(own: str) -> 
     module = scratch(objective=f"{__name__}.{own}", label_smoothing=0.2, smoothing_confusion=COSTS)
     with pytest.raises(UserError, match=r"model\.smoothing_confusion .*overrides loss.*override losses instead"):
         prepare_objective(module, None, CPU)
-
-
-@pytest.mark.parametrize(
-    ("accelerator", "rank", "gpus", "expected"),
-    [
-        ("cpu", "1", True, "cpu"),
-        ("auto", "1", True, "cuda:1"),
-        ("gpu", None, True, "cuda:0"),
-        ("auto", "1", False, "cpu"),
-    ],
-)
-def test_other_runs_are_computed_where_this_process_trains(
-    accelerator: str, rank: str | None, gpus: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    if rank is not None:
-        monkeypatch.setenv("LOCAL_RANK", rank)
-    assert str(own_device(accelerator)) == expected
 
 
 def probabilities(logits: Tensor) -> np.ndarray:
