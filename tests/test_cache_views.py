@@ -15,8 +15,10 @@ from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Batch, CachedFeatures
 from fashion_tl.data.views import DrawnViews
 from fashion_tl.features.eviction import why_no_room
-from fashion_tl.features.extraction import stored
+from fashion_tl.features.extraction import Extraction, stored
 from fashion_tl.features.store import CacheWriteError, entries
+from fashion_tl.features.views import DrawnEpoch
+from fashion_tl.records.record import read_record
 from fashion_tl.runs.parser import quiet
 from fashion_tl.seeds import seed_batch, seeded
 
@@ -185,6 +187,23 @@ def test_teachers_that_see_each_batch_leave_no_place_for_features(fit: Fit, caps
     taught = ("--model.train", "head", "--model.terms={distillation: {teachers: teacher}}", "--cache_views", "2")
     assert fit(*taught, *FLAGS) == 0
     assert "cache: not used, the objective needs the images of each batch" in capsys.readouterr().out
+
+
+def test_a_certificate_tells_of_a_cache_that_was_given_up(
+    fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure = Extraction.ensure
+
+    def filled(extraction: Extraction, split: Any, part: str, views: Any, *more: Any) -> None:
+        if isinstance(views, DrawnEpoch) and views.epoch == 1:
+            raise CacheWriteError("the disk is full")
+        ensure(extraction, split, part, views, *more)
+
+    monkeypatch.setattr(Extraction, "ensure", filled)
+    assert fit("--model.train", "head", "--cache_views", "2", *FLAGS, name="full", epochs=2) == 0
+    assert "cache: not used, the disk is full" in capsys.readouterr().out
+    (phase,) = read_record(Path("lightning_logs/full/version_0"))["certificate"]
+    assert phase["cache"] == {"used": False, "largest_difference": None}
 
 
 @pytest.mark.slow

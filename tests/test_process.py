@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fashion_tl import process
-from fashion_tl.process import PeakMemory, keep_freed_memory, stop_looking_for_gpus
+from fashion_tl.process import PeakMemory, keep_freed_memory, own_device, stop_looking_for_gpus
 
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -123,3 +123,22 @@ assert read_record(Path("lightning_logs/run/version_0"))["peak_memory_bytes"] is
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "rank", "gpus", "expected"),
+    [
+        ("cpu", "1", True, "cpu"),
+        ("auto", "1", True, "cuda:1"),
+        ("gpu", None, True, "cuda:0"),
+        ("auto", "1", False, "cpu"),
+    ],
+)
+def test_a_process_has_a_device_of_its_own(
+    accelerator: str, rank: str | None, gpus: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert str(own_device(accelerator)) == expected

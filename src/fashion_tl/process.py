@@ -46,6 +46,13 @@ def is_first_process() -> bool:
     return rank == 0
 
 
+def own_device(accelerator: str) -> torch.device:
+    """Return the device that this process trains on by Lightning's choice, before a trainer is there to tell."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def device_text(device: torch.device) -> str:
     """Name a device as records do."""
     if device.type == "cuda":

@@ -25,6 +25,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.records.record import read_record
 from fashion_tl.runs.parser import quiet
 from fashion_tl.training.loading import load_classifier
+from fashion_tl.training.plan import Plan
 
 from ..conftest import Fit
 from ..test_resume import EPOCHS, PLACES, SaveAt, classifier, data_module, different
@@ -418,3 +419,43 @@ def test_batches_of_any_loader_estimate_the_statistics() -> None:
     first = module.network.get_submodule("backbone.block1.0")(module.preprocess(images))
     mean = module.network.get_buffer("backbone.block1.1.running_mean")
     torch.testing.assert_close(mean, first.mean((0, 2, 3)).detach())
+
+
+@pytest.mark.parametrize("until", [{}, {"until": "plateau", "patience": 1}])
+def test_the_order_of_callbacks_changes_nothing(until: dict[str, Any]) -> None:
+    """The module brings FreezeUnfreeze along, behind the average; phases and best weights are the same."""
+    ends = []
+    for callbacks in ([FreezeUnfreeze(), EMA(0.8)], [EMA(0.8)]):
+        module, seen = classifier(train={0: {"train": "head", **until}, 2: "all"}), Seen()
+        trainer: Any = Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[*callbacks, seen],
+            max_epochs=EPOCHS,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(module, datamodule=data_module({}))
+        assert [type(each) for each in trainer.callbacks[: len(callbacks)]] == [type(each) for each in callbacks]
+        ends.append([*seen.steps, *seen.validated, clones(module.network)])
+    assert len(ends[0]) == len(ends[1])
+    assert [different(one, other) for one, other in zip(*ends, strict=True)] == [[]] * len(ends[0])
+
+
+def test_an_average_asks_for_the_plan_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    plan_of = ScratchClassifier.current_plan
+
+    def counted(module: ScratchClassifier) -> Plan:
+        asked.append(1)
+        return plan_of(module)
+
+    monkeypatch.setattr(ScratchClassifier, "current_plan", counted)
+    counts = []
+    for average in ([], [EMA(0.8)], [SWA(0.5)]):
+        asked.clear()
+        fitted(classifier(), *average)
+        counts.append(len(asked))
+    assert counts[1:] == [counts[0] + EPOCHS + 1] * 2

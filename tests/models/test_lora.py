@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fashion_tl.errors import UserError
+from fashion_tl.features.keys import function_hash
 from fashion_tl.models.backbones import create_backbone
-from fashion_tl.models.lora import adapted_stages, add_adapters, merge_adapters
+from fashion_tl.models.lora import LoRA, adapted_stages, add_adapters, merge_adapters
 from fashion_tl.models.split import split_network
 from fashion_tl.models.staged import StagedNetwork, divide_timm
 
@@ -141,6 +142,20 @@ def test_patterns_go_by_the_names_that_layers_have_without_adapters() -> None:
     assert found == {"backbone.layer2.0.conv1.parametrizations.weight.original"}
     adapter = {f"backbone.layer2.0.conv1.parametrizations.weight.0.lora_{letter}" for letter in "ab"}
     assert network.select(["layer2.0.conv1.*"]).names == found | adapter
+
+
+def test_features_below_adapters_that_add_nothing_are_those_of_any_seed() -> None:
+    network, _ = staged("test_resnet")
+    adapters = [module for module in network.modules() if isinstance(module, LoRA)]
+    before = function_hash(network.backbone)
+    with torch.no_grad():
+        for adapter in adapters:
+            nn.init.normal_(adapter.lora_a)
+        assert function_hash(network.backbone) == before
+        adapters[0].lora_b[0, 0] = 1
+        moved = function_hash(network.backbone)
+        adapters[0].lora_a[0, 0] += 1
+    assert len({before, moved, function_hash(network.backbone)}) == 3
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,40 @@ def test_what_does_not_fit_is_one_message_and_leaves_nothing(
     assert len(err.splitlines()) == 1
     assert not Path("lightning_logs/small").exists()
     assert not Path("checkpoints/small").exists()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_sent_to_a_spawned_process_is_one_message(fit: Fit, workdir: Path, capsys) -> None:
+    adapted = ["--model.lora", "{rank: 2}", "--model.train", "lora"]
+    assert fit(*adapted, name="taught") == 0
+    spawned = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"]
+    for flags in (adapted, ["--model.terms", "{distillation: {teachers: taught}}"]):
+        capsys.readouterr()
+        assert fit(*flags, *spawned, name="small") == 2
+        (err,) = capsys.readouterr().err.splitlines()
+        assert "Use --trainer.strategy ddp." in err
+        assert not Path("lightning_logs/small").exists()
+        assert not Path("checkpoints/small").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.label_smoothing", "0.1", "--model.smoothing_confusion", "big"], "smoothing_confusion (weights)"),
+        (["--model.terms", "{distillation: {teachers: big}}"], "terms.distillation.teachers (weights)"),
+    ],
+)
+def test_a_run_does_not_go_on_with_what_another_checkpoint_tells(
+    fit: Fit, workdir: Path, capsys, flags: list[str], message: str
+) -> None:
+    for name, seed in (("big", "0"), ("other", "1")):
+        assert fit("--seed_everything", seed, name=name) == 0
+    assert fit(*flags, name="small") == 0
+    going_on = ["--ckpt_path", "checkpoints/small/version_0/last.ckpt"]
+    assert fit(*flags, *going_on, name="small", epochs=2) == 0
+    for file in Path("checkpoints/other/version_0").glob("best.ckpt*"):
+        shutil.copy(file, Path("checkpoints/big/version_0", file.name))
+    capsys.readouterr()
+    assert fit(*flags, *going_on, name="small", epochs=2) == 2
+    assert f"model.{message}: " in capsys.readouterr().err

@@ -17,6 +17,7 @@ from fashion_tl.models.batch_norm import estimating, moving_norms
 from fashion_tl.seeds import run_seed, seed_batch
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.plan import Plan, Progress
+from fashion_tl.training.progress import progress_of
 
 SHARE = (1e-6, 1 - 1e-6)  # lowest and highest decay, and share of a phase
 WARMUP_POWER = 2 / 3
@@ -43,7 +44,7 @@ class EMA(WeightAverage):
         """Return the number of the phase."""
         return float(plan.phase(progress))
 
-    def due(self, trainer: Trainer, plan: Plan, progress: Progress) -> bool:
+    def due(self, trainer: Trainer, plan: Plan) -> bool:
         """Take every step."""
         return True
 
@@ -82,8 +83,9 @@ class SWA(WeightAverage):
             )
         return plan.length - self.part * (plan.length - plan.phases[-1].start)
 
-    def due(self, trainer: Trainer, plan: Plan, progress: Progress) -> bool:
+    def due(self, trainer: Trainer, plan: Plan) -> bool:
         """Take the end of each epoch after the start."""
+        progress = progress_of(trainer)
         if not trainer.is_last_batch and not plan.ended(progress):
             return False
         done = trainer.current_epoch + 1 if trainer.is_last_batch else progress.epochs

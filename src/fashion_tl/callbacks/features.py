@@ -30,7 +30,6 @@ from fashion_tl.features.validity import splits_of, why_not
 from fashion_tl.features.views import DrawnEpoch, FixedViews, Views
 from fashion_tl.models.split import SplitError
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.freezing import FreezeUnfreeze
 from fashion_tl.training.plan import Plan
 from fashion_tl.training.progress import progress_of
 
@@ -137,10 +136,6 @@ class FeatureCache(Callback):
     def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.mode == "off" or not isinstance(pl_module, ImageClassifier):
             return
-        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
-        for callback in callbacks:
-            if isinstance(callback, FreezeUnfreeze):  # wherever it stands among them
-                callback.apply(trainer, pl_module)
         plan, progress = pl_module.current_plan(), progress_of(trainer)
         boundary = pl_module.network.boundary
         if boundary == self._boundary and not self._drawn:
@@ -203,7 +198,7 @@ class FeatureCache(Callback):
             return
         boundary = self._boundary
         self._leave(trainer, module)
-        self._boundary = boundary
+        self._boundary, self.largest_difference = boundary, None
         if self.mode == "require":
             raise self._refusal(reason)
         if reason not in self._said:

@@ -40,6 +40,7 @@ class WeightAverage(Callback):
         self._weights: dict[str, Tensor] = {}  # those of training, while the average is in the module
         self._live: dict[str, Tensor] = {}  # what trains in this epoch
         self._period: float | None = None
+        self._plan = Plan()  # that of this epoch
         self._count = self._step = 0
 
     def period(self, plan: Plan, progress: Progress) -> float:
@@ -50,7 +51,7 @@ class WeightAverage(Callback):
         """
         raise NotImplementedError
 
-    def due(self, trainer: Trainer, plan: Plan, progress: Progress) -> bool:
+    def due(self, trainer: Trainer, plan: Plan) -> bool:
         """Say whether the weights after the present step belong to the average."""
         raise NotImplementedError
 
@@ -82,7 +83,8 @@ class WeightAverage(Callback):
         self._follow(trainer, pl_module)
 
     def _follow(self, trainer: Trainer, module: LightningModule) -> None:
-        period = self.period(_classifier(module).current_plan(), progress_of(trainer))
+        self._plan = _classifier(module).current_plan()
+        period = self.period(self._plan, progress_of(trainer))
         if period != self._period:
             self.average, self._period, self._count = {}, period, 0
         self._live = trained_tensors(_network(module))
@@ -96,12 +98,11 @@ class WeightAverage(Callback):
         batch_idx: int,
     ) -> None:
         """Take the weights after an optimizer step into the average."""
-        module = _classifier(pl_module)
-        if trainer.global_step == self._step or not self.due(trainer, module.current_plan(), progress_of(trainer)):
+        if trainer.global_step == self._step or not self.due(trainer, self._plan):
             return
         self._step = trainer.global_step
         self.update(self._live)
-        self.complete(trainer, module)
+        self.complete(trainer, _classifier(pl_module))
 
     def update(self, weights: dict[str, Tensor]) -> None:
         """Take weights into the average, in float32 or wider."""
@@ -180,13 +181,9 @@ class WeightAverage(Callback):
 
 
 def trained_tensors(network: StagedNetwork) -> dict[str, Tensor]:
-    """Return what moves in training, by name: parameters with a gradient, buffers of what is not kept in eval mode."""
-    frozen = {id(buffer) for buffer in network.frozen_buffers().values()}
-    return {
-        name: tensor
-        for name, tensor in tensors_of(network).items()
-        if (tensor.requires_grad if isinstance(tensor, torch.nn.Parameter) else id(tensor) not in frozen)
-    }
+    """Return what of ``tensors_of`` moves in training, by name."""
+    moving = network.moving()
+    return {name: tensor for name, tensor in tensors_of(network).items() if name in moving}
 
 
 def tensors_of(network: torch.nn.Module) -> dict[str, Tensor]:

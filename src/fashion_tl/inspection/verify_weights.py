@@ -61,16 +61,11 @@ def _frozen(checkpoint: dict[str, Any], started: ImageClassifier, phases: int) -
 
 
 def _moving(module: ImageClassifier, phases: int) -> set[str]:
-    """Name the parameters that any phase trains, and the buffers of modules that are not in eval mode in one."""
+    """Name what any phase trains."""
     moving: set[str] = set()
-    module.train()
     for index in range(phases):
         module.enter_phase(index)
-        network = module.network
-        moving |= {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        for prefix, part in network.named_modules():
-            if part.training:
-                moving |= {f"{prefix}.{name}".lstrip(".") for name, _ in part.named_buffers(recurse=False)}
+        moving |= module.network.moving().keys()
     return moving
 
 

@@ -172,6 +172,17 @@ class StagedNetwork(nn.Module):
             for name, buffer in module.named_buffers(recurse=False)
         }
 
+    def moving(self) -> dict[str, Tensor]:
+        """Return what training changes, by name: parameters with a gradient, buffers of what is not kept in eval mode.
+
+        A tensor that goes by several names is there under each.
+        """
+        still = {id(buffer) for buffer in self.frozen_buffers().values()}
+        parameters = self.named_parameters(remove_duplicate=False)
+        trained: dict[str, Tensor] = {name: parameter for name, parameter in parameters if parameter.requires_grad}
+        buffers = self.named_buffers(remove_duplicate=False)
+        return trained | {name: buffer for name, buffer in buffers if id(buffer) not in still}
+
     def train(self, mode: bool = True) -> StagedNetwork:
         """Set the mode of what trains; what is frozen stays in eval mode (Lightning calls this after validation)."""
         super().train(mode)

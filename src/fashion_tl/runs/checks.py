@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.confusion import confused_pairs, confusion_of
 from fashion_tl.training.freezing import check_validations
+from fashion_tl.training.objective import prepare_objective
 from fashion_tl.training.plan import Plan, Progress
 
 
@@ -85,15 +89,15 @@ def settle_named_runs(config: Namespace, started: bool = False) -> None:
         config.data.mix.pairs = checkpoint_of(config, config.data.mix.pairs)
 
 
-def prepare_objective(model: ImageClassifier, data: ImageDataModule) -> None:
+def ask_other_runs(model: ImageClassifier, data: ImageDataModule, device: torch.device) -> None:
     """Have the objective, and what mixes images, take what they need of other runs, before anything is written.
 
     Raises:
         UserError: If it is not to be had, or does not fit this run.
     """
-    model.objective.prepare(model, data)
+    prepare_objective(model, data, device)
     if data.mix is not None and isinstance(data.mix.pairs, str):
-        confusion = confusion_of(data.mix.pairs, model, data, "data.mix.pairs")
+        confusion, _ = confusion_of(data.mix.pairs, model, data, "data.mix.pairs", device)
         data.set_mix(replace(data.mix, pairs=confused_pairs(confusion, data.class_names)))
         rank_zero_only(print)("mixed pairs: " + ", ".join(" and ".join(pair) for pair in data.mix.pairs))
 
@@ -135,6 +139,7 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
         The plan with the end that the trainer gives it.
     """
     check_lengths(trainer, data)
+    check_sent(trainer, model)
     epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     batches = epoch_batches(trainer, data)
     plan = model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
@@ -144,6 +149,32 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
             callback.period(plan, Progress(0, batches=batches))
     check_validations(plan, getattr(trainer, "val_check_interval", None))
     return plan
+
+
+class _WithoutTensors(ForkingPickler):
+    """Pickles an object as a spawned process gets it, but for the contents of tensors."""
+
+    def persistent_id(self, thing: object) -> str | None:
+        """Leave a tensor out."""
+        return "tensor" if isinstance(thing, torch.Tensor) else None
+
+
+def check_sent(trainer: Trainer, model: ImageClassifier) -> None:
+    """Refuse a model that cannot be sent to the processes that a strategy spawns.
+
+    Raises:
+        UserError: If it cannot be pickled, as none with adapters can, be they a teacher's.
+    """
+    launcher = getattr(getattr(trainer, "strategy", None), "launcher", None)
+    if getattr(launcher, "_start_method", None) not in ("spawn", "forkserver"):
+        return
+    try:
+        _WithoutTensors(io.BytesIO()).dump(model)
+    except (pickle.PicklingError, AttributeError, RuntimeError, TypeError) as error:
+        raise UserError(
+            "--trainer.strategy spawns processes, to which the model is sent by pickle, and it cannot be: "
+            f"{' '.join(str(error).split())[:200]} Adapters (model.lora) never can. Use --trainer.strategy ddp."
+        ) from error
 
 
 def check_disk(paths: RunPaths, model: ImageClassifier) -> None:

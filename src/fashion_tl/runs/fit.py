@@ -17,7 +17,7 @@ from fashion_tl.callbacks.features import FeatureCache
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.callbacks.tensorboard import RunLogger
 from fashion_tl.errors import UserError
-from fashion_tl.process import is_first_process, keep_freed_memory, stop_looking_for_gpus
+from fashion_tl.process import is_first_process, keep_freed_memory, own_device, stop_looking_for_gpus
 from fashion_tl.records.record import FAILED, RunPaths, next_paths, read_record, taken, write_record
 from fashion_tl.runs import checks
 from fashion_tl.runs.callbacks import callbacks_of
@@ -98,7 +98,7 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         checks.check_monitor(config.monitor, model, built.trainer.callbacks)
         data.prepare_data()
         data.setup("fit")
-        checks.prepare_objective(model, data)
+        checks.ask_other_runs(model, data, own_device(str(config.trainer.accelerator)))
         cache.check(model, data)
         if config.compile:
             model.compile_network(config.compile)

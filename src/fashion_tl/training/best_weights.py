@@ -30,11 +30,13 @@ class BestWeights:
         best = self.loss if phase == self.phase else math.inf
         if improves(loss, best):
             self.phase, self.loss = phase, loss
-            self._tensors = {name: tensor.detach().clone() for name, tensor in _moving(network).items()}
+            self._tensors = {name: tensor.detach().clone() for name, tensor in network.moving().items()}
 
     def restore(self, network: StagedNetwork) -> None:
         """Put the weights back and forget them."""
-        found = dict([*network.named_parameters(), *network.named_buffers()])
+        found = dict(network.named_parameters(remove_duplicate=False)) | dict(
+            network.named_buffers(remove_duplicate=False)
+        )
         with torch.no_grad():
             for name, tensor in self._tensors.items():
                 found[name].copy_(tensor)
@@ -48,10 +50,3 @@ class BestWeights:
         """Take over what a checkpoint has kept."""
         self.phase, self.loss = state.get("phase"), float(state.get("loss", math.inf))
         self._tensors = dict(state.get("tensors", {}))
-
-
-def _moving(network: StagedNetwork) -> dict[str, Tensor]:
-    """Return by name the parameters that train, and the buffers of what is not in eval mode."""
-    still = {id(buffer) for buffer in network.frozen_buffers().values()}
-    trained: dict[str, Tensor] = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    return trained | {name: buffer for name, buffer in network.named_buffers() if id(buffer) not in still}

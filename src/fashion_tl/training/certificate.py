@@ -76,10 +76,10 @@ class FreezeCertificate:
 
 def frozen_names(network: StagedNetwork) -> dict[str, list[str]]:
     """Name the parameters that take no gradient, and the buffers of modules that are kept in eval mode."""
-    kept = {id(buffer) for buffer in network.frozen_buffers().values()}
+    moving = network.moving()
     return {
-        "frozen_weights": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
-        "frozen_buffers": [name for name, buffer in network.named_buffers() if id(buffer) in kept],
+        "frozen_weights": [name for name, _ in network.named_parameters() if name not in moving],
+        "frozen_buffers": [name for name, _ in network.named_buffers() if name not in moving],
     }
 
 

@@ -25,7 +25,7 @@ from fashion_tl.training.checkpoints import verify
 from fashion_tl.training.divergence import DivergenceGuard
 from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
 from fashion_tl.training.freezing import FreezeUnfreeze
-from fashion_tl.training.objective import BALANCED, balanced_weights, make_objective
+from fashion_tl.training.objective import BALANCED, balanced_weights, make_objective, prepare_objective
 from fashion_tl.training.optimizer import build_optimizer, check_optimizer, group_rates, parameter_groups
 from fashion_tl.training.plan import Plan, Schedule, parse_phases
 from fashion_tl.training.progress import progress_of
@@ -297,7 +297,7 @@ class ImageClassifier(LightningModule):
         if stage != "fit":
             return
         data = getattr(self.trainer, "datamodule", None)
-        self.objective.prepare(self, data)
+        prepare_objective(self, data, self.trainer.strategy.root_device)
         if self.class_weights != BALANCED:
             return
         counts = getattr(data, "class_counts", None)

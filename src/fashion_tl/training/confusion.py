@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fashion_tl.errors import UserError, shown
+from fashion_tl.training.certificate import hash_tensors
 
 if TYPE_CHECKING:
     from fashion_tl.training.classifier import ImageClassifier
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 BATCH = 256
 
 
-def confusion_of(given: Any, module: ImageClassifier, data: Any, where: str) -> Tensor:  # noqa: ANN401 - of YAML; any data
-    """Return a confusion matrix (K, K), true classes in rows.
+def confusion_of(
+    given: Any,  # noqa: ANN401 - what a configuration holds
+    module: ImageClassifier,
+    data: Any,  # noqa: ANN401 - any data module, or None
+    where: str,
+    device: torch.device,
+) -> tuple[Tensor, str | None]:
+    """Return a confusion matrix (K, K), true classes in rows, and a hash of the weights that tell it, if a run does.
 
     That of a run sums, over the validation images of each class, the probability that it gives to each class: of few
     images probabilities tell more than decisions do.
@@ -29,6 +36,7 @@ def confusion_of(given: Any, module: ImageClassifier, data: Any, where: str) -> 
         module: The classifier that trains.
         data: Its data module, after ``setup``.
         where: The setting, for messages.
+        device: Where the run is computed.
 
     Raises:
         UserError: If the numbers are no such matrix, or the run tells other classes.
@@ -44,7 +52,7 @@ def confusion_of(given: Any, module: ImageClassifier, data: Any, where: str) -> 
                 f"{where} is {shown(given)}: it needs {classes} rows (true classes) of {classes} numbers from 0 up, or "
                 "a run's name or checkpoint."
             )
-        return matrix
+        return matrix, None
     from fashion_tl.training.loading import load_classifier
 
     if "val" not in (getattr(data, "splits", None) or {}):
@@ -55,11 +63,13 @@ def confusion_of(given: Any, module: ImageClassifier, data: Any, where: str) -> 
             f"{where}: {given} tells the classes {', '.join(run.class_names)}; this run has "
             f"{', '.join(module.class_names)}. Name a run on the same classes."
         )
-    run.to("cuda" if torch.cuda.is_available() else "cpu")
+    state = run.network.state_dict()
+    told = hash_tensors(state, state)
+    run.to(device)
     split = data.splits["val"]
     with torch.no_grad():
         rows = [run(run.preprocess(images.to(run.device))).float().softmax(1).cpu() for images in split.in_order(BATCH)]
-    return F.one_hot(split.labels, classes).float().T @ torch.cat(rows)
+    return F.one_hot(split.labels, classes).float().T @ torch.cat(rows), told
 
 
 def spread_of(confusion: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from fashion_tl.errors import UserError
 from fashion_tl.models.staged import StagedNetwork, count_parameters
@@ -69,6 +69,7 @@ class FreezeUnfreeze(Callback):
         self._wrapped: set[str] = set()
         self._buffers: dict[str, Tensor] = {}
         self._trainer: Trainer | None = None
+        self._given: list[Callback] = []
 
     @property
     def ended_early(self) -> bool:
@@ -81,6 +82,9 @@ class FreezeUnfreeze(Callback):
         """Begin with the first phase, before a strategy wraps the module and an optimizer is built."""
         if stage != "fit":
             return
+        # First, wherever it was put: the others find the phase applied, and the weights that were validated.
+        given: Any = trainer
+        self._given, given.callbacks = given.callbacks, sorted(given.callbacks, key=lambda each: each is not self)
         module = cast(PlannedModule, pl_module)
         module.enter_phase(0)
         self._wrapped = _trained(module)
@@ -90,8 +94,10 @@ class FreezeUnfreeze(Callback):
         self.max_steps, loop.max_steps = loop.max_steps, -1
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the trainer its limit back."""
+        """Give the trainer its limit back, and its order of callbacks, by which Lightning's tuner finds its own."""
         if stage == "fit":
+            given: Any = trainer
+            given.callbacks = self._given
             trainer.fit_loop.epoch_loop.max_steps, self._trainer = self.max_steps, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -233,11 +239,13 @@ def compared(module: PlannedModule, data: object) -> dict[str, Any]:
     """Return what must be the same for a run to be the same run, as plain values."""
     plan = module.plan.settings()
     given = dict(getattr(module, "given", {}))
+    parts = getattr(module, "objective", nn.Module()).modules()
+    told = {name: value for part in parts for name, value in getattr(part, "told_by", {}).items()}
     decided = {*plan, *plan["schedule"], "train", "schedule", "pretrained", "init_from", "class_names", "input_spec"}
     return {
         "plan": plan,
         "seed": run_seed(),
-        "model": {name: value for name, value in given.items() if name not in decided},
+        "model": {name: value for name, value in given.items() if name not in decided} | told,
         "data": dict(getattr(data, "identity", {})),
     }
 

@@ -10,13 +10,23 @@ from torch import nn
 from fashion_tl.errors import UserError, shown, unknown_name
 from fashion_tl.imports import import_class
 from fashion_tl.training.objectives.auxiliary import Auxiliary
-from fashion_tl.training.objectives.base import CrossEntropy, Focal, Objective, Outcome
+from fashion_tl.training.objectives.base import CrossEntropy, Focal, Objective, Outcome, prepare_objective
 from fashion_tl.training.objectives.distillation import Distillation
 from fashion_tl.training.objectives.l2_sp import L2SP
 from fashion_tl.training.objectives.structured import ExpectedCost, Hierarchical
 from fashion_tl.training.objectives.terms import Composed, Term
 
-__all__ = ["BALANCED", "OBJECTIVES", "TERMS", "Objective", "Outcome", "Term", "balanced_weights", "make_objective"]
+__all__ = [
+    "BALANCED",
+    "OBJECTIVES",
+    "TERMS",
+    "Objective",
+    "Outcome",
+    "Term",
+    "balanced_weights",
+    "make_objective",
+    "prepare_objective",
+]
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,

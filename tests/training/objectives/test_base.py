@@ -15,13 +15,15 @@ from torch.nn import functional as F
 from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError
 from fashion_tl.training.confusion import confused_pairs, spread_of
-from fashion_tl.training.objective import Objective, make_objective
+from fashion_tl.training.objective import Objective, make_objective, prepare_objective
+from fashion_tl.training.objectives.base import CrossEntropy, Focal
 from fashion_tl.training.scratch import ScratchClassifier
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS, TARGETS = torch.randn(40, 3, generator=GENERATOR), torch.randint(3, (40,), generator=GENERATOR)
 OTHERS = torch.randint(3, (40,), generator=GENERATOR)
 WEIGHTS = [0.2, 1.0, 3.0]
+CPU = torch.device("cpu")
 NAMES = ["cat", "dog", "eel"]
 GROUPS = {"mammals": ["cat", "dog"]}
 COSTS = [[0.0, 1.0, 5.0], [2.0, 0.0, 4.0], [1.0, 1.0, 0.0]]
@@ -33,10 +35,13 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def objective(name: str, arguments: dict[str, Any], **settings: Any) -> Objective:
-    given = {"objective": name, "objective_args": arguments, **settings}
+def scratch(**settings: Any) -> ScratchClassifier:
     spec = {"channels": 1, "storage_size": 16, "image_size": 16}
-    return ScratchClassifier(NAMES, network="plain", network_args={"widths": [3]}, input_spec=spec, **given).objective
+    return ScratchClassifier(NAMES, network="plain", network_args={"widths": [3]}, input_spec=spec, **settings)
+
+
+def objective(name: str, arguments: dict[str, Any], **settings: Any) -> Objective:
+    return scratch(objective=name, objective_args=arguments, **settings).objective
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,11 +79,40 @@ def test_a_sure_prediction_has_a_finite_gradient_in_the_focal_loss_of_shares() -
     assert logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_sure_prediction_has_a_finite_gradient_in_the_focal_loss_of_classes(gamma: float, dtype: torch.dtype) -> None:
+    logits = torch.tensor([[100.0, 0.0], [0.0, 1.0]], dtype=dtype, requires_grad=True)
+    make_objective("focal", 2, arguments={"gamma": gamma})(logits, torch.tensor([0, 0]), None).loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert float(logits.grad[0].abs().max()) < 1e-40
+
+
+class Doubled(Focal):
+    def losses(self, logits: Tensor) -> Tensor:
+        return 2 * super().losses(logits)
+
+
+def test_a_focal_loss_of_your_own_counts_on_classes_and_on_shares() -> None:
+    plain, doubled = Focal(), Doubled()
+    Objective.settle(doubled, scratch(), SimpleNamespace(mix=Mix(mixup=0.2)), CPU)
+    for targets in (TARGETS, F.one_hot(TARGETS, 3).float()):
+        torch.testing.assert_close(doubled.loss(LOGITS, targets, None), 2 * plain.loss(LOGITS, targets, None))
+
+
+def test_focal_loss_is_the_sum_by_hand() -> None:
+    p = probabilities(LOGITS)[np.arange(40), TARGETS.numpy()]
+    weights = np.array(WEIGHTS)[TARGETS.numpy()]
+    expected = np.sum(-weights * (1 - p) ** 2 * np.log(p)) / weights.sum()
+    assert float(Focal(WEIGHTS)(LOGITS, TARGETS, None).loss) == pytest.approx(expected, rel=1e-6)
+
+
 def test_smoothing_goes_to_the_classes_that_are_confused() -> None:
     confusion = [[8.0, 3.0, 1.0], [0.0, 9.0, 0.0], [2.0, 2.0, 5.0]]
     made = objective("cross_entropy", {}, label_smoothing=0.2, smoothing_confusion=confusion, class_weights=WEIGHTS)
-    module = ScratchClassifier(NAMES, input_spec={"channels": 1, "storage_size": 16, "image_size": 16})
-    made.prepare(module, None)
+    module = scratch()
+    made.settle(module, None, CPU)
     targets = np.array([[0.8, 0.15, 0.05], [0, 1, 0], [0.1, 0.1, 0.8]])[TARGETS.numpy()]
     weights = np.array(WEIGHTS)
     losses = -(targets * weights * log_softmax(LOGITS.double().numpy(), axis=1)).sum(1)
@@ -132,9 +166,9 @@ def test_wrong_settings_tell_what_is_allowed(settings: dict[str, Any], message: 
 @pytest.mark.parametrize("given", [[[1, 2], [3, 4]], [["a"] * 3] * 3, [[0, -1, 0]] * 3])
 def test_a_confusion_matrix_has_a_row_for_each_class(given: Any) -> None:
     made = objective("cross_entropy", {}, label_smoothing=0.1, smoothing_confusion=given)
-    module = ScratchClassifier(NAMES, input_spec={"channels": 1, "storage_size": 16, "image_size": 16})
+    module = scratch()
     with pytest.raises(UserError, match=r"model\.smoothing_confusion is .*: it needs 3 rows \(true classes\) of 3"):
-        made.prepare(module, None)
+        made.settle(module, None, CPU)
 
 
 class Hinge(Objective):
@@ -148,14 +182,48 @@ class Mean(Hinge):
 
 @pytest.mark.parametrize(("own", "fits"), [(Hinge, False), (Mean, True), (type("Sub", (Mean,), {}), False)])
 def test_an_objective_with_a_loss_of_its_own_says_whether_it_takes_shares(own: type[Objective], fits: bool) -> None:
-    module = ScratchClassifier(NAMES, input_spec={"channels": 1, "storage_size": 16, "image_size": 16})
+    module = scratch()
     mixing, plain = SimpleNamespace(mix=Mix(mixup=0.2)), SimpleNamespace(mix=None)
-    own().prepare(module, plain)
+    own().settle(module, plain, CPU)
     if fits:
-        own().prepare(module, mixing)
+        own().settle(module, mixing, CPU)
         return
     with pytest.raises(UserError, match=r"data\.mix makes targets shares.*does not declare takes_shares"):
-        own().prepare(module, mixing)
+        own().settle(module, mixing, CPU)
+
+
+class Silent(Hinge):
+    """Overrides what prepares it, and does not call the base."""
+
+    def prepare(self, module: Any, data: Any) -> None:
+        self.prepared = True
+
+
+@pytest.mark.parametrize("terms", [{}, {"l2_sp": {}}])
+def test_checks_do_not_depend_on_what_prepares_an_objective(terms: dict[str, Any]) -> None:
+    module = scratch(objective=f"{__name__}.Silent", terms=terms)
+    prepare_objective(module, None, CPU)
+    assert any(getattr(part, "prepared", False) for part in module.objective.modules())
+    with pytest.raises(UserError, match=r"data\.mix makes targets shares"):
+        prepare_objective(module, SimpleNamespace(mix=Mix(mixup=0.2)), CPU)
+
+
+class Smoothed(CrossEntropy):
+    def prepare(self, module: Any, data: Any) -> None:
+        pass
+
+
+def test_smoothing_does_not_depend_on_what_prepares_an_objective() -> None:
+    module = scratch(objective=f"{__name__}.Smoothed", label_smoothing=0.2, smoothing_confusion=COSTS)
+    prepare_objective(module, None, CPU)
+    assert module.objective.spread is not None
+
+
+@pytest.mark.parametrize("own", ["Hinge", "Silent"])
+def test_smoothing_by_confusions_is_refused_with_a_loss_of_its_own(own: str) -> None:
+    module = scratch(objective=f"{__name__}.{own}", label_smoothing=0.2, smoothing_confusion=COSTS)
+    with pytest.raises(UserError, match=r"model\.smoothing_confusion .*overrides loss.*override losses instead"):
+        prepare_objective(module, None, CPU)
 
 
 def probabilities(logits: Tensor) -> np.ndarray:

@@ -48,6 +48,7 @@ class Objective(nn.Module):
         takes_shares: Whether a class that overrides ``loss`` takes shares of classes as targets; it has to say so.
         confusion: Where the share goes instead: K rows of K numbers, or the checkpoint whose mistakes on the validation
             images tell.
+        told_by: Hash of that checkpoint's weights, by a name for messages; a run that goes on has the same.
     """
 
     takes_shares: bool = False
@@ -58,6 +59,7 @@ class Objective(nn.Module):
         super().__init__()
         self.label_smoothing = label_smoothing
         self.confusion: list[list[float]] | str | None = None
+        self.told_by: dict[str, str] = {}
         self.register_buffer("spread", None, persistent=False)
         self.weigh(class_weights)
 
@@ -83,7 +85,20 @@ class Objective(nn.Module):
         """Take what training needs of the data, after their ``setup`` and before training starts; called repeatedly.
 
         Raises:
-            UserError: If it is not to be had, or the data mix images and the objective takes no shares of classes.
+            UserError: If it is not to be had.
+        """
+
+    def settle(self, module: ImageClassifier, data: Any, device: torch.device) -> None:  # noqa: ANN401 - as above
+        """Compare what every objective is given with what it can do, and find where smoothing goes; once is enough.
+
+        Args:
+            module: The classifier that trains.
+            data: Its data module, or None.
+            device: Where the run whose mistakes tell is computed.
+
+        Raises:
+            UserError: If it computes a loss of its own, and the data mix images though it takes no shares of classes,
+                or smoothing is to go by confusions; or if these are not to be had.
         """
         own = type(self).loss is not Objective.loss
         if own and getattr(data, "mix", None) is not None and not declared(self, "takes_shares"):
@@ -91,10 +106,17 @@ class Objective(nn.Module):
                 f"data.mix makes targets shares of classes (B, K), and {self.label} does not declare takes_shares = "
                 "True: have it take them, or leave the mixing out."
             )
+        if own and self.confusion is not None:
+            raise UserError(
+                f"model.smoothing_confusion says where label smoothing goes, and {self.label} overrides loss, which "
+                "does not ask for it: have it override losses instead, or leave the setting out."
+            )
         if self.confusion is not None and self.spread is None:
             from fashion_tl.training.confusion import confusion_of, spread_of
 
-            counts = confusion_of(self.confusion, module, data, "model.smoothing_confusion")
+            where = "model.smoothing_confusion"
+            counts, told = confusion_of(self.confusion, module, data, where, device)
+            self.told_by = {} if told is None else {"smoothing_confusion (weights)": told}
             self.register_buffer("spread", spread_of(counts).to(module.device), persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor, batch: Any) -> Outcome:  # noqa: ANN401 - whatever the loader gives
@@ -141,6 +163,23 @@ class Objective(nn.Module):
         return (logits.argmax(1) == (targets if targets.ndim == 1 else targets.argmax(1))).sum()
 
 
+def prepare_objective(module: ImageClassifier, data: Any, device: torch.device) -> None:  # noqa: ANN401 - as above
+    """Have an objective, with all that it consists of, settled and prepared, whichever methods a subclass overrides.
+
+    Args:
+        module: The classifier that it belongs to.
+        data: Any data module after its ``setup``, or None.
+        device: Where other runs are computed.
+
+    Raises:
+        UserError: If it does not fit the data, or what it needs is not to be had.
+    """
+    for part in module.objective.modules():
+        if isinstance(part, Objective):
+            Objective.settle(part, module, data, device)
+    module.objective.prepare(module, data)
+
+
 class CrossEntropy(Objective):
     """Cross-entropy, with class weights and label smoothing."""
 
@@ -155,8 +194,6 @@ class Focal(Objective):
         gamma: Focusing exponent, from 0 (cross-entropy); the paper's best is 2.
     """
 
-    takes_shares = True
-
     def __init__(
         self, class_weights: list[float] | None = None, label_smoothing: float = 0.0, gamma: float = 2.0
     ) -> None:
@@ -167,19 +204,9 @@ class Focal(Objective):
             raise UserError(f"model.objective_args.gamma is {gamma}, allowed is 0 and above.")
         self.gamma = gamma
 
-    def loss(self, logits: Tensor, targets: Tensor, batch: Any) -> Tensor:  # noqa: ANN401 - as above
-        """Compute the mean focal loss ()."""
-        if targets.ndim > 1:
-            return self.expected(self.losses(logits), targets)
-        log_p = F.log_softmax(logits, 1).gather(1, targets[:, None])[:, 0]
-        losses = -((1 - log_p.exp()) ** self.gamma) * log_p
-        if self.class_weights is None:
-            return losses.mean()
-        weights = self.class_weights[targets]
-        return (weights * losses).sum() / weights.sum()
-
     def losses(self, logits: Tensor) -> Tensor:
         """Compute the focal loss (B, K) of each sample for each class."""
         log_p = F.log_softmax(logits, 1)
-        # A power below 1 has no gradient at 0, and that of a class whose share is 0 would still make it NaN.
-        return -((1 - log_p.exp()).clamp(min=1e-8) ** self.gamma) * log_p
+        # A power below 1 has no gradient at 0; no other number lies below half of eps.
+        left = (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps / 8)
+        return -(left**self.gamma) * log_p

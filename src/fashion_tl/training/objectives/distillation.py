@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fashion_tl.data.batches import VIEWS, Split, declared
 from fashion_tl.errors import UserError, out_of_range
+from fashion_tl.training.certificate import hash_tensors
 from fashion_tl.training.objectives.terms import Term
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Distillation(Term):
         teachers: A run's name or checkpoint, or a list of them.
         temperature: T, above 0.
         weight: Share of the teachers in the loss, 0 to 1.
+
+    Attributes:
+        told_by: Hashes of the teachers' weights, by a name for messages; a run that goes on has the same.
     """
 
     def __init__(self, teachers: str | list[str] = "", temperature: float = 4.0, weight: float = 0.9) -> None:
@@ -51,6 +55,7 @@ class Distillation(Term):
         self.teachers, self.temperature, self.weight = list(names), temperature, weight
         # In a tuple: teachers are no part of the student, which neither trains nor keeps them.
         self._modules_of: tuple[ImageClassifier, ...] = ()
+        self.told_by: dict[str, str] = {}
         self._split: tuple[Split, tuple[str, ...]] | None = None
         self._table: Tensor | None = None
 
@@ -64,6 +69,9 @@ class Distillation(Term):
 
         if not self._modules_of:
             self._modules_of = tuple(load_classifier(path).requires_grad_(False) for path in self.teachers)
+            states = [teacher.network.state_dict() for teacher in self._modules_of]
+            hashes = [str(hash_tensors(state, state)) for state in states]
+            self.told_by = {"terms.distillation.teachers (weights)": " ".join(hashes)}
         spec = module.input_spec
         for path, teacher in zip(self.teachers, self._modules_of, strict=True):
             if teacher.class_names != module.class_names:
