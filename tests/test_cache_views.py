@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,12 +45,20 @@ class Seen(Callback):
 
 
 def trained(
-    mode: str, views: int | None = None, train: Any = "head", epochs: int = 3, dtype: str | None = None, **more: Any
+    mode: str,
+    views: int | None = None,
+    train: Any = "head",
+    epochs: int = 3,
+    dtype: str | None = None,
+    augment: Any = None,
+    also: Sequence[Callback] = (),
+    start: Path | None = None,
+    **more: Any,
 ) -> tuple[dict[int, list[float]], dict[str, torch.Tensor], FeatureCache]:
     """Train with every augmentation and dropout; returns the loss of each batch, weights, and the cache."""
     with seeded(0), quiet():
         source = SyntheticGarments(num_train=100, num_test=10)
-        data = ImageDataModule(source, image_size=32, batch_size=16, augment=Augment(**EVERYTHING))
+        data = ImageDataModule(source, image_size=32, batch_size=16, augment=augment or Augment(**EVERYTHING))
         model = TransferClassifier(
             *(list(data.class_names), "test_resnet", False),
             **{"train": train, "dropout": 0.3, "lr": 0.003, "input_spec": data.input_spec},
@@ -58,16 +67,47 @@ def trained(
         trainer = Trainer(
             max_epochs=epochs,
             accelerator="cpu",
-            callbacks=[cache, seen],
+            callbacks=[cache, seen, *also],
             num_sanity_val_steps=0,
             logger=False,
-            enable_checkpointing=False,
+            enable_checkpointing=bool(also),
             enable_progress_bar=False,
             enable_model_summary=False,
             **more,
         )
-        trainer.fit(model, data)
+        trainer.fit(model, data, ckpt_path=start, weights_only=True)
         return seen.losses, model.state_dict(), cache
+
+
+def test_what_a_device_lacks_is_not_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has no float64: only what was brought to the CPU becomes that."""
+    real, brought = torch.Tensor.cpu, []
+
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        brought.append(real(tensor).clone())
+        return brought[-1]
+
+    def double(tensor: torch.Tensor) -> torch.Tensor:
+        if not any(tensor is each for each in brought):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return tensor.to(torch.float64)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr(torch.Tensor, "double", double)
+    assert trained("require", 1, epochs=1)[2].largest_difference is not None
+
+
+def test_what_float16_does_not_hold_at_a_lower_boundary_leaves_the_one_that_is_needed(
+    folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_large_below(tensor: torch.Tensor, precision: str, dtype: str | None = None) -> np.ndarray:
+        return stored(tensor * (1e9 if tensor.ndim == 4 else 1), precision, dtype)
+
+    monkeypatch.setattr("fashion_tl.features.extraction.stored", too_large_below)
+    trained("auto", None, {0: "head", 1: 1}, epochs=2, dtype="float16", augment=Augment(hflip=0.5))
+    kept = [e.description for e in entries(folder) if e.description["part"] == "train"]
+    assert {about["boundary"] for about in kept} == {"head"}
 
 
 @pytest.mark.parametrize(
