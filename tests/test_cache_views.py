@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -77,6 +78,60 @@ def trained(
         )
         trainer.fit(model, data, ckpt_path=start, weights_only=True)
         return seen.losses, model.state_dict(), cache
+
+
+class Faded(torch.nn.Module):
+    """An augmentation with state: a buffer, and a kernel that its first call makes."""
+
+    replayable = True
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.register_buffer("strength", torch.tensor(strength))
+        self.kernel: torch.Tensor | None = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.kernel = torch.ones(1) if self.kernel is None else self.kernel
+        return images / 255 * self.get_buffer("strength") * self.kernel
+
+
+class Scaled(torch.nn.Module):
+    """An augmentation with a parameter of its own."""
+
+    replayable = True
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = torch.nn.Parameter(torch.tensor(strength), requires_grad=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images / 255 * self.strength
+
+
+@dataclass(frozen=True)
+class _Plain(Augment):
+    replayable: ClassVar[bool] = True
+
+
+class Weaker(_Plain):
+    """A subclass of the dataclass that is none itself."""
+
+    replayable: ClassVar[bool] = True
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        object.__setattr__(self, "strength", strength)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return super().__call__(images) * float(vars(self)["strength"])
+
+
+@pytest.mark.parametrize("kind", [Faded, Scaled, Weaker])
+def test_views_of_another_augmentation_are_not_taken(kind: Any) -> None:
+    found = [trained(mode, 1, epochs=1, augment=kind(s))[0] for s in (1.0, 0.3) for mode in ("off", "require")]
+    for plain, cached in (found[:2], found[2:]):
+        assert cached[0] == pytest.approx(plain[0], abs=LOSS)
+    assert found[0][0] != pytest.approx(found[2][0], abs=100 * LOSS)
 
 
 def test_what_a_device_lacks_is_not_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from fashion_tl.features.views import Views
 from fashion_tl.models.split import SplitError, chain_network, split_network
 from fashion_tl.models.staged import StagedNetwork
 
-VERSION = 4
+VERSION = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _Rows = list[tuple[int, str, np.ndarray]]  # boundary, name of the array, rows
 
