@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from fashion_tl import FeatureCache, ImageDataModule, SyntheticGarments, TransferClassifier
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Batch, CachedFeatures
 from fashion_tl.data.views import DrawnViews
+from fashion_tl.errors import UserError
 from fashion_tl.features.eviction import why_no_room
 from fashion_tl.features.extraction import stored
 from fashion_tl.features.store import CacheWriteError, entries
@@ -80,6 +82,18 @@ def trained(
         return seen.losses, model.state_dict(), cache
 
 
+class SaveAt(Checkpoint):
+    """Saves a checkpoint in one hook, in one epoch, after all other callbacks."""
+
+    def __init__(self, path: Path, epoch: int, hook: str = "on_train_epoch_end") -> None:
+        self.path, self.epoch = path, epoch
+        setattr(self, hook, self._save)
+
+    def _save(self, trainer: Trainer, *rest: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.path)
+
+
 class Faded(torch.nn.Module):
     """An augmentation with state: a buffer, and a kernel that its first call makes."""
 
@@ -132,6 +146,22 @@ def test_views_of_another_augmentation_are_not_taken(kind: Any) -> None:
     for plain, cached in (found[:2], found[2:]):
         assert cached[0] == pytest.approx(plain[0], abs=LOSS)
     assert found[0][0] != pytest.approx(found[2][0], abs=100 * LOSS)
+
+
+@pytest.mark.parametrize("now", [{"views": 3}, {}, {"views": 2, "dtype": "bfloat16"}, {"views": 2, "mode": "off"}])
+def test_a_plain_trainer_does_not_go_on_with_other_views(tmp_path: Path, now: dict[str, Any]) -> None:
+    last, mode = tmp_path / "last.ckpt", now.get("mode", "auto")
+    trained("auto", 2, epochs=1, also=[SaveAt(last, 0)])
+    with pytest.raises(UserError, match="cache_dtype: None, now bfloat16" if "dtype" in now else "cache_views: 2, now"):
+        trained(mode, now.get("views"), epochs=2, dtype=now.get("dtype"), start=last)
+    assert trained("auto", 2, epochs=2, start=last)[0].keys() == {1}
+
+
+def test_views_that_nothing_draws_do_not_matter_where_training_goes_on(tmp_path: Path) -> None:
+    last, flipped = tmp_path / "last.ckpt", Augment(hflip=0.5)
+    trained("auto", 2, epochs=1, augment=flipped, also=[SaveAt(last, 0)])
+    for mode, views in (("off", 2), ("auto", None)):
+        assert trained(mode, views, epochs=2, augment=flipped, start=last)[0].keys() == {1}
 
 
 def test_what_a_device_lacks_is_not_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

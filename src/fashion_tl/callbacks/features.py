@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from fashion_tl.callbacks.cache_checks import check_resumed, check_room, check_storage, needed_views
+from fashion_tl.callbacks.cache_checks import check_room, check_storage, needed_views
 from fashion_tl.data.batches import CachedFeatures, declared
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.views import DrawnView
@@ -102,24 +102,22 @@ class FeatureCache(Callback):
         module: ImageClassifier,
         data: Any,  # noqa: ANN401 - with splits and views
         plan: Plan,
-        checkpoint: dict[str, Any] | None,
     ) -> None:
-        """Say how much drawn views take, before anything is written, and compare settings with a checkpoint's.
+        """Say how much drawn views take, before anything is written.
 
         Raises:
-            UserError: If the views fit neither the limit of the cache nor the disk, or the run saw others so far.
+            UserError: If they fit neither the limit of the cache nor the disk.
         """
-        if checkpoint is not None:
-            check_resumed(checkpoint.get("callbacks", {}).get(self.state_key, {}), self.state_dict())
         if self.mode != "off" and self.views is not None:
             extract = partial(self.extraction, trainer, module, data)
             for line in check_room(self.views, self.folder, extract, module, data, plan):
                 rank_zero_only(print)(line)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Keep in the checkpoint what changes results, where anything does."""
-        changes = {"views": self.views, "dtype": self.dtype}
-        return {name: value for name, value in changes.items() if value is not None and self.mode != "off"}
+    def settings_used(self, data: object) -> dict[str, Any]:
+        """Return those of the settings that change what training on some data sees: "views", "dtype"."""
+        drawn = {"views": self.views} if declared(data, "views") is None else {}
+        used = {} if self.mode == "off" else {**drawn, "dtype": self.dtype}
+        return {name: value for name, value in used.items() if value is not None}
 
     @staticmethod
     def _refusal(reason: str) -> UserError:
