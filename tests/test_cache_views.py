@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from fashion_tl import FeatureCache, ImageDataModule, SyntheticGarments, TransferClassifier
+from fashion_tl.callbacks.features import _placed as place
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Batch, CachedFeatures
 from fashion_tl.data.views import DrawnViews
@@ -148,6 +149,14 @@ def test_views_of_another_augmentation_are_not_taken(kind: Any) -> None:
     assert found[0][0] != pytest.approx(found[2][0], abs=100 * LOSS)
 
 
+def test_training_that_goes_on_at_the_end_of_an_epoch_takes_the_views_of_the_next(tmp_path: Path) -> None:
+    """The checkpoint is written before its epoch counts as done, and a phase begins with the next one."""
+    train = {0: "head", 1: 1}
+    whole = trained("require", 3, train, also=[SaveAt(tmp_path / "cut.ckpt", 0, "on_validation_end")])
+    again = trained("require", 3, train, start=tmp_path / "cut.ckpt")
+    assert again[0] == {epoch: losses for epoch, losses in whole[0].items() if epoch}
+
+
 @pytest.mark.parametrize("now", [{"views": 3}, {}, {"views": 2, "dtype": "bfloat16"}, {"views": 2, "mode": "off"}])
 def test_a_plain_trainer_does_not_go_on_with_other_views(tmp_path: Path, now: dict[str, Any]) -> None:
     last, mode = tmp_path / "last.ckpt", now.get("mode", "auto")
@@ -162,6 +171,31 @@ def test_views_that_nothing_draws_do_not_matter_where_training_goes_on(tmp_path:
     trained("auto", 2, epochs=1, augment=flipped, also=[SaveAt(last, 0)])
     for mode, views in (("off", 2), ("auto", None)):
         assert trained(mode, views, epochs=2, augment=flipped, start=last)[0].keys() == {1}
+
+
+def test_views_on_a_gpu_take_a_share_of_its_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    class View(CachedFeatures):
+        """Rows of 100 bytes that say where they lie."""
+
+        place = torch.device("cpu")
+
+        @property
+        def device(self) -> torch.device:
+            return self.place
+
+        def to(self, device: torch.device) -> CachedFeatures:
+            self.place = device
+            return self
+
+    gpu, views = torch.device("cuda"), [View([[np.zeros((5, 5), np.float32)]]) for _ in range(5)]
+
+    def free(device: torch.device) -> tuple[int, int]:
+        return 1000 - 100 * sum(view.place == gpu for view in views), 1000
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+    for number, view in enumerate(views):
+        place(view, gpu, views[:number])
+    assert [view.place == gpu for view in views] == [True, True, False, False, False]
 
 
 def test_what_a_device_lacks_is_not_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
