@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from fashion_tl import FeatureCache, ImageDataModule, SyntheticGarments, TransferClassifier
+from fashion_tl.callbacks.features import _placed as place
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Batch, CachedFeatures
 from fashion_tl.data.views import DrawnViews
+from fashion_tl.errors import UserError
 from fashion_tl.features.eviction import why_no_room
 from fashion_tl.features.extraction import Extraction, stored
 from fashion_tl.features.store import CacheWriteError, entries
@@ -46,12 +51,20 @@ class Seen(Callback):
 
 
 def trained(
-    mode: str, views: int | None = None, train: Any = "head", epochs: int = 3, dtype: str | None = None, **more: Any
+    mode: str,
+    views: int | None = None,
+    train: Any = "head",
+    epochs: int = 3,
+    dtype: str | None = None,
+    augment: Any = None,
+    also: Sequence[Callback] = (),
+    start: Path | None = None,
+    **more: Any,
 ) -> tuple[dict[int, list[float]], dict[str, torch.Tensor], FeatureCache]:
     """Train with every augmentation and dropout; returns the loss of each batch, weights, and the cache."""
     with seeded(0), quiet():
         source = SyntheticGarments(num_train=100, num_test=10)
-        data = ImageDataModule(source, image_size=32, batch_size=16, augment=Augment(**EVERYTHING))
+        data = ImageDataModule(source, image_size=32, batch_size=16, augment=augment or Augment(**EVERYTHING))
         model = TransferClassifier(
             *(list(data.class_names), "test_resnet", False),
             **{"train": train, "dropout": 0.3, "lr": 0.003, "input_spec": data.input_spec},
@@ -60,16 +73,162 @@ def trained(
         trainer = Trainer(
             max_epochs=epochs,
             accelerator="cpu",
-            callbacks=[cache, seen],
+            callbacks=[cache, seen, *also],
             num_sanity_val_steps=0,
             logger=False,
-            enable_checkpointing=False,
+            enable_checkpointing=bool(also),
             enable_progress_bar=False,
             enable_model_summary=False,
             **more,
         )
-        trainer.fit(model, data)
+        trainer.fit(model, data, ckpt_path=start, weights_only=True)
         return seen.losses, model.state_dict(), cache
+
+
+class SaveAt(Checkpoint):
+    """Saves a checkpoint in one hook, in one epoch, after all other callbacks."""
+
+    def __init__(self, path: Path, epoch: int, hook: str = "on_train_epoch_end") -> None:
+        self.path, self.epoch = path, epoch
+        setattr(self, hook, self._save)
+
+    def _save(self, trainer: Trainer, *rest: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.path)
+
+
+class Faded(torch.nn.Module):
+    """An augmentation with state: a buffer, and a kernel that its first call makes."""
+
+    replayable = True
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.register_buffer("strength", torch.tensor(strength))
+        self.kernel: torch.Tensor | None = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.kernel = torch.ones(1) if self.kernel is None else self.kernel
+        return images / 255 * self.get_buffer("strength") * self.kernel
+
+
+class Scaled(torch.nn.Module):
+    """An augmentation with a parameter of its own."""
+
+    replayable = True
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = torch.nn.Parameter(torch.tensor(strength), requires_grad=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images / 255 * self.strength
+
+
+@dataclass(frozen=True)
+class _Plain(Augment):
+    replayable: ClassVar[bool] = True
+
+
+class Weaker(_Plain):
+    """A subclass of the dataclass that is none itself."""
+
+    replayable: ClassVar[bool] = True
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        object.__setattr__(self, "strength", strength)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return super().__call__(images) * float(vars(self)["strength"])
+
+
+@pytest.mark.parametrize("kind", [Faded, Scaled, Weaker])
+def test_views_of_another_augmentation_are_not_taken(kind: Any) -> None:
+    found = [trained(mode, 1, epochs=1, augment=kind(s))[0] for s in (1.0, 0.3) for mode in ("off", "require")]
+    for plain, cached in (found[:2], found[2:]):
+        assert cached[0] == pytest.approx(plain[0], abs=LOSS)
+    assert found[0][0] != pytest.approx(found[2][0], abs=100 * LOSS)
+
+
+def test_training_that_goes_on_at_the_end_of_an_epoch_takes_the_views_of_the_next(tmp_path: Path) -> None:
+    """The checkpoint is written before its epoch counts as done, and a phase begins with the next one."""
+    train = {0: "head", 1: 1}
+    whole = trained("require", 3, train, also=[SaveAt(tmp_path / "cut.ckpt", 0, "on_validation_end")])
+    again = trained("require", 3, train, start=tmp_path / "cut.ckpt")
+    assert again[0] == {epoch: losses for epoch, losses in whole[0].items() if epoch}
+
+
+@pytest.mark.parametrize("now", [{"views": 3}, {}, {"views": 2, "dtype": "bfloat16"}, {"views": 2, "mode": "off"}])
+def test_a_plain_trainer_does_not_go_on_with_other_views(tmp_path: Path, now: dict[str, Any]) -> None:
+    last, mode = tmp_path / "last.ckpt", now.get("mode", "auto")
+    trained("auto", 2, epochs=1, also=[SaveAt(last, 0)])
+    with pytest.raises(UserError, match="cache_dtype: None, now bfloat16" if "dtype" in now else "cache_views: 2, now"):
+        trained(mode, now.get("views"), epochs=2, dtype=now.get("dtype"), start=last)
+    assert trained("auto", 2, epochs=2, start=last)[0].keys() == {1}
+
+
+def test_views_that_nothing_draws_do_not_matter_where_training_goes_on(tmp_path: Path) -> None:
+    last, flipped = tmp_path / "last.ckpt", Augment(hflip=0.5)
+    trained("auto", 2, epochs=1, augment=flipped, also=[SaveAt(last, 0)])
+    for mode, views in (("off", 2), ("auto", None)):
+        assert trained(mode, views, epochs=2, augment=flipped, start=last)[0].keys() == {1}
+
+
+def test_views_on_a_gpu_take_a_share_of_its_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    class View(CachedFeatures):
+        """Rows of 100 bytes that say where they lie."""
+
+        place = torch.device("cpu")
+
+        @property
+        def device(self) -> torch.device:
+            return self.place
+
+        def to(self, device: torch.device) -> CachedFeatures:
+            self.place = device
+            return self
+
+    gpu, views = torch.device("cuda"), [View([[np.zeros((5, 5), np.float32)]]) for _ in range(5)]
+
+    def free(device: torch.device) -> tuple[int, int]:
+        return 1000 - 100 * sum(view.place == gpu for view in views), 1000
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+    for number, view in enumerate(views):
+        place(view, gpu, views[:number])
+    assert [view.place == gpu for view in views] == [True, True, False, False, False]
+
+
+def test_what_a_device_lacks_is_not_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has no float64: only what was brought to the CPU becomes that."""
+    real, brought = torch.Tensor.cpu, []
+
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        brought.append(real(tensor).clone())
+        return brought[-1]
+
+    def double(tensor: torch.Tensor) -> torch.Tensor:
+        if not any(tensor is each for each in brought):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return tensor.to(torch.float64)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr(torch.Tensor, "double", double)
+    assert trained("require", 1, epochs=1)[2].largest_difference is not None
+
+
+def test_what_float16_does_not_hold_at_a_lower_boundary_leaves_the_one_that_is_needed(
+    folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_large_below(tensor: torch.Tensor, precision: str, dtype: str | None = None) -> np.ndarray:
+        return stored(tensor * (1e9 if tensor.ndim == 4 else 1), precision, dtype)
+
+    monkeypatch.setattr("fashion_tl.features.extraction.stored", too_large_below)
+    trained("auto", None, {0: "head", 1: 1}, epochs=2, dtype="float16", augment=Augment(hflip=0.5))
+    kept = [e.description for e in entries(folder) if e.description["part"] == "train"]
+    assert {about["boundary"] for about in kept} == {"head"}
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,17 @@ def test_partners_are_of_a_class_that_is_in_a_pair_with_ones_own() -> None:
     assert alone.tolist() == [0, 1, 2]
 
 
+def test_the_table_of_pairs_is_moved_to_the_device_once() -> None:
+    mixer = Mixer(Mix(mixup=1.0, pairs=[["ant", "bee"]]), NAMES)
+    tables = []
+    for _ in range(2):
+        mixer(IMAGES.to("meta"), LABELS.to("meta"))
+        tables.append(mixer.allowed)
+    assert tables[0] is tables[1]
+    assert tables[0] is not None
+    assert tables[0].device.type == "meta"
+
+
 def test_a_batch_is_mixed_with_the_given_probability_and_keeps_its_classes_else() -> None:
     targets = [mixed(seed, mixup=1.0, probability=0.3)[1] for seed in range(300)]
     plain = [each for each in targets if each.ndim == 1]

@@ -118,3 +118,11 @@ def test_values_stay_in_their_range(augment: Callable[[Tensor], Tensor]) -> None
     assert torch.equal(images, before)
     assert changed.min() >= 0
     assert changed.max() <= 1 + 1e-6
+
+
+def test_the_ranges_are_copied_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, made = torch.rand(4, 1, 9, 31), []
+    policies.rand_augment(images, 1, 9)
+    monkeypatch.setattr(torch, "tensor", lambda *given, **more: made.append(given))
+    policies.rand_augment(images, 2, 9)
+    assert made == []

@@ -517,6 +517,40 @@ def test_entries_make_room_on_the_disk_as_well(tmp_path: Path, monkeypatch: pyte
     assert not old.exists()
 
 
+def test_a_folder_is_looked_through_once_and_one_that_cannot_be_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path)
+    known = store.entries(tmp_path)
+    looked: list[str] = []
+    usage = namedtuple("usage", "free")
+
+    def asked(folder: Path) -> Any:
+        looked.append("disk")
+        return usage(GIB)
+
+    def listed(folder: Path) -> list[store.Entry]:
+        looked.append("entries")
+        return known
+
+    monkeypatch.setattr(shutil, "disk_usage", asked)
+    monkeypatch.setattr(eviction, "entries", listed)
+    assert eviction.room(tmp_path, 1, GIB) is None
+    assert sorted(looked) == ["disk", "entries"]
+    monkeypatch.undo()
+
+    iterdir = Path.iterdir
+
+    def closed(path: Path) -> Any:
+        if path == known[0].path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    for found in (eviction.room(tmp_path, 1, GIB), eviction.why_no_room(tmp_path, 1, GIB)):
+        assert found == f"{tmp_path}: Permission denied"
+
+
 @posix
 def test_a_removed_entry_stays_readable_where_it_is_mapped(tmp_path: Path) -> None:
     write(tmp_path)

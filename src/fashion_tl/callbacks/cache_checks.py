@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,25 +89,3 @@ def check_room(
             )
         lines.append(f"cache: {what} take {size_text(seen * each)}")
     return lines
-
-
-def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of a run that saw other views.
-
-    Args:
-        saved: The state of its feature cache.
-        now: That of the run that goes on.
-
-    Raises:
-        UserError: If they differ.
-    """
-    told = [
-        f"cache_{name}: {saved.get(name)}, now {now.get(name)}"
-        for name in ("views", "dtype")
-        if saved.get(name) != now.get(name)
-    ]
-    if told:
-        raise UserError(
-            f"the checkpoint does not fit this configuration: {'; '.join(told)}. Go on with its own config.yaml, or "
-            "start anew with model.init_from."
-        )

@@ -9,7 +9,7 @@ views of some epochs can be kept: those epochs are what they are without the cac
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from fashion_tl.callbacks.cache_checks import check_resumed, check_room, check_storage, needed_views
+from fashion_tl.callbacks.cache_checks import check_room, check_storage, needed_views
 from fashion_tl.data.batches import CachedFeatures, declared
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.views import DrawnView
@@ -101,24 +101,22 @@ class FeatureCache(Callback):
         module: ImageClassifier,
         data: Any,  # noqa: ANN401 - with splits and views
         plan: Plan,
-        checkpoint: dict[str, Any] | None,
     ) -> None:
-        """Say how much drawn views take, before anything is written, and compare settings with a checkpoint's.
+        """Say how much drawn views take, before anything is written.
 
         Raises:
-            UserError: If the views fit neither the limit of the cache nor the disk, or the run saw others so far.
+            UserError: If they fit neither the limit of the cache nor the disk.
         """
-        if checkpoint is not None:
-            check_resumed(checkpoint.get("callbacks", {}).get(self.state_key, {}), self.state_dict())
         if self.mode != "off" and self.views is not None:
             extract = partial(self.extraction, trainer, module, data)
             for line in check_room(self.views, self.folder, extract, module, data, plan):
                 rank_zero_only(print)(line)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Keep in the checkpoint what changes results, where anything does."""
-        changes = {"views": self.views, "dtype": self.dtype}
-        return {name: value for name, value in changes.items() if value is not None and self.mode != "off"}
+    def settings_used(self, data: object) -> dict[str, Any]:
+        """Return those of the settings that change what training on some data sees: "views", "dtype"."""
+        drawn = {"views": self.views} if declared(data, "views") is None else {}
+        used = {} if self.mode == "off" else {**drawn, "dtype": self.dtype}
+        return {name: value for name, value in used.items() if value is not None}
 
     @staticmethod
     def _refusal(reason: str) -> UserError:
@@ -136,16 +134,16 @@ class FeatureCache(Callback):
     def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.mode == "off" or not isinstance(pl_module, ImageClassifier):
             return
-        plan, progress = pl_module.current_plan(), progress_of(trainer)
+        plan, epoch = pl_module.current_plan(), int(progress_of(trainer).epochs)  # that goes on, or begins
         boundary = pl_module.network.boundary
         if boundary == self._boundary and not self._drawn:
             return
         began = time.perf_counter()
         with torch.random.fork_rng(devices=_cuda(pl_module.device)):
             if boundary == self._boundary:
-                self._settle(trainer, pl_module, self._turn(trainer, pl_module, boundary, plan, progress.epoch))
+                self._settle(trainer, pl_module, self._turn(trainer, pl_module, boundary, plan, epoch))
             else:
-                self._switch(trainer, pl_module, boundary, ("train", "val"), plan, progress.epoch)
+                self._switch(trainer, pl_module, boundary, ("train", "val"), plan, epoch)
         self.seconds += time.perf_counter() - began
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -270,7 +268,7 @@ class FeatureCache(Callback):
                 for index, phase in enumerate(plan.phases)
                 if number in needed_views(plan, index, count)
             }
-            wanted = users | {module.network.resolve(name) for name in self.keep}
+            wanted = users | {boundary} | {module.network.resolve(name) for name in self.keep}
             spared = extraction.functions.keys() - wanted
             found, reason = self._arrays(trainer, extraction, "train", views, boundary, spared)
             if found is None:
@@ -278,7 +276,7 @@ class FeatureCache(Callback):
             per_process = sum(rank == 0 for rank, *_ in drawn.batches(number))
             own = found["generators"][0][trainer.global_rank * per_process :][:per_process]
             view = DrawnView(found["drawn"], drawn.order(number), own, extraction.taken_dtype)
-            self._drawn[number] = _placed(view, module.device)
+            self._drawn[number] = _placed(view, module.device, self._drawn.values())
             self._compare(trainer, extraction, views, found["drawn"])
         self._drawn[number].own_epoch = epoch == number
         data.splits["train"].source = self._drawn[number]
@@ -318,11 +316,13 @@ class FeatureCache(Callback):
             self.largest_difference = max(found, self.largest_difference or 0.0)
 
 
-def _placed(features: Features, device: torch.device) -> Features:
-    """Move features to a GPU that has the memory."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    if features.nbytes <= free * RESIDENT_SHARE:
-        features.to(device)
+def _placed(features: Features, device: torch.device, others: Iterable[CachedFeatures] = ()) -> Features:
+    """Move features to a GPU that has the memory for them, and for others of the same split that lie there already."""
+    if device.type == "cuda":
+        held = sum(other.nbytes for other in others if other.device.type == "cuda")
+        free = torch.cuda.mem_get_info(device)[0] + held
+        if features.nbytes + held <= free * RESIDENT_SHARE:
+            features.to(device)
     return features
 
 

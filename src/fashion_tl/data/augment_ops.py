@@ -101,23 +101,18 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 def autocontrast(images: Tensor) -> Tensor:
     """Stretch each channel to the whole range, unless it has one value only."""
-    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-    span = high - low
-    return torch.where(span > 0, (images - low) / torch.where(span > 0, span, 1), images)
+    from torchvision.transforms.v2.functional import autocontrast_image  # slow to import, and few runs need it
+
+    stretched: Tensor = autocontrast_image(images)
+    return stretched
 
 
 def equalize(images: Tensor) -> Tensor:
     """Spread the 256 values of each channel evenly, as Pillow's ``ImageOps.equalize`` does."""
-    levels = _levels(images).long().flatten(2)
-    counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int64, device=images.device)
-    counts.scatter_add_(2, levels, torch.ones_like(levels))
-    values = torch.arange(256, device=images.device)
-    highest = counts.gather(2, (values * (counts > 0)).amax(2, keepdim=True))
-    step = (levels.shape[2] - highest) // 255
-    below = counts.cumsum(2) - counts
-    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
-    spread = torch.where(step > 0, table, values).float() / 255
-    return spread.gather(2, levels).view_as(images)
+    from torchvision.transforms.v2.functional import equalize_image  # as above
+
+    spread: Tensor = equalize_image(_levels(images).to(torch.uint8))
+    return spread.float() / 255
 
 
 def _levels(images: Tensor) -> Tensor:

@@ -187,6 +187,11 @@ class CachedFeatures(BatchSource):
         return self
 
     @property
+    def device(self) -> torch.device:
+        """Where the rows lie."""
+        return self.views[0][0].device
+
+    @property
     def nbytes(self) -> int:
         """Size of all rows in bytes."""
         return sum(array.nbytes for view in self.views for array in view)
@@ -197,7 +202,7 @@ class CachedFeatures(BatchSource):
         Images (B, C, H, W) are channels_last.
         """
         device = batch.labels.device
-        positions = batch.positions.to(self.views[0][0].device)
+        positions = batch.positions.to(self.device)
         if not training or len(self.views) == 1:
             return self.gather(positions, device)
         # The same draw as that of the images that the views stand for.

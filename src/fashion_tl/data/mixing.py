@@ -87,6 +87,8 @@ class Mixer:
         both = mix.mixup > 0 and mix.cutmix > 0
         cut = float(torch.rand((), dtype=torch.float32)) < 0.5 if both else mix.cutmix > 0
         share = draw_share(mix.cutmix if cut else mix.mixup)
+        if self.allowed is not None:
+            self.allowed = self.allowed.to(labels.device)  # where it stays
         partners = draw_partners(labels, self.allowed)
         if cut:
             images, share = cutmix(images, partners, share)
@@ -107,7 +109,8 @@ def draw_partners(labels: Tensor, allowed: Tensor | None) -> Tensor:
 
     Args:
         labels: Classes (B,).
-        allowed: Whether two classes are mixed (K, K), symmetric. None for any: the partner is the image before.
+        allowed: Whether two classes are mixed (K, K), symmetric, on the same device. None for any: the partner is the
+            image before.
 
     Returns:
         Places (B,); its own for an image that has no partner.
@@ -115,7 +118,7 @@ def draw_partners(labels: Tensor, allowed: Tensor | None) -> Tensor:
     places = torch.arange(len(labels), device=labels.device)
     if allowed is None:
         return places.roll(1)
-    fitting = allowed.to(labels.device)[labels][:, labels]
+    fitting = allowed[labels][:, labels]
     drawn = torch.rand(fitting.shape, device=labels.device, dtype=torch.float32).masked_fill(~fitting, -1)
     return torch.where(fitting.any(1), drawn.argmax(1), places)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,19 +113,18 @@ def strengths(images: Tensor, kinds: Tensor, levels: Tensor, negative: Tensor, p
         negative: Whether a signed strength is negative (B,).
         policy: The ranges.
     """
-    height, width = images.shape[-2:]
-    sides = [height if name.endswith("_y") else width for name in OPERATIONS]
-    units = [side if policy[name].relative else 1 for name, side in zip(OPERATIONS, sides, strict=True)]
-    table = torch.tensor(
-        [
-            [policy[name].first * unit, policy[name].last * unit, policy[name].signed]
-            for name, unit in zip(OPERATIONS, units, strict=True)
-        ],
-        dtype=torch.float32,
-        device=images.device,
-    )
+    table = _table(tuple(policy[name] for name in OPERATIONS), *images.shape[-2:], images.device)
     first, last, signed = table[kinds].unbind(1)
     return torch.lerp(first, last, levels.float()) * torch.where(negative & (signed > 0), -1.0, 1.0)
+
+
+@functools.cache
+def _table(policy: tuple[Strength, ...], height: int, width: int, device: torch.device) -> Tensor:
+    """Return first and last strength and whether it is signed (operations, 3), kept on the device."""
+    sides = [height if name.endswith("_y") else width for name in OPERATIONS]
+    units = [side if each.relative else 1 for each, side in zip(policy, sides, strict=True)]
+    rows = [[each.first * unit, each.last * unit, each.signed] for each, unit in zip(policy, units, strict=True)]
+    return torch.tensor(rows, dtype=torch.float32, device=device)
 
 
 def apply_operations(images: Tensor, kinds: Tensor, strength: Tensor) -> Tensor:

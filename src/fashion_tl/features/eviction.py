@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from fashion_tl.features.store import entries, remove, remove_stale
+from fashion_tl.features.store import Entry, entries, remove, remove_stale
 
 
 def why_no_room(folder: Path, needed: int, limit: int) -> str | None:
@@ -16,22 +16,7 @@ def why_no_room(folder: Path, needed: int, limit: int) -> str | None:
         needed: Size of the entries, in bytes.
         limit: Largest total size of all entries, in bytes.
     """
-    if needed > limit:
-        return (
-            f"it needs {size_text(needed)}, the limit of all entries is {size_text(limit)} (FASHION_TL_CACHE_LIMIT, in "
-            "GiB)"
-        )
-    try:
-        free = _free(folder)
-    except OSError as error:
-        return f"{folder}: {error.strerror or error}"
-    held = sum(entry.bytes for entry in entries(folder))
-    if _short(needed, limit, free, held) <= held:
-        return None
-    needed += _reserve(needed)
-    return (
-        f"it needs {size_text(needed)}; the disk of {folder} has {size_text(free)} free, {size_text(held)} in entries"
-    )
+    return _judge(folder, needed, limit)[0]
 
 
 def room(folder: Path, needed: int, limit: int) -> str | None:
@@ -48,22 +33,40 @@ def room(folder: Path, needed: int, limit: int) -> str | None:
     Returns:
         None if there is room, else the reason in one line.
     """
-    try:
-        if needed <= limit:
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_stale(folder)
-        reason = why_no_room(folder, needed, limit)
-        if reason is not None:
-            return reason
-        free = _free(folder)
-    except OSError as error:
-        return f"{folder}: {error.strerror or error}"
-    known = sorted(entries(folder), key=lambda entry: not entry.damaged)
-    short = _short(needed, limit, free, sum(entry.bytes for entry in known))
-    for entry in known:
+    reason, known, short = _judge(folder, needed, limit, make=True)
+    if reason is not None:
+        return reason
+    for entry in sorted(known, key=lambda entry: not entry.damaged):
         if short > 0:
             short -= remove(entry.path) or 0
     return None if short <= 0 else f"entries that are in use cannot be removed from {folder}"
+
+
+def _judge(folder: Path, needed: int, limit: int, make: bool = False) -> tuple[str | None, list[Entry], int]:
+    """Return why there can be no room or None, the entries, and how many bytes of them must go.
+
+    Args:
+        folder: The cache's folder.
+        needed: Size of the entries, in bytes.
+        limit: Largest total size of all entries, in bytes.
+        make: Whether the folder is made, and cleared of what killed runs left.
+    """
+    if needed > limit:
+        allowed = f"the limit of all entries is {size_text(limit)} (FASHION_TL_CACHE_LIMIT, in GiB)"
+        return f"it needs {size_text(needed)}, {allowed}", [], 0
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_stale(folder)
+        known, free = entries(folder), _free(folder)
+    except OSError as error:
+        return f"{folder}: {error.strerror or error}", [], 0
+    held, reserved = sum(entry.bytes for entry in known), needed + _reserve(needed)
+    short = max(held + needed - limit, reserved - free)
+    if short <= held:
+        return None, known, short
+    there = f"the disk of {folder} has {size_text(free)} free, {size_text(held)} in entries"
+    return f"it needs {size_text(reserved)}; {there}", known, short
 
 
 def _free(folder: Path) -> int:
@@ -74,11 +77,6 @@ def _free(folder: Path) -> int:
 
 def _reserve(needed: int) -> int:
     return needed // 20 + 64 * 2**20  # logs and checkpoints of the run need the disk as well
-
-
-def _short(needed: int, limit: int, free: int, held: int) -> int:
-    """Return the bytes of entries that must go."""
-    return max(held + needed - limit, needed + _reserve(needed) - free)
 
 
 def size_text(count: float) -> str:

@@ -23,7 +23,7 @@ from fashion_tl.features.views import Views
 from fashion_tl.models.split import SplitError, chain_network, split_network
 from fashion_tl.models.staged import StagedNetwork
 
-VERSION = 4
+VERSION = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _Rows = list[tuple[int, str, np.ndarray]]  # boundary, name of the array, rows
 
@@ -130,15 +130,20 @@ class Extraction:
         wanted = {b: self.describe(split, part, views, b) for b in sorted(self.functions) if b not in without}
         missing = self._missing(wanted)
         try:
-            with ExitStack() as locks:
-                for key in sorted(store.key_of(description) for description in missing.values()):
-                    locks.enter_context(store.lock(self.folder, key, waiting=_tell_waiting))
-                missing = self._missing(missing)
-                if missing:
-                    self._compute(split, part, views, missing, boundary)
+            self._keep(split, part, views, missing, boundary)
         except store.CacheWriteError:
-            if self._missing({boundary: wanted[boundary]}):  # else the run does without the rest
+            needed = self._missing({boundary: wanted[boundary]})
+            if needed and len(missing) == 1:
                 raise
+            self._keep(split, part, views, needed, boundary)  # the run does without the rest
+
+    def _keep(self, split: Split, part: str, views: Views, missing: dict[int, dict[str, Any]], boundary: int) -> None:
+        with ExitStack() as locks:
+            for key in sorted(store.key_of(description) for description in missing.values()):
+                locks.enter_context(store.lock(self.folder, key, waiting=_tell_waiting))
+            missing = self._missing(missing)
+            if missing:
+                self._compute(split, part, views, missing, boundary)
 
     def _missing(self, wanted: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
         return {b: d for b, d in wanted.items() if store.read(self.folder, d) is None}
@@ -251,7 +256,7 @@ class Extraction:
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        return float((whole.double() - part.double()).abs().max())
+        return float((whole.cpu().double() - part.cpu().double()).abs().max())  # MPS has no float64
 
     @property
     def taken_dtype(self) -> torch.dtype | None:

@@ -48,11 +48,6 @@ def function_hash(*modules: nn.Module) -> str:
     digest = hashlib.sha256()
     for module in modules:
         digest.update(repr(_described(module, set())).encode())
-        adapters = [each for each in module.modules() if isinstance(each, LoRA)]
-        idle = {id(each.lora_a) for each in adapters if not each.lora_b.any() and each.lora_a.isfinite().all()}
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if id(tensor) not in idle:
-                digest.update(f"{name} {_contents(tensor)}".encode())
     return digest.hexdigest()[:32]
 
 
@@ -96,11 +91,14 @@ def _described(value: Any, within: set[int]) -> Any:  # noqa: ANN401 - any value
         own = {name: item for name, item in vars(value).items() if name not in skipped}
         hooks = [list(getattr(value, name).values()) for name in _HOOKS]
         children = [(name, _described(child, within)) for name, child in value.named_children()]
-        return [kind, _described(own, within), _described(hooks, within), children]
-    if dataclasses.is_dataclass(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return [kind, _described(fields, within)]
-    return [kind, _described(getattr(value, "__dict__", None), within)]
+        tensors = [*value.named_parameters(recurse=False), *value.named_buffers(recurse=False)]
+        if isinstance(value, LoRA) and value.adds_nothing:
+            tensors = [(name, tensor) for name, tensor in tensors if name != "lora_a"]
+        return [kind, _described(own, within), _described(hooks, within), _described(tensors, within), children]
+    own = dict(getattr(value, "__dict__", ()))
+    if dataclasses.is_dataclass(value):  # which may have slots; a subclass that is none has attributes of its own
+        own |= {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return [kind, _described(own, within)]
 
 
 @functools.cache

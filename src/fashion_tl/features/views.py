@@ -76,12 +76,14 @@ class DrawnEpoch(Views):
     def __init__(self, views: DrawnViews, epoch: int) -> None:
         self.views, self.epoch = views, epoch
         self.label = f" as drawn in epoch {epoch + 1}"
+        # Once: an augmentation may make a part of itself, such as a kernel, when it is called.
+        self.hash = object_hash([views.augment, *_CODE])
 
     def about(self) -> dict[str, Any]:
         """Return all that decides which image is drawn how: code and strengths, seeds, and the order of batches."""
         views = self.views
         return {
-            "drawn": object_hash([views.augment, *_CODE]),
+            "drawn": self.hash,
             "epoch": self.epoch,
             "seed": views.seed,
             "batch_size": views.batch_size,

@@ -42,6 +42,11 @@ class LoRA(nn.Module):
         self.lora_b = nn.Parameter(weight.new_zeros(out, inner))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether the weight comes out as it is, whatever ``lora_a`` was drawn."""
+        return not self.lora_b.any() and bool(self.lora_a.isfinite().all())
+
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight with what the adapter adds."""
         return weight + self.scale * (self.lora_b @ self.lora_a).view(weight.shape)

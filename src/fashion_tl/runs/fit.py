@@ -24,7 +24,6 @@ from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
 from fashion_tl.runs.resume import find_version, is_trained, own_version
 from fashion_tl.seeds import seeded
-from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
 from fashion_tl.training.loading import load_classifier
@@ -121,9 +120,9 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         trainer = make_trainer(built.trainer, logger=logger, callbacks=callbacks, enable_checkpointing=keeping)
 
         plan = checks.check_plan(model, trainer, data)
-        cache.check_start(trainer, model, data, plan, None if checkpoint is None else load_checkpoint(checkpoint))
         if checkpoint is not None:
             recorder.trained = is_trained(checkpoint, config, own, model, trainer, data)
+        cache.check_start(trainer, model, data, plan)
         if paths is not None:
             checks.check_disk(paths, model)
             held.enter_context(taken(paths, own is None))

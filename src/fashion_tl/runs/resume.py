@@ -17,7 +17,7 @@ from fashion_tl.runs.configs import read_config, read_yaml
 from fashion_tl.runs.parser import dump
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.freezing import averaging_of, check_resumed, compared
+from fashion_tl.training.freezing import averaging_of, cache_of, check_resumed, compared
 from fashion_tl.training.plan import Progress
 
 # What changes neither weights nor figures beyond their last bits, or only where they lie, or what is run at all.
@@ -169,6 +169,7 @@ def is_trained(
         "accumulate": trainer.accumulate_grad_batches,
         "processes": trainer.world_size,
         "averaging": averaging_of(trainer),
+        "cache": cache_of(trainer, data),
     }
     check_resumed(saved, now)
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps

@@ -262,12 +262,23 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
         "processes": trainer.world_size,
         "steps": progress.steps,
         "averaging": averaging_of(trainer),
+        "cache": cache_of(trainer, getattr(trainer, "datamodule", None)),
     }
 
 
 def averaging_of(trainer: Any) -> str | None:  # noqa: ANN401 - the Trainer, whose type does not tell its callbacks
     """Name the average of weights that a callback of the trainer keeps, if one does."""
     return next((each.averaging for each in trainer.callbacks if hasattr(each, "averaging")), None)
+
+
+def cache_of(trainer: Any, data: object) -> dict[str, Any]:  # noqa: ANN401 - as above
+    """Return the settings of the trainer's feature cache that change what training on some data sees, if there is one.
+
+    >>> from types import SimpleNamespace
+    >>> cache_of(SimpleNamespace(callbacks=[]), None)
+    {}
+    """
+    return next((each.settings_used(data) for each in trainer.callbacks if hasattr(each, "settings_used")), {})
 
 
 def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,6 +305,10 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
             told.append(f"{what}: {saved[key]}, now {now[key]}")
     if saved.get("averaging") != now["averaging"]:
         told.append(f"averaging: {saved.get('averaging') or 'none'}, now {now['averaging'] or 'none'}")
+    before, after = saved.get("cache", {}), now["cache"]
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            told.append(f"cache_{key}: {before.get(key)}, now {after.get(key)}")
     for part in ("model", "data"):
         for key in sorted(saved[part].keys() & now[part].keys()):
             if saved[part][key] != now[part][key]:
