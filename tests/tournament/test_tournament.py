@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fashion_tl.errors import UserError
 from fashion_tl.records.record import versions
 from fashion_tl.tournament.plan import Cell
 from fashion_tl.tournament.strategies import Strategy, read_budgets
@@ -120,6 +121,24 @@ def test_a_strategy_that_diverges_is_told_and_the_others_are_compared(verb: Verb
     assert [(pair["a"], pair["b"]) for pair in results["pairs"]] == [("calm", "other")]
     assert "wild seed 0: diverged" in capsys.readouterr().out
     assert "diverged" in (RESULTS / "tiny" / "index.html").read_text()
+
+
+def test_validations_between_epochs_hinder_no_estimate(verb: Verb, capsys) -> None:
+    plan = (*FILE, "--trials", "1", "--seeds", "1", "--plan_only")
+    assert verb("tournament", *plan, "--trainer.check_val_every_n_epoch", "2") == 0
+    assert verb("tournament", *plan, "--trainer.val_check_interval", "7", "--trainer.max_epochs", "3") == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("2 runs; about ")]
+    assert len(told) == 2
+    assert not any("about 0 s" in line for line in told)
+
+
+def test_a_timing_run_that_is_refused_hinders_no_study(verb: Verb, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise UserError("too short")
+
+    monkeypatch.setattr("fashion_tl.tournament.progress.fit", refused)
+    assert verb("tournament", *FILE, "--trials", "1", "--seeds", "1", "--plan_only") == 0
+    assert "2 runs; about 0 s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

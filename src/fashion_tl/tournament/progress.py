@@ -15,7 +15,6 @@ from fashion_tl.records.record import COMPLETED, read_record, versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.tournament.plan import Cell, Study
-from fashion_tl.training.divergence import DivergedError
 
 BATCHES = 6  # of the short run that times a strategy
 TEST_SHARE = 0.4  # seconds of an image in evaluation as a share of those in training
@@ -161,12 +160,14 @@ def _time(study: Study, cell: Cell) -> tuple[float, float]:
             "resume": False,
             "cache": "off",
             "trainer.max_epochs": 1,
+            "trainer.check_val_every_n_epoch": 1,
+            "trainer.val_check_interval": 1.0,
             "trainer.limit_train_batches": BATCHES,
             "trainer.limit_val_batches": 1,
         }
         try:
             run = fit(list(study.args), {**cell.changes, **candidate, **study.settings(0), **short}, tested=False)
-        except DivergedError:  # its runs will say so
+        except UserError:  # diverged or refused, which its runs will say: an estimate keeps no study from running
             return 0.0, 0.0
     spent = run.record["time"]
     return time.perf_counter() - began - sum(spent["epoch_seconds"]), 1 / spent["images_per_second"]
