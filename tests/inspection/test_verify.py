@@ -160,6 +160,16 @@ def test_a_trained_weight(run: RunPaths) -> None:
     assert "logits differ by 0.5" in found["predictions"].told
 
 
+def test_a_checkpoint_whose_logits_are_no_numbers(run: RunPaths) -> None:
+    def change(checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"]["network.head.linear.bias"][0] = float("nan")
+
+    change_checkpoint(run, change)
+    found = checks(run)
+    assert "predictions" in wrong(found)
+    assert "logits differ by nan" in found["predictions"].told
+
+
 def test_a_checkpoint_that_is_not_the_one_tested(run: RunPaths) -> None:
     change_checkpoint(run, lambda checkpoint: checkpoint.update(global_step=3), told=False)
     assert wrong(checks(run, quick=True)) == {"best.ckpt"}
@@ -188,7 +198,10 @@ def test_a_prediction_and_its_figures(run: RunPaths) -> None:
     assert wrong(checks(run)) == {"predictions"}
 
 
-def test_a_label(run: RunPaths) -> None:
+def test_a_label(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other labels are of other images: there are no logits to compare, so none are computed.
+    monkeypatch.setattr("fashion_tl.inspection.verify_run.infer", lambda *_: pytest.fail("logits were computed"))
+
     def change(arrays: dict[str, Any]) -> None:
         arrays["label"][7] = (arrays["label"][7] + 1) % 10
 
