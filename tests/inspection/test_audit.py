@@ -49,6 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     crop = ["--data.source.crop", "1.0", "--data.batch_size", "16", "--data.val_fraction", "0.1"]
     assert main(["fit", "--name", "run", *data, *crop, *SMALL, *places, "--model", "ScratchClassifier"]) == 0
     other = ["--data.source", "SyntheticGarments", "--data.source.num_train", "120", "--data.batch_size", "32"]
+    other += ["--data.source.num_test", "60"]
     assert main(["fit", "--name", "other", *other, *SMALL, *places, "--model", "ScratchClassifier"]) == 0
     return folder
 
@@ -144,6 +145,13 @@ def test_the_data_of_a_configuration(folder: Path, whole: Path, capsys: Output) 
     assert figures(Path("found/audit.json"))["runs"] == {}
     assert not figures(Path("found/audit.json"))["features"]  # of random weights
     assert not Path("lightning_logs/run/version_0/analysis").exists()
+
+
+def test_runs_and_the_data_of_a_configuration(folder: Path, loads: list[object]) -> None:
+    config = "lightning_logs/other/version_0/config.yaml"
+    assert main(["audit", "other", "-c", config]) == 0
+    assert len(loads) == 1
+    assert set(figures()["runs"]) == {"other version 0"}
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,11 @@ def test_a_run_as_it_was_left_holds(run: RunPaths, capsys: Output) -> None:
     assert int(told.split()[0]) > 20
 
 
+def test_runs_of_the_same_images_load_them_once(run: RunPaths, loads: list[object]) -> None:
+    assert main(["verify", "run", "next"]) == 0
+    assert len(loads) == 1
+
+
 def test_the_files_alone(run: RunPaths, capsys: Output) -> None:
     assert main(["verify", "run", "next", "--quick"]) == 0
     out = capsys.readouterr().out

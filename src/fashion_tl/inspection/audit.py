@@ -63,14 +63,16 @@ def audit(
     if problems:
         raise UserError("; ".join(problems) + ".")
     _check_output(output)
+    from fashion_tl.data.sources import loading_once
     from fashion_tl.inspection.audit_analysis import analysed, find_duplicates, of_run
-    from fashion_tl.inspection.run import open_run
+    from fashion_tl.inspection.run import open_runs
 
-    opened = [open_run(run, log_dir, checkpoint_dir, root) for run in dict.fromkeys(runs)]
-    if config is None:
-        data, module = opened[0].data, opened[0].module
-    else:
-        data, module = _configured(config, backbone, pixels, root)
+    with loading_once():
+        opened = open_runs(dict.fromkeys(runs), log_dir, checkpoint_dir, root)
+        if config is None:
+            data, module = opened[0].data, opened[0].module
+        else:
+            data, module = _configured(config, backbone, pixels, root)
     _check_same_test(data, opened)
     without = pixels or (module.weights == "random" and not opened)  # random features tell little
     found = find_duplicates(data, None if without else module, batch_size, seed)

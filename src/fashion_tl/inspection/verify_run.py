@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jsonargparse import Namespace
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.inspection.inference import infer, tracked
-from fashion_tl.inspection.run import data_of
+from fashion_tl.inspection.run import data_of, device
 from fashion_tl.inspection.verify_weights import check_start
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.plain_text import flatten
@@ -215,10 +214,10 @@ def _predictions(
         return
     if len(wrong):  # these are other images
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = device()
     batches = tracked(data.in_order("test", batch_size), f"test images of {paths.name}", len(labels))
-    logits, _ = infer(module.to(device), batches)
-    yield _logits(found, logits, record, device.type)
+    logits, _ = infer(module.to(place), batches)
+    yield _logits(found, logits, record, place.type)
 
 
 def _name(data: ImageDataModule, label: int) -> str:
