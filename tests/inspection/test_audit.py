@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fashion_tl.cli import main
+from fashion_tl.inspection.audit import _configured
 
 pytestmark = pytest.mark.slow
 Output = pytest.CaptureFixture[str]
@@ -151,7 +153,14 @@ def test_runs_and_the_data_of_a_configuration(folder: Path, loads: list[object])
     config = "lightning_logs/other/version_0/config.yaml"
     assert main(["audit", "other", "-c", config]) == 0
     assert len(loads) == 1
+    assert not figures()["features"]  # the configuration's network has random weights, whatever the run has
     assert set(figures()["runs"]) == {"other version 0"}
+
+
+def test_the_network_of_a_configuration_is_where_networks_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fashion_tl.inspection.run.device", lambda: torch.device("meta"))
+    _, module = _configured(Path("lightning_logs/other/version_0/config.yaml"), None, True, None)
+    assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize(
