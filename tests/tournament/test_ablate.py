@@ -43,6 +43,20 @@ def test_switches_of_an_experiment() -> None:
     }
 
 
+def test_a_class_of_ones_own_with_an_argument_that_has_no_default(workdir: Path) -> None:
+    Path("sized_classifier.py").write_text(
+        "from fashion_tl import ScratchClassifier\n\n"
+        "class Sized(ScratchClassifier):\n"
+        "    def __init__(self, class_names, size: int, sharp: bool = False, **kwargs):\n"
+        "        super().__init__(class_names, **kwargs)\n"
+    )
+    own = ("--model", "sized_classifier.Sized", "--model.size", "3", "--model.sharp", "true")
+    assert off(*own, "--model.label_smoothing", "0.1") == {
+        "without_sharp": {"model.sharp": False},
+        "without_label_smoothing": {"model.label_smoothing": 0.0},
+    }
+
+
 def test_nothing_turned_on_and_unknown_switches() -> None:
     with pytest.raises(UserError, match="turns nothing on"):
         turned_off(parse("fit", []))

@@ -8,7 +8,8 @@ from jsonargparse import Namespace
 
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.runs.configs import read_yaml
-from fashion_tl.runs.parser import dump, parse
+from fashion_tl.runs.parser import arguments, dump, parse
+from fashion_tl.runs.refusals import parameters_of
 from fashion_tl.tournament.strategies import Changes, Strategy
 
 # What a run is about, where it lies and how long it takes: no techniques. All other settings are, new ones included.
@@ -77,8 +78,14 @@ def turned_off(base: Namespace, names: str | None = None) -> list[Strategy]:
 
 
 def _defaults(base: Namespace) -> Namespace:
-    """Parse the defaults of the same classes."""
-    return parse("fit", [f"--model={base.model.class_path}", "--data.augment={}"])
+    """Parse the defaults of the same classes; what has none is as in the configuration."""
+    given = read_yaml(dump("fit", base), "the configuration")["model"].get("init_args", {})
+    required = {
+        f"model.{name}": given[name]
+        for name, parameter in parameters_of(base.model.class_path).items()
+        if parameter.default is parameter.empty and name in given
+    }
+    return parse("fit", arguments([f"--model={base.model.class_path}", "--data.augment={}"], required))
 
 
 def _settings(config: Namespace) -> dict[str, Any]:
