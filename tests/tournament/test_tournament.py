@@ -107,6 +107,27 @@ def test_budgets_bring_changes_of_their_own(workdir: Path) -> None:
 
 
 @pytest.mark.slow
+def test_candidates_and_budgets_name_runs_and_the_first_stage(verb: Verb) -> None:
+    assert verb("fit", "--name", "teacher", "--trainer.max_epochs", "1") == 0
+    Path("own.yaml").write_text(
+        "strategies:\n"
+        "  a:\n"
+        "    candidates: [{model.init_from: teacher, model.train: {0: head, 1: [FIRST_STAGE, head]}}]\n"
+        "  b:\n"
+        "    budgets: {4: {model.train: [FIRST_STAGE, head]}}\n"
+    )
+    Path("budgets.yaml").write_text("4: {model.init_from: teacher}\n")
+    own = ("--strategies", "own.yaml", "--budgets", "budgets.yaml", "--trials", "1", "--seeds", "1")
+    assert verb("tournament", *own) == 0
+    started = Path("checkpoints/teacher/version_0/best.ckpt")
+    for name, train in (("4.a", {"0": "head", "1": ["stem", "head"]}), ("4.b", ["stem", "head"])):
+        config = yaml.safe_load((RESULTS / f"tiny/runs/{name}.seed0/version_0/config.yaml").read_text())
+        given = config["model"]["init_args"]
+        assert Path(given["init_from"]) == started
+        assert given["train"] == train
+
+
+@pytest.mark.slow
 def test_a_strategy_that_diverges_is_told_and_the_others_are_compared(verb: Verb, capsys) -> None:
     Path("wild.yaml").write_text(
         "strategies:\n"

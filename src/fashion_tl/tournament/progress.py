@@ -15,6 +15,7 @@ from fashion_tl.records.record import COMPLETED, read_record, versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.tournament.plan import Cell, Study
+from fashion_tl.tournament.strategies import Changes
 
 BATCHES = 6  # of the short run that times a strategy
 TEST_SHARE = 0.4  # seconds of an image in evaluation as a share of those in training
@@ -149,7 +150,6 @@ def _seconds(record: Mapping[str, object]) -> float | None:
 
 def _time(study: Study, cell: Cell) -> tuple[float, float]:
     """Make a short run of a cell; returns the seconds of a run beside its images, and those of a training image."""
-    candidate = study.candidates(cell.strategy)[0]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of phases beyond a short run, which say nothing of the runs to come
@@ -166,15 +166,20 @@ def _time(study: Study, cell: Cell) -> tuple[float, float]:
             "trainer.limit_val_batches": 1,
         }
         try:
-            run = fit(list(study.args), {**cell.changes, **candidate, **study.settings(0), **short}, tested=False)
+            run = fit(list(study.args), {**_first(study, cell), **study.settings(0), **short}, tested=False)
         except UserError:  # diverged or refused, which its runs will say: an estimate keeps no study from running
             return 0.0, 0.0
     spent = run.record["time"]
     return time.perf_counter() - began - sum(spent["epoch_seconds"]), 1 / spent["images_per_second"]
 
 
+def _first(study: Study, cell: Cell) -> Changes:
+    """Return what the first candidate of a cell changes."""
+    return study.changes(cell, study.candidates(cell.strategy)[0])
+
+
 def _epochs(study: Study, cell: Cell) -> int:
-    config = parse("fit", arguments(study.args, {**cell.changes, **study.settings(0), "name": "timing"}))
+    config = parse("fit", arguments(study.args, {**_first(study, cell), **study.settings(0), "name": "timing"}))
     return max(1, int(config.trainer.max_epochs))
 
 

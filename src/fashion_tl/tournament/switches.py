@@ -35,11 +35,13 @@ KEPT = {
     ),
     "model": (
         *("class_names", "input_spec", "backbone", "backbone_args", "network", "pretrained", "mean", "std"),
-        *("train", "optimizer", "lr"),
+        *("train", "lora", "optimizer", "lr"),
     ),
 }
 TRAINER = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "callbacks")  # its techniques
-WITH = {"model.objective": ("model.objective_args",)}  # settings that make no sense without another one
+# Settings that make no sense without another one go off with it; some are no switches of their own beside it.
+WITH = {"model.objective": ("model.objective_args",), "model.label_smoothing": ("model.smoothing_confusion",)}
+PARTS = ("model.objective_args",)
 
 
 def turned_off(base: Namespace, names: str | None = None) -> list[Strategy]:
@@ -57,7 +59,7 @@ def turned_off(base: Namespace, names: str | None = None) -> list[Strategy]:
     """
     on, off = _settings(base), _settings(_defaults(base))
     changed = [key for key in on if on[key] != off.get(key)]
-    dependent = {each for key, others in WITH.items() if key in changed for each in others}
+    dependent = {each for key, others in WITH.items() if key in changed for each in others if each in PARTS}
     switches = [key for key in changed if key not in dependent]
     by_name = {_short(key, switches): key for key in switches}
     if not by_name:
@@ -72,8 +74,8 @@ def turned_off(base: Namespace, names: str | None = None) -> list[Strategy]:
     found = []
     for name in dict.fromkeys(picked):
         key = by_name[name]
-        changes: Changes = {each: off.get(each) for each in (key, *WITH.get(key, ())) if each in on}
-        found.append(Strategy(f"without_{name}", changes))
+        changes: Changes = {each: off.get(each) for each in (key, *WITH.get(key, ())) if each in changed}
+        found.append(Strategy(f"without_{name}", changes, optional=names is None))
     return found
 
 
