@@ -30,7 +30,12 @@ def test_thumbnails_of_references_are_computed_once(monkeypatch: pytest.MonkeyPa
     train, test = (views_of(data.in_order(name, 50), None) for name in ("train", "test"))
     seen: list[int] = []
     thumbnails = duplicates._thumbnails
-    monkeypatch.setattr(duplicates, "_thumbnails", lambda grey: seen.append(len(grey)) or thumbnails(grey))
+
+    def counted(grey: np.ndarray) -> np.ndarray:
+        seen.append(len(grey))
+        return thumbnails(grey)
+
+    monkeypatch.setattr(duplicates, "_thumbnails", counted)
     near_pairs(test, train)
     near_pairs(test, train)
     assert seen.count(len(train.grey)) == 2  # as they are, and centred

@@ -96,6 +96,29 @@ def test_stopped_twice_it_ends_with_the_same_table(
     assert {**stopped, "name": "whole"} == whole
 
 
+@pytest.mark.slow
+def test_runs_of_other_settings_are_not_counted_and_refused_where_they_are_not_done(
+    verb: Verb, stop_at: Callable[[int, int, BaseException], None], capsys
+) -> None:
+    few = (*FILE, "--seeds", "1", "--trials", "1")
+    assert verb("tournament", *few) == 0
+    assert verb("tournament", *few, "--plan_only") == 0
+    assert "2 of them done" in capsys.readouterr().out
+    other = (*few, "--model.label_smoothing", "0.1")
+    assert verb("tournament", *other, "--plan_only") == 0
+    assert "2 runs; about" in capsys.readouterr().out
+    stop_at(1, 0, KeyboardInterrupt())  # in the second epoch, which the run that times has not
+    assert verb("tournament", *few, "--name", "stopped") == 130
+    capsys.readouterr()
+    assert verb("tournament", *other, "--name", "stopped") == 2
+    said = capsys.readouterr().err
+    assert "probe.seed0/version_0 is not done, but of another configuration: model.label_smoothing" in said.replace(
+        "model.init_args.", "model."
+    )
+    assert "or give another --name." in said
+    assert "--resume" not in said
+
+
 def test_budgets_bring_changes_of_their_own(workdir: Path) -> None:
     Path("budgets.yaml").write_text("all: {}\n30: {trainer.max_epochs: 4}\n4: {data.batch_size: 8}\n")
     four, thirty, everything = read_budgets("budgets.yaml")

@@ -100,12 +100,11 @@ def _run(
     began, shown = time.perf_counter(), io.StringIO()
     try:
         with redirect_stdout(shown):
-            changes = {**study.changes(cell, candidate), **study.settings(place), "name": run_name}
-            run = fit(list(study.args), changes, tested)
+            run = fit(list(study.args), study.run_settings(cell, candidate, run_name, place), tested)
     except DivergedError:
-        progress.add(cell, what, None, time.perf_counter() - began)
+        progress.add(cell, run_name, what, None, time.perf_counter() - began)
         raise
     except UserError as error:
         raise UserError(f"{study.kind} {study.name}: {cell.name}, {what}: {error}") from error
-    progress.add(cell, what, run, time.perf_counter() - began)
+    progress.add(cell, run_name, what, run, time.perf_counter() - began)
     return run

@@ -122,6 +122,15 @@ class Study:
         """Name the run of a seed."""
         return f"{cell.name}.seed{seed}"
 
+    def run_names(self, cell: Cell) -> list[str]:
+        """Name all runs of a cell: its trials, then its seeds."""
+        trials = [self.trial_name(cell, i + 1) for i in range(self.trials)] if self.trials > 1 else []
+        return [*trials, *(self.seed_name(cell, seed) for seed in self.seeds)]
+
+    def run_settings(self, cell: Cell, candidate: Changes, name: str, seed: int) -> Changes:
+        """Return all that a run changes, by its name and the place of its seed."""
+        return {**self.changes(cell, candidate), **self.settings(seed), "name": name}
+
     def settings(self, seed: int) -> Changes:
         """Return what belongs to the study itself in a run, by the place of its seed."""
         return {
