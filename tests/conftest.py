@@ -91,6 +91,22 @@ def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
     return run
 
 
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The sources of synthetic garments that have loaded their images, as they do."""
+    from fashion_tl import SyntheticGarments
+
+    found: list[object] = []
+    load = SyntheticGarments.load
+
+    def counted(source: SyntheticGarments) -> object:
+        found.append(source)
+        return load(source)
+
+    monkeypatch.setattr(SyntheticGarments, "load", counted)
+    return found
+
+
 class StopAt(Callback):
     """Raises in the middle of an epoch, as Ctrl-C does."""
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fashion_tl.cli import main
+from fashion_tl.inspection.audit import _configured
 
 pytestmark = pytest.mark.slow
 Output = pytest.CaptureFixture[str]
@@ -49,6 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     crop = ["--data.source.crop", "1.0", "--data.batch_size", "16", "--data.val_fraction", "0.1"]
     assert main(["fit", "--name", "run", *data, *crop, *SMALL, *places, "--model", "ScratchClassifier"]) == 0
     other = ["--data.source", "SyntheticGarments", "--data.source.num_train", "120", "--data.batch_size", "32"]
+    other += ["--data.source.num_test", "60"]
     assert main(["fit", "--name", "other", *other, *SMALL, *places, "--model", "ScratchClassifier"]) == 0
     return folder
 
@@ -144,6 +147,20 @@ def test_the_data_of_a_configuration(folder: Path, whole: Path, capsys: Output) 
     assert figures(Path("found/audit.json"))["runs"] == {}
     assert not figures(Path("found/audit.json"))["features"]  # of random weights
     assert not Path("lightning_logs/run/version_0/analysis").exists()
+
+
+def test_runs_and_the_data_of_a_configuration(folder: Path, loads: list[object]) -> None:
+    config = "lightning_logs/other/version_0/config.yaml"
+    assert main(["audit", "other", "-c", config]) == 0
+    assert len(loads) == 1
+    assert not figures()["features"]  # the configuration's network has random weights, whatever the run has
+    assert set(figures()["runs"]) == {"other version 0"}
+
+
+def test_the_network_of_a_configuration_is_where_networks_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fashion_tl.inspection.run.device", lambda: torch.device("meta"))
+    _, module = _configured(Path("lightning_logs/other/version_0/config.yaml"), None, True, None)
+    assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize(

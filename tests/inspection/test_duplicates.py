@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fashion_tl import ImageDataModule, SyntheticGarments
+from fashion_tl.inspection import duplicates
 from fashion_tl.inspection.duplicates import alterations, near_pairs, views_of
 
 
@@ -21,3 +22,20 @@ def test_altered_copies_are_found_among_images_that_look_alike(alteration: str) 
     of = pairs.reference == pairs.query * 10
     assert of.sum() >= 0.97 * len(images[::10])
     assert np.median(pairs.similarity[of]) > 0.97
+
+
+def test_thumbnails_of_references_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ImageDataModule(SyntheticGarments(num_train=60, num_test=10))
+    data.setup()
+    train, test = (views_of(data.in_order(name, 50), None) for name in ("train", "test"))
+    seen: list[int] = []
+    thumbnails = duplicates._thumbnails
+
+    def counted(grey: np.ndarray) -> np.ndarray:
+        seen.append(len(grey))
+        return thumbnails(grey)
+
+    monkeypatch.setattr(duplicates, "_thumbnails", counted)
+    near_pairs(test, train)
+    near_pairs(test, train)
+    assert seen.count(len(train.grey)) == 2  # as they are, and centred

@@ -89,6 +89,11 @@ def test_everything_is_found_and_written(trained: Path, capsys: pytest.CaptureFi
     assert "tab Projector" in out
 
 
+def test_runs_of_the_same_images_load_them_once(trained: Path, loads: list[object]) -> None:
+    explain("scratch", "frozen", "--projector", "5")
+    assert len(loads) == 1
+
+
 def test_predictions_shown_are_those_of_the_run(trained: Path) -> None:
     import numpy as np
 

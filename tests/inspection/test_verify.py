@@ -109,6 +109,11 @@ def test_a_run_as_it_was_left_holds(run: RunPaths, capsys: Output) -> None:
     assert int(told.split()[0]) > 20
 
 
+def test_runs_of_the_same_images_load_them_once(run: RunPaths, loads: list[object]) -> None:
+    assert main(["verify", "run", "next"]) == 0
+    assert len(loads) == 1
+
+
 def test_the_files_alone(run: RunPaths, capsys: Output) -> None:
     assert main(["verify", "run", "next", "--quick"]) == 0
     out = capsys.readouterr().out
@@ -160,6 +165,16 @@ def test_a_trained_weight(run: RunPaths) -> None:
     assert "logits differ by 0.5" in found["predictions"].told
 
 
+def test_a_checkpoint_whose_logits_are_no_numbers(run: RunPaths) -> None:
+    def change(checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"]["network.head.linear.bias"][0] = float("nan")
+
+    change_checkpoint(run, change)
+    found = checks(run)
+    assert "predictions" in wrong(found)
+    assert "logits differ by nan" in found["predictions"].told
+
+
 def test_a_checkpoint_that_is_not_the_one_tested(run: RunPaths) -> None:
     change_checkpoint(run, lambda checkpoint: checkpoint.update(global_step=3), told=False)
     assert wrong(checks(run, quick=True)) == {"best.ckpt"}
@@ -188,7 +203,10 @@ def test_a_prediction_and_its_figures(run: RunPaths) -> None:
     assert wrong(checks(run)) == {"predictions"}
 
 
-def test_a_label(run: RunPaths) -> None:
+def test_a_label(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other labels are of other images: there are no logits to compare, so none are computed.
+    monkeypatch.setattr("fashion_tl.inspection.verify_run.infer", lambda *_: pytest.fail("logits were computed"))
+
     def change(arrays: dict[str, Any]) -> None:
         arrays["label"][7] = (arrays["label"][7] + 1) % 10
 

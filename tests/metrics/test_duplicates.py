@@ -67,3 +67,11 @@ def test_no_neighbours() -> None:
     for count, references in ((0, 3), (1, 0)):
         with pytest.raises(UserError, match="both must be at least 1"):
             nearest(unit_rows(images(2)), unit_rows(images(references)), count)
+
+
+def test_pairs_are_gathered_from_images_by_their_indices() -> None:
+    rng = np.random.default_rng(0)
+    one, two = (rng.random((count, 6, 6), dtype=np.float32) for count in (5, 4))
+    query, reference = np.array([4, 0, 0]), np.array([1, 3, 0])
+    expected = aligned_correlation(one[query], two[reference], 1)
+    assert aligned_correlation(one, two, 1, query, reference).tolist() == expected.tolist()

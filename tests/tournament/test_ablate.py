@@ -43,6 +43,48 @@ def test_switches_of_an_experiment() -> None:
     }
 
 
+def test_what_belongs_together_is_turned_off_together() -> None:
+    # Adapters belong to what trains them; smoothing by confusion is nothing without label smoothing.
+    confused = ("--model.label_smoothing", "0.1", "--model.smoothing_confusion", "teacher")
+    assert off(*confused, "--model.train", "lora", "--model.lora", "{rank: 2}") == {
+        "without_label_smoothing": {"model.label_smoothing": 0.0, "model.smoothing_confusion": None},
+        "without_smoothing_confusion": {"model.smoothing_confusion": None},
+    }
+
+
+def test_a_switch_that_cannot_go_off_alone_is_left_out_and_told_unless_it_is_named(verb: Verb, capsys) -> None:
+    Path("picky_classifier.py").write_text(
+        "from fashion_tl import TransferClassifier\nfrom fashion_tl.errors import UserError\n\n"
+        "class Picky(TransferClassifier):\n"
+        "    def __init__(self, class_names, tuned: bool = False, **kwargs):\n"
+        "        super().__init__(class_names, **kwargs)\n"
+        "        if not tuned:\n"
+        "            raise UserError('it must be tuned')\n"
+    )
+    small = ("--model.backbone", "test_resnet", "--model.pretrained", "false", "--plan_only", "--seeds", "1")
+    picky = ("--model", "picky_classifier.Picky", "--model.tuned", "true", *ON, *small)
+    assert verb("ablate", *picky) == 0
+    shown = capsys.readouterr().out
+    assert "3 variants x 1 seed = 3 runs" in shown
+    assert "  without_tuned is left out: it must be tuned" in shown
+    assert verb("ablate", *picky, "--switches", "tuned,hflip") == 2
+    assert "without_tuned (model.tuned=false): it must be tuned" in capsys.readouterr().err
+
+
+def test_a_class_of_ones_own_with_an_argument_that_has_no_default(workdir: Path) -> None:
+    Path("sized_classifier.py").write_text(
+        "from fashion_tl import ScratchClassifier\n\n"
+        "class Sized(ScratchClassifier):\n"
+        "    def __init__(self, class_names, size: int, sharp: bool = False, **kwargs):\n"
+        "        super().__init__(class_names, **kwargs)\n"
+    )
+    own = ("--model", "sized_classifier.Sized", "--model.size", "3", "--model.sharp", "true")
+    assert off(*own, "--model.label_smoothing", "0.1") == {
+        "without_sharp": {"model.sharp": False},
+        "without_label_smoothing": {"model.label_smoothing": 0.0},
+    }
+
+
 def test_nothing_turned_on_and_unknown_switches() -> None:
     with pytest.raises(UserError, match="turns nothing on"):
         turned_off(parse("fit", []))
@@ -68,6 +110,18 @@ def test_each_switch_is_turned_off_alone(verb: Verb, capsys) -> None:
         assert pair["difference"] == pytest.approx(correct["base"] - correct[pair["b"]], abs=1e-12)
     assert "base" in capsys.readouterr().out
     assert (RESULTS / "tiny" / "plots" / "differences.svg").is_file()
+
+
+@pytest.mark.slow
+def test_a_base_that_diverges_leaves_nothing_to_compare(verb: Verb) -> None:
+    calm = "{a: {model.optimizer: adamw, model.lr: 0.003}, b: {model.optimizer: adamw, model.lr: 0.001}}"
+    wild = ("--model.train", "all", "--model.optimizer", "sgd", "--model.lr", "1e18", "--trainer.max_epochs", "1")
+    assert verb("ablate", *wild, "--add", calm, "--seeds", "1") == 0
+    results = results_of("tiny")
+    assert [cell["diverged"] for cell in results["cells"]] == [1, 0, 0]
+    assert results["pairs"] == []
+    assert results["conclusion"] == ["There is nothing to compare with the base."]
+    assert "diverged" in (RESULTS / "tiny" / "index.html").read_text()
 
 
 @pytest.mark.slow

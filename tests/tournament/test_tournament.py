@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fashion_tl.errors import UserError
 from fashion_tl.records.record import versions
 from fashion_tl.tournament.plan import Cell
 from fashion_tl.tournament.strategies import Strategy, read_budgets
@@ -95,6 +96,29 @@ def test_stopped_twice_it_ends_with_the_same_table(
     assert {**stopped, "name": "whole"} == whole
 
 
+@pytest.mark.slow
+def test_runs_of_other_settings_are_not_counted_and_refused_where_they_are_not_done(
+    verb: Verb, stop_at: Callable[[int, int, BaseException], None], capsys
+) -> None:
+    few = (*FILE, "--seeds", "1", "--trials", "1")
+    assert verb("tournament", *few) == 0
+    assert verb("tournament", *few, "--plan_only") == 0
+    assert "2 of them done" in capsys.readouterr().out
+    other = (*few, "--model.label_smoothing", "0.1")
+    assert verb("tournament", *other, "--plan_only") == 0
+    assert "2 runs; about" in capsys.readouterr().out
+    stop_at(1, 0, KeyboardInterrupt())  # in the second epoch, which the run that times has not
+    assert verb("tournament", *few, "--name", "stopped") == 130
+    capsys.readouterr()
+    assert verb("tournament", *other, "--name", "stopped") == 2
+    said = capsys.readouterr().err
+    assert "probe.seed0/version_0 is not done, but of another configuration: model.label_smoothing" in said.replace(
+        "model.init_args.", "model."
+    )
+    assert "or give another --name." in said
+    assert "--resume" not in said
+
+
 def test_budgets_bring_changes_of_their_own(workdir: Path) -> None:
     Path("budgets.yaml").write_text("all: {}\n30: {trainer.max_epochs: 4}\n4: {data.batch_size: 8}\n")
     four, thirty, everything = read_budgets("budgets.yaml")
@@ -103,6 +127,27 @@ def test_budgets_bring_changes_of_their_own(workdir: Path) -> None:
     assert everything.settings == {"data.label_budget": None}
     strategy = Strategy("a", {"trainer.max_epochs": 9}, budgets={"30": {"model.lr": 1}})
     assert Cell(thirty, strategy).changes == {"data.label_budget": 30, "trainer.max_epochs": 9, "model.lr": 1}
+
+
+@pytest.mark.slow
+def test_candidates_and_budgets_name_runs_and_the_first_stage(verb: Verb) -> None:
+    assert verb("fit", "--name", "teacher", "--trainer.max_epochs", "1") == 0
+    Path("own.yaml").write_text(
+        "strategies:\n"
+        "  a:\n"
+        "    candidates: [{model.init_from: teacher, model.train: {0: head, 1: [FIRST_STAGE, head]}}]\n"
+        "  b:\n"
+        "    budgets: {4: {model.train: [FIRST_STAGE, head]}}\n"
+    )
+    Path("budgets.yaml").write_text("4: {model.init_from: teacher}\n")
+    own = ("--strategies", "own.yaml", "--budgets", "budgets.yaml", "--trials", "1", "--seeds", "1")
+    assert verb("tournament", *own) == 0
+    started = Path("checkpoints/teacher/version_0/best.ckpt")
+    for name, train in (("4.a", {"0": "head", "1": ["stem", "head"]}), ("4.b", ["stem", "head"])):
+        config = yaml.safe_load((RESULTS / f"tiny/runs/{name}.seed0/version_0/config.yaml").read_text())
+        given = config["model"]["init_args"]
+        assert Path(given["init_from"]) == started
+        assert given["train"] == train
 
 
 @pytest.mark.slow
@@ -120,6 +165,24 @@ def test_a_strategy_that_diverges_is_told_and_the_others_are_compared(verb: Verb
     assert [(pair["a"], pair["b"]) for pair in results["pairs"]] == [("calm", "other")]
     assert "wild seed 0: diverged" in capsys.readouterr().out
     assert "diverged" in (RESULTS / "tiny" / "index.html").read_text()
+
+
+def test_validations_between_epochs_hinder_no_estimate(verb: Verb, capsys) -> None:
+    plan = (*FILE, "--trials", "1", "--seeds", "1", "--plan_only")
+    assert verb("tournament", *plan, "--trainer.check_val_every_n_epoch", "2") == 0
+    assert verb("tournament", *plan, "--trainer.val_check_interval", "7", "--trainer.max_epochs", "3") == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("2 runs; about ")]
+    assert len(told) == 2
+    assert not any("about 0 s" in line for line in told)
+
+
+def test_a_timing_run_that_is_refused_hinders_no_study(verb: Verb, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise UserError("too short")
+
+    monkeypatch.setattr("fashion_tl.tournament.progress.fit", refused)
+    assert verb("tournament", *FILE, "--trials", "1", "--seeds", "1", "--plan_only") == 0
+    assert "2 runs; about 0 s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def audit(
         config: YAML file of a run, whose data and backbone are taken.
         backbone: Backbone whose features find candidates, instead of that of the configuration.
         pixels: Find candidates by pixels alone, without a network.
-        threshold: Least correlation of the pixels of near duplicates, above 0 to 1.
+        threshold: Least correlation of the pixels of near duplicates, 0.5 to 1.
         top: Pairs to draw of each kind, at least 1.
         output: Folder to write to, new or an earlier one of this command.
         log_dir: Folder of all records.
@@ -63,16 +63,18 @@ def audit(
     if problems:
         raise UserError("; ".join(problems) + ".")
     _check_output(output)
+    from fashion_tl.data.sources import loading_once
     from fashion_tl.inspection.audit_analysis import analysed, find_duplicates, of_run
-    from fashion_tl.inspection.run import open_run
+    from fashion_tl.inspection.run import open_runs
 
-    opened = [open_run(run, log_dir, checkpoint_dir, root) for run in dict.fromkeys(runs)]
-    if config is None:
-        data, module = opened[0].data, opened[0].module
-    else:
-        data, module = _configured(config, backbone, pixels, root)
+    with loading_once():
+        opened = open_runs(dict.fromkeys(runs), log_dir, checkpoint_dir, root)
+        if config is None:
+            data, module = opened[0].data, opened[0].module
+        else:
+            data, module = _configured(config, backbone, pixels, root)
     _check_same_test(data, opened)
-    without = pixels or (module.weights == "random" and not opened)  # random features tell little
+    without = pixels or (module.weights == "random" and config is not None)  # random features tell little
     found = find_duplicates(data, None if without else module, batch_size, seed)
     whole = analysed(found, data, opened, threshold, top)
     document = whole.write_into(output, "audit")
@@ -106,6 +108,7 @@ def _configured(
     config: Path, backbone: str | None, pixels: bool, root: str | None
 ) -> tuple[ImageDataModule, ImageClassifier]:
     """Build data and classifier of a configuration, and load the data."""
+    from fashion_tl.inspection.run import device
     from fashion_tl.runs.checks import settle, to_build
     from fashion_tl.runs.parser import instantiate, parse
 
@@ -122,7 +125,7 @@ def _configured(
         raise UserError(f"{error} Or compare pixels alone: --pixels.") from error
     built.data.prepare_data()
     built.data.setup()
-    return built.data, built.model.eval()
+    return built.data, built.model.eval().to(device())
 
 
 def _check_same_test(data: ImageDataModule, runs: list[OpenedRun]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,21 @@ class Views:
     hashes: list[bytes]
     grey: Singles
     features: Singles | None
+
+    @cached_property
+    def thumbnails(self) -> Singles:
+        """Rows of the small grey images, whose products are correlations."""
+        return _thumbnails(self.grey)
+
+    @cached_property
+    def centred(self) -> Singles:
+        """The same of the images with what stands out moved to the middle."""
+        return _thumbnails(_centred(self.grey))
+
+    @property
+    def mirrored(self) -> Views:
+        """The images mirrored, without features."""
+        return Views(self.hashes, np.ascontiguousarray(self.grey[:, :, ::-1]), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,15 +118,13 @@ def views_of(batches: Iterable[Tensor], module: ImageClassifier | None) -> Views
 def near_pairs(queries: Views, references: Views) -> Pairs:
     """Find for each query the references that may be nearly the same, and how similar they are."""
     found = []
-    for mirrored in (False, True):
-        grey = np.ascontiguousarray(queries.grey[:, :, ::-1]) if mirrored else queries.grey
-        measures = [(_thumbnails(grey), _thumbnails(references.grey))]
-        measures.append((_thumbnails(_centred(grey)), _thumbnails(_centred(references.grey))))
-        if queries.features is not None and references.features is not None and not mirrored:
-            measures.append((queries.features, references.features))
+    for mirrored, views in ((False, queries), (True, queries.mirrored)):
+        measures = [(views.thumbnails, references.thumbnails), (views.centred, references.centred)]
+        if views.features is not None and references.features is not None:
+            measures.append((views.features, references.features))
         candidates = np.concatenate([_listed(nearest(one, two, NEIGHBOURS)) for one, two in measures])
         query, reference = np.unique(candidates, axis=0).T
-        similarity = aligned_correlation(grey[query], references.grey[reference], SHIFT)
+        similarity = aligned_correlation(views.grey, references.grey, SHIFT, query, reference)
         found.append((query, reference, similarity, np.full(len(query), mirrored)))
     query, reference, similarity, flipped = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.lexsort((flipped, -similarity))

@@ -68,13 +68,13 @@ def explain(
     from fashion_tl.inspection import saliency_analysis as saliency
     from fashion_tl.inspection.channels import channel_analysis, check_channels, filter_analysis
     from fashion_tl.inspection.explained_images import check_same_test, prepare
-    from fashion_tl.inspection.run import open_run
+    from fashion_tl.inspection.run import open_runs
     from fashion_tl.inspection.visualisation import feature_analysis, parse_objectives
 
     if all:
         channels, features, projector = channels or [], features or [], projector or []
     without_choice = all or (images is None and channels is None and features is None and projector is None)
-    opened = [open_run(run, log_dir, checkpoint_dir, root) for run in runs]
+    opened = open_runs(runs, log_dir, checkpoint_dir, root)
     check_same_test(opened)
     explained = [prepare(run, stage, method, batch_size) for run in opened]
     numbers = [check_channels(channels or [], run.target) for run in explained]

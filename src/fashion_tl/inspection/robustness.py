@@ -54,10 +54,10 @@ def robustness(
     from fashion_tl.inspection.corruption_error import corruption_figures, mean_corruption_error, subset_of
     from fashion_tl.inspection.ood import detect, ood_sets
     from fashion_tl.inspection.robustness_analysis import robustness_analysis, scalars, summary
-    from fashion_tl.inspection.run import open_run
+    from fashion_tl.inspection.run import open_runs
 
     names = dict.fromkeys([*runs, *([] if baseline is None else [baseline])])
-    opened = {name: open_run(name, log_dir, checkpoint_dir, root) for name in names}
+    opened = dict(zip(names, open_runs(names, log_dir, checkpoint_dir, root), strict=True))
     base = None if baseline is None else opened[baseline]
     for run in opened.values():
         if base is not None and _test_images(run) != _test_images(base):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
-from fashion_tl.data.sources import Source
+from fashion_tl.data.sources import Source, loading_once
 from fashion_tl.data.transforms import to_float, visible
 from fashion_tl.errors import UserError
 from fashion_tl.imports import import_class
@@ -114,8 +114,18 @@ def open_run(
         if what in recorded and described[what] != recorded[what]:
             raise UserError(f"the data of {paths.logs} have changed since: their {what.replace('_', ' ')} is another.")
     module = load_classifier(paths.best)
-    module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return OpenedRun(paths, record, module, data)
+    return OpenedRun(paths, record, module.to(device()), data)
+
+
+def open_runs(runs: Iterable[str], log_dir: Path, checkpoint_dir: Path, root: str | None = None) -> list[OpenedRun]:
+    """Open completed runs; images that several of them have are loaded once. See ``open_run``."""
+    with loading_once():
+        return [open_run(run, log_dir, checkpoint_dir, root) for run in runs]
+
+
+def device() -> torch.device:
+    """Return where networks run: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _settings_of(paths: RunPaths) -> dict[str, Any]:

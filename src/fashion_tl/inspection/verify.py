@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +44,18 @@ def verify(
 
     check_options(batch_size=(batch_size, 1))
     found: dict[str, list[Check]] = {}
-    for paths in _chosen(runs, log_dir, checkpoint_dir):
-        label = f"{paths.name} version {paths.version}"
-        print(label)
-        found[label] = []
-        for check in _checks(paths, quick, log_dir, checkpoint_dir, root, batch_size):
-            found[label].append(check)
-            print(f"  {check.result:17} {check.what}: {check.told}".rstrip(": "), flush=True)
+    with ExitStack() as shared:
+        if not quick:
+            from fashion_tl.data.sources import loading_once
+
+            shared.enter_context(loading_once())
+        for paths in _chosen(runs, log_dir, checkpoint_dir):
+            label = f"{paths.name} version {paths.version}"
+            print(label)
+            found[label] = []
+            for check in _checks(paths, quick, log_dir, checkpoint_dir, root, batch_size):
+                found[label].append(check)
+                print(f"  {check.result:17} {check.what}: {check.told}".rstrip(": "), flush=True)
     wrong = [f"{label}: {check.what}" for label, checks in found.items() for check in checks if check.result == DIFFERS]
     every = [check for checks in found.values() for check in checks]
     if wrong:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jsonargparse import Namespace
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.inspection.inference import infer, tracked
-from fashion_tl.inspection.run import data_of
+from fashion_tl.inspection.run import data_of, device
 from fashion_tl.inspection.verify_weights import check_start
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.plain_text import flatten
@@ -213,11 +212,12 @@ def _predictions(
     if module is None:
         yield Check("predictions", UNKNOWN, "there is no checkpoint that gives logits")
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if len(wrong):  # these are other images
+        return
+    place = device()
     batches = tracked(data.in_order("test", batch_size), f"test images of {paths.name}", len(labels))
-    logits, _ = infer(module.to(device), batches)
-    if not len(wrong):
-        yield _logits(found, logits, record, device.type)
+    logits, _ = infer(module.to(place), batches)
+    yield _logits(found, logits, record, place.type)
 
 
 def _name(data: ImageDataModule, label: int) -> str:
@@ -233,7 +233,7 @@ def _logits(found: Predictions, computed: np.ndarray, record: dict[str, Any], de
     recorded = found.logits.astype(np.float64)
     tolerance = share * max(1.0, float(np.abs(recorded).max()))
     gap = np.abs(again - recorded).max(axis=1)
-    worst = np.flatnonzero(gap > tolerance)
+    worst = np.flatnonzero(~(gap <= tolerance))  # NaN too
     changed = int((again.argmax(axis=1) != recorded.argmax(axis=1)).sum())
     told = [
         f"test image {found.index[i]}: logits differ by {gap[i]:.2g}, tolerance {tolerance:.2g}"

@@ -72,27 +72,34 @@ def nearest(queries: Singles, references: Singles, count: int) -> Ints:
     return found
 
 
-def aligned_correlation(one: Singles, two: Singles, shift: int) -> Floats:
+def aligned_correlation(
+    one: Singles, two: Singles, shift: int, query: Ints | None = None, reference: Ints | None = None
+) -> Floats:
     """Compute the correlation of the pixels of pairs of images, the largest one over small shifts.
 
     Normalised cross-correlation (Lewis 1995): 1 where the images are the same up to brightness, contrast and a shift
     by whole pixels, over the area that both cover.
 
     Args:
-        one: Images (P, H, W).
-        two: Images (P, H, W).
+        one: Images (N, H, W).
+        two: Images (M, H, W).
         shift: Largest shift along each side in pixels, at least 0, below H and W.
+        query: Indices (P,) into the one images; all of them in order if None. Pairs are gathered block by block.
+        reference: Indices (P,) into the others, likewise.
 
     Returns:
         Correlations (P,), -1 to 1; 0 where an image has no contrast.
     """
-    best = np.full(len(one), -1.0)
-    for start in range(0, len(one), _PAIRS):
+    query = np.arange(len(one)) if query is None else query
+    reference = np.arange(len(two)) if reference is None else reference
+    best = np.full(len(query), -1.0)
+    for start in range(0, len(query), _PAIRS):
         block = slice(start, start + _PAIRS)
+        ones, twos = one[query[block]], two[reference[block]]
         for down in range(-shift, shift + 1):
             for right in range(-shift, shift + 1):
-                first = _window(one[block], down, right)
-                second = _window(two[block], -down, -right)
+                first = _window(ones, down, right)
+                second = _window(twos, -down, -right)
                 best[block] = np.maximum(best[block], _correlation(first, second))
     return best
 

@@ -48,7 +48,7 @@ def refusal(
     kind = re.search(r"Problem with given class_path '([^']+)'", message)
     if found := re.search(r"(?:Group '(\S+)' does not accept o|O)ption '([^']*)'(?: is not accepted)?", message):
         key = ".".join(filter(None, (key or found[1], found[2])))
-        names = _parameters(kind[1]) if kind else _below(settings, key.rpartition(".")[0])
+        names = parameters_of(kind[1]) if kind else _below(settings, key.rpartition(".")[0])
         return _unknown(key, names, _origin(key, args))
     where, reason = _origin(key, args), one_line(message.split('":')[-1])
     return (
@@ -87,16 +87,17 @@ def _below(settings: Iterable[str], section: str) -> list[str]:
     return [name.removeprefix(start).partition(".")[0] for name in settings if name.startswith(start)]
 
 
-def _parameters(path: str) -> list[str]:
-    """List the arguments that a class takes, those that it passes on included."""
-    names: dict[str, None] = {}
+def parameters_of(path: str) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a class by their names, those that it passes on included."""
+    found: dict[str, inspect.Parameter] = {}
     for kind in import_class(path, object, "the class").__mro__:
         init: Any = kind.__init__  # type: ignore[misc]
         parameters = inspect.signature(init).parameters.values()
-        names |= {p.name: None for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        found = named | found
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return [name for name in names if name not in ("self", *LINKED)]
+    return {name: parameter for name, parameter in found.items() if name not in ("self", *LINKED)}
 
 
 def _of_class(

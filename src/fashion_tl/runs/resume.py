@@ -54,11 +54,12 @@ class Version:
         return bool(self.record.get("diverged"))
 
 
-def find_version(config: Namespace) -> Version | None:
+def find_version(config: Namespace, study: bool = False) -> Version | None:
     """Find the newest version of the run's name that the same configuration has made; see ``--resume``.
 
     Args:
         config: The settled configuration.
+        study: Whether the run is one of a study, which goes on without being told to.
 
     Returns:
         The version; None if there is none and the newest one is done.
@@ -68,6 +69,9 @@ def find_version(config: Namespace) -> Version | None:
             files of a version are damaged.
     """
     newest: tuple[Version, list[str]] | None = None
+    asked, way = "--resume true: ", "leave --resume out for a new version"
+    if study:
+        asked, way = "", "give another --name"
     for number in reversed(versions(config.log_dir, config.name)):
         paths = paths_of(config.log_dir, config.checkpoint_dir, config.name, number)
         if not all((paths.logs / name).is_file() for name in (RECORD, CONFIG)):
@@ -78,8 +82,7 @@ def find_version(config: Namespace) -> Version | None:
             told = changed_settings(paths, config)
         except UserError as error:
             raise UserError(
-                f"--resume true: {paths.logs} cannot be read: {str(error).rstrip('.')}. Move it away, or leave "
-                "--resume out for a new version."
+                f"{asked}{paths.logs} cannot be read: {str(error).rstrip('.')}. Move it away, or {way}."
             ) from error
         if not told:
             return version
@@ -87,8 +90,8 @@ def find_version(config: Namespace) -> Version | None:
     if newest is None or newest[0].done or newest[0].diverged:
         return None
     raise UserError(
-        f"--resume true: {newest[0].paths.logs} is not done, but of another configuration: {'; '.join(newest[1][:8])}. "
-        "Give its settings, another --name, or leave --resume out for a new version."
+        f"{asked}{newest[0].paths.logs} is not done, but of another configuration: {'; '.join(newest[1][:8])}. "
+        f"Give its settings, {'' if study else 'another --name, '}or {way}."
     )
 
 

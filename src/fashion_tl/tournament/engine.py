@@ -64,9 +64,8 @@ def _play_cell(study: Study, cell: Cell, progress: Progress) -> Played:
 
         def trial(args: Any, changes: Changes, tested: bool) -> Run:  # noqa: ANN401 - as fit takes it
             number = next(numbers)
-            tried = words(candidates[number - 1])
-            named = {**changes, "name": study.trial_name(cell, number)}
-            run = _run(study, cell, f"trial {number} {tried}", 0, named, progress, tested)
+            tried, run_name = candidates[number - 1], study.trial_name(cell, number)
+            run = _run(study, cell, tried, run_name, f"trial {number} {words(tried)}", 0, progress, tested)
             trials.append(run)
             return run
 
@@ -77,9 +76,7 @@ def _play_cell(study: Study, cell: Cell, progress: Progress) -> Played:
     runs: list[Run | None] = []
     for place, seed in enumerate(study.seeds):
         try:
-            run = _run(
-                study, cell, f"seed {seed}", place, {**(chosen or {}), "name": study.seed_name(cell, seed)}, progress
-            )
+            run = _run(study, cell, chosen or {}, study.seed_name(cell, seed), f"seed {seed}", place, progress)
         except DivergedError:
             runs.append(None)
             continue
@@ -90,17 +87,24 @@ def _play_cell(study: Study, cell: Cell, progress: Progress) -> Played:
 
 
 def _run(
-    study: Study, cell: Cell, what: str, place: int, changes: Changes, progress: Progress, tested: bool = True
+    study: Study,
+    cell: Cell,
+    candidate: Changes,
+    run_name: str,
+    what: str,
+    place: int,
+    progress: Progress,
+    tested: bool = True,
 ) -> Run:
     """Make one run, without what it prints, and count it."""
     began, shown = time.perf_counter(), io.StringIO()
     try:
         with redirect_stdout(shown):
-            run = fit(list(study.args), {**cell.changes, **changes, **study.settings(place)}, tested)
+            run = fit(list(study.args), study.run_settings(cell, candidate, run_name, place), tested)
     except DivergedError:
-        progress.add(cell, what, None, time.perf_counter() - began)
+        progress.add(cell, run_name, what, None, time.perf_counter() - began)
         raise
     except UserError as error:
         raise UserError(f"{study.kind} {study.name}: {cell.name}, {what}: {error}") from error
-    progress.add(cell, what, run, time.perf_counter() - began)
+    progress.add(cell, run_name, what, run, time.perf_counter() - began)
     return run

@@ -56,7 +56,7 @@ def page(results: Results, plots: Sequence[Plot]) -> str:
             runs=list(lines.values()),
             overview=_overview(results, lines) if len(results["budgets"]) > 1 else None,
             tables=[_table(results, budget, lines) for budget in results["budgets"]],
-            tests=[_tests(results, budget, lines) for budget in results["budgets"] if cells_at(results, budget)[1:]],
+            tests=[_tests(results, budget, lines) for budget in results["budgets"] if _pairs(results, budget)],
             strategies=[(lines[each["name"]], words(each["changes"]), each) for each in results["strategies"]],
             crossings=crossing_texts(results),
             plots=plots,
@@ -90,8 +90,7 @@ def markdown(results: Results) -> str:
                 *(pair["a"], pair["b"], signed(pair["difference"]), _signed_interval(pair["interval"])),
                 *(f"{pair['p']:.3g}", f"{pair['p_adjusted']:.3g}"),
             ]
-            for pair in results["pairs"]
-            if pair["budget"] == budget
+            for pair in _pairs(results, budget)
         ]
         parts.append(markdown_table(["A", "B", "A - B", "95 % interval", "p", "p adjusted"], rows))
     parts += crossing_texts(results)
@@ -140,6 +139,11 @@ def _ordered(results: Results, budget: str) -> list[Mapping[str, Any]]:
     """Return all cells of a budget: the most accurate first in a tournament, as given in an ablation."""
     cells = [cell for cell in results["cells"] if cell["budget"] == budget]
     return cells if results["kind"] == "ablation" else sorted(cells, key=lambda cell: -(cell["mean"] or 0.0))
+
+
+def _pairs(results: Results, budget: str) -> list[Mapping[str, Any]]:
+    """Return the comparisons of a budget; none if the base of an ablation has diverged."""
+    return [pair for pair in results["pairs"] if pair["budget"] == budget]
 
 
 def _overview(results: Results, lines: Mapping[str, Line]) -> Table:
@@ -205,7 +209,7 @@ def _columns(results: Results, cell: Mapping[str, Any]) -> list[Cell]:
 
 def _tests(results: Results, budget: str, lines: Mapping[str, Line]) -> Table:
     """Lay out the comparisons of a budget: rows minus columns."""
-    pairs = [pair for pair in results["pairs"] if pair["budget"] == budget]
+    pairs = _pairs(results, budget)
     found = {(pair["a"], pair["b"]): (pair, 1) for pair in pairs} | {
         (pair["b"], pair["a"]): (pair, -1) for pair in pairs
     }

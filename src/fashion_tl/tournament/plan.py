@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -67,6 +67,8 @@ class Study:
         images: Training images at each label budget, by its name, "" for what the configuration says; "test" for the
             test images.
         keep_checkpoints: Whether runs that are done keep them.
+        left_out: Why optional strategies are left out, by their names.
+        settled: What ``changes`` has found.
     """
 
     kind: str
@@ -81,6 +83,8 @@ class Study:
     checkpoints: Path
     images: Mapping[str, int]
     keep_checkpoints: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    settled: dict[str, Changes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def cells(self) -> list[Cell]:
@@ -97,6 +101,18 @@ class Study:
         """Folder of the records."""
         return self.logs / "runs"
 
+    def changes(self, cell: Cell, candidate: Changes) -> Changes:
+        """Return all that the runs of a candidate change, with the checkpoints of the runs that it names.
+
+        Raises:
+            UserError: If it names a run that is not completed.
+        """
+        merged = {**cell.changes, **candidate}
+        key = words(merged)
+        if key not in self.settled:  # once: a run's name stands for the same checkpoint throughout
+            self.settled[key] = {**merged, **_checkpoints(self.args, merged)}
+        return self.settled[key]
+
     # Every run has a name of its own, so that one that has failed never stands in the way of the others.
     def trial_name(self, cell: Cell, number: int) -> str:
         """Name the run of a trial, by its number from 1."""
@@ -105,6 +121,15 @@ class Study:
     def seed_name(self, cell: Cell, seed: int) -> str:
         """Name the run of a seed."""
         return f"{cell.name}.seed{seed}"
+
+    def run_names(self, cell: Cell) -> list[str]:
+        """Name all runs of a cell: its trials, then its seeds."""
+        trials = [self.trial_name(cell, i + 1) for i in range(self.trials)] if self.trials > 1 else []
+        return [*trials, *(self.seed_name(cell, seed) for seed in self.seeds)]
+
+    def run_settings(self, cell: Cell, candidate: Changes, name: str, seed: int) -> Changes:
+        """Return all that a run changes, by its name and the place of its seed."""
+        return {**self.changes(cell, candidate), **self.settings(seed), "name": name}
 
     def settings(self, seed: int) -> Changes:
         """Return what belongs to the study itself in a run, by the place of its seed."""
@@ -170,11 +195,8 @@ def make_study(
         kind,
         name,
         tuple(args),
-        tuple(
-            replace(each, changes={**each.changes, **_checkpoints(args, each.changes)})
-            for each in (strategy.with_first_stage(first_stage) for strategy in strategies)
-        ),
-        tuple(budgets),
+        tuple(strategy.with_first_stage(first_stage) for strategy in strategies),
+        tuple(budget and budget.with_first_stage(first_stage) for budget in budgets),
         trials,
         tuple(range(first, first + seeds)),
         # Another split has other test images where a source has no test set of its own.
@@ -188,12 +210,11 @@ def make_study(
         keep_checkpoints,
     )
     _check_budgets(labelled, budgets)
-    for cell in study.cells:
-        # What a candidate changes is allowed at every budget if it is at the first one.
-        tried = study.candidates(cell.strategy) if cell.budget is budgets[0] else study.candidates(cell.strategy)[:1]
-        for candidate in tried:
-            _check_run(study, cell, candidate)
-    return study
+    left_out = _check_runs(study)
+    kept = tuple(each for each in study.strategies if each.name not in left_out)
+    if left_out:
+        _check_counts(kind, kept, trials, seeds)
+    return replace(study, strategies=kept, left_out=left_out)
 
 
 def _checkpoints(args: Sequence[str], changes: Changes) -> Changes:
@@ -202,7 +223,8 @@ def _checkpoints(args: Sequence[str], changes: Changes) -> Changes:
     Raises:
         UserError: If there is no such completed run.
     """
-    given, settled = (parse("fit", arguments(args, changes)) for _ in range(2))
+    given = parse("fit", arguments(args, changes))
+    settled = given.clone()
     settle_named_runs(settled)
     settings = ("init_from", "smoothing_confusion", "terms")
     pairs = [(f"model.{name}", *(each.model.init_args.get(name) for each in (given, settled))) for name in settings]
@@ -258,23 +280,38 @@ def _check_budgets(labelled: Mapping[str, int], budgets: Sequence[Budget | None]
         )
 
 
+def _check_runs(study: Study) -> dict[str, str]:
+    """Refuse a study of which a run would be refused; returns why optional strategies are left out, by their names."""
+    left_out: dict[str, str] = {}
+    for cell in study.cells:
+        candidates = study.candidates(cell.strategy)
+        # What a candidate changes is allowed at every budget if it is at the first one.
+        for candidate in candidates if cell.budget is study.budgets[0] else candidates[:1]:
+            try:
+                _check_run(study, cell, candidate)
+            except UserError as error:
+                if cell.strategy.optional:
+                    left_out[cell.strategy.name] = str(error)
+                    continue
+                changes = {**cell.changes, **candidate}
+                told = f" ({words(changes)})" if changes else ""
+                raise UserError(f"{study.kind} {study.name}: {cell.name}{told}: {error}") from error
+    return left_out
+
+
 def _check_run(study: Study, cell: Cell, candidate: Changes) -> None:
     """Refuse a run that would be refused, before the first run of all."""
     own = [key for key in (*cell.strategy.changes, *candidate) if key in OWN]
     if own:
-        raise UserError(f"{cell.name}: a {study.kind} sets {own[0]} itself; a strategy cannot change it.")
-    changes = {**cell.changes, **candidate}
-    try:
-        config = parse("fit", arguments(study.args, {**changes, **study.settings(0), "name": cell.name}))
-        start = config.model.init_args.get("init_from")
-        if start and not Path(start).is_file():
-            raise UserError(f"model.init_from is {start}: there is no such checkpoint. Give the path of a .ckpt file.")
-        _without_weights(config)
-        built = instantiate("fit", config)
-        check_monitor(config.monitor, built.model, built.trainer.callbacks)
-    except UserError as error:
-        told = f" ({words(changes)})" if changes else ""
-        raise UserError(f"{study.kind} {study.name}: {cell.name}{told}: {error}") from error
+        raise UserError(f"a {study.kind} sets {own[0]} itself; a strategy cannot change it.")
+    changes = study.changes(cell, candidate)
+    config = parse("fit", arguments(study.args, {**changes, **study.settings(0), "name": cell.name}))
+    start = config.model.init_args.get("init_from")
+    if start and not Path(start).is_file():
+        raise UserError(f"model.init_from is {start}: there is no such checkpoint. Give the path of a .ckpt file.")
+    _without_weights(config)
+    built = instantiate("fit", config)
+    check_monitor(config.monitor, built.model, built.trainer.callbacks)
 
 
 def _without_weights(config: Namespace) -> None:
@@ -294,6 +331,7 @@ def describe(study: Study) -> str:
     lines = [f"{study.kind} {study.name}: {len(study.strategies)} {what}{at} x {each} = {count} runs in {study.logs}"]
     lines += [f"  {each.name}: {words(each.changes) or 'the configuration as it is'}" for each in study.strategies]
     lines += [f"  {each.name} labels a class {words(each.changes)}".rstrip() for each in budgets]
+    lines += [f"  {name} is left out: {why}" for name, why in study.left_out.items()]
     if len(set(study.split_seeds)) == 1 < len(study.seeds):
         lines.append("  the source has no test set of its own: all seeds have the same split")
     return "\n".join(lines)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 from fashion_tl.errors import UserError
-from fashion_tl.records.record import COMPLETED, read_record, versions
+from fashion_tl.records.record import versions
+from fashion_tl.runs.checks import settle
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.parser import arguments, parse
+from fashion_tl.runs.resume import Version, find_version
 from fashion_tl.tournament.plan import Cell, Study
-from fashion_tl.training.divergence import DivergedError
+from fashion_tl.tournament.strategies import Changes
 
 BATCHES = 6  # of the short run that times a strategy
 TEST_SHARE = 0.4  # seconds of an image in evaluation as a share of those in training
@@ -31,7 +33,7 @@ class Progress:
     Args:
         study: The study.
         expected: Seconds that one run of each cell is expected to take, by the cell's name.
-        finished: Runs of each cell that are done before it begins.
+        finished: The runs that are done, or have diverged, before it begins, by their names.
         say: What prints a line.
     """
 
@@ -39,11 +41,15 @@ class Progress:
         self,
         study: Study,
         expected: Mapping[str, float],
-        finished: Mapping[str, int],
+        finished: Mapping[str, Version],
         say: Callable[[str], None] = _print,
     ) -> None:
         self.cells = {cell.name: cell for cell in study.cells}
-        self.left = {name: max(0, study.runs_per_cell - finished.get(name, 0)) for name in self.cells}
+        self.finished = finished
+        self.left = {
+            cell.name: study.runs_per_cell - sum(name in finished for name in study.run_names(cell))
+            for cell in study.cells
+        }
         self.count, self.expected, self.say = len(self.cells) * study.runs_per_cell, expected, say
         self._measured: dict[str, tuple[float, float]] = {}  # seconds spent and expected, by strategy
 
@@ -64,16 +70,17 @@ class Progress:
             total += runs * self.expected.get(name, 0.0) * (own[0] / own[1] if own and own[1] else overall)
         return total
 
-    def add(self, cell: Cell, what: str, run: Run | None, seconds: float) -> None:
+    def add(self, cell: Cell, run_name: str, what: str, run: Run | None, seconds: float) -> None:
         """Count a run and print its line, unless it was done before it began.
 
         Args:
             cell: Its cell.
+            run_name: Its name.
             what: Which of the cell's runs it is.
             run: The run; None if it has diverged.
             seconds: What it took.
         """
-        if run is not None and run.found:
+        if run_name in self.finished and (run is None or run.found):
             return
         self.left[cell.name] = max(0, self.left[cell.name] - 1)
         spent, thought = self._measured.get(cell.strategy.name, (0.0, 0.0))
@@ -91,13 +98,13 @@ class Progress:
         return f"[{self.done:{len(str(self.count))}}/{self.count}]"
 
 
-def expected_seconds(study: Study) -> dict[str, float]:
+def expected_seconds(study: Study, done: Mapping[str, Version]) -> dict[str, float]:
     """Say how long one run of each cell takes: from its finished runs, else from a short run of its strategy."""
     found: dict[str, float] = {}
     timed: dict[str, tuple[float, float]] = {}
     warm = False
     for cell in study.cells:
-        known = _of_records(study, cell)
+        known = _of_records(study, cell, done)
         if known is not None:
             found[cell.name] = known
             continue
@@ -112,33 +119,49 @@ def expected_seconds(study: Study) -> dict[str, float]:
     return found
 
 
-def finished(study: Study) -> dict[str, int]:
-    """Count the completed runs of each cell, by its name."""
-    found = {}
+def finished(study: Study) -> dict[str, Version]:
+    """Find the runs of a study, with its settings, that are done or have diverged; by their names.
+
+    Raises:
+        UserError: If a run of other settings has begun and is not done, so that this one could not go on.
+    """
+    found: dict[str, Version] = {}
     for cell in study.cells:
-        trials = [study.trial_name(cell, i + 1) for i in range(study.trials)] if study.trials > 1 else []
-        names = [*trials, *(study.seed_name(cell, seed) for seed in study.seeds)]
-        found[cell.name] = sum(bool(_completed(study, name)) for name in names)
+        candidates = study.candidates(cell.strategy)
+        names = study.run_names(cell)
+        trials = len(names) - len(study.seeds)
+        for i, name in enumerate(names):
+            # A seed is of the candidate that validation has chosen, whichever that is.
+            tried, place = ([candidates[i]], 0) if i < trials else (candidates, i - trials)
+            version = _version(study, cell, name, place, tried)
+            if version is not None and (version.done or version.diverged):
+                found[name] = version
     return found
 
 
-def _of_records(study: Study, cell: Cell) -> float | None:
-    done = [record for seed in study.seeds for record in _completed(study, study.seed_name(cell, seed))]
-    seconds = [_seconds(record) for record in done]
+def _version(study: Study, cell: Cell, name: str, place: int, candidates: Sequence[Changes]) -> Version | None:
+    """Find the version of a run's name that one of the candidates has made."""
+    refused: UserError | None = None
+    for candidate in candidates if versions(study.records, name) else ():
+        config = parse("fit", arguments(study.args, study.run_settings(cell, candidate, name, place)))
+        settle(config)
+        try:
+            version = find_version(config, study=True)
+        except UserError as error:
+            refused = error
+        else:
+            if version is not None:
+                return version
+    if refused is not None:
+        raise UserError(f"{study.kind} {study.name}: {refused}") from refused
+    return None
+
+
+def _of_records(study: Study, cell: Cell, done: Mapping[str, Version]) -> float | None:
+    found = [done[name] for name in study.run_names(cell) if name in done and done[name].done]
+    seconds = [_seconds(each.record) for each in found if each.record.get("test")]
     known = [each for each in seconds if each is not None]
     return sum(known) / len(known) if known else None
-
-
-def _completed(study: Study, name: str) -> list[dict[str, object]]:
-    found = []
-    for version in versions(study.records, name):
-        try:
-            record = read_record(study.records / name / f"version_{version}")
-        except UserError:
-            continue
-        if record["status"] == COMPLETED:
-            found.append(record)
-    return found
 
 
 def _seconds(record: Mapping[str, object]) -> float | None:
@@ -150,7 +173,6 @@ def _seconds(record: Mapping[str, object]) -> float | None:
 
 def _time(study: Study, cell: Cell) -> tuple[float, float]:
     """Make a short run of a cell; returns the seconds of a run beside its images, and those of a training image."""
-    candidate = study.candidates(cell.strategy)[0]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of phases beyond a short run, which say nothing of the runs to come
@@ -161,19 +183,26 @@ def _time(study: Study, cell: Cell) -> tuple[float, float]:
             "resume": False,
             "cache": "off",
             "trainer.max_epochs": 1,
+            "trainer.check_val_every_n_epoch": 1,
+            "trainer.val_check_interval": 1.0,
             "trainer.limit_train_batches": BATCHES,
             "trainer.limit_val_batches": 1,
         }
         try:
-            run = fit(list(study.args), {**cell.changes, **candidate, **study.settings(0), **short}, tested=False)
-        except DivergedError:  # its runs will say so
+            run = fit(list(study.args), {**_first(study, cell), **study.settings(0), **short}, tested=False)
+        except UserError:  # diverged or refused, which its runs will say: an estimate keeps no study from running
             return 0.0, 0.0
     spent = run.record["time"]
     return time.perf_counter() - began - sum(spent["epoch_seconds"]), 1 / spent["images_per_second"]
 
 
+def _first(study: Study, cell: Cell) -> Changes:
+    """Return what the first candidate of a cell changes."""
+    return study.changes(cell, study.candidates(cell.strategy)[0])
+
+
 def _epochs(study: Study, cell: Cell) -> int:
-    config = parse("fit", arguments(study.args, {**cell.changes, **study.settings(0), "name": "timing"}))
+    config = parse("fit", arguments(study.args, {**_first(study, cell), **study.settings(0), "name": "timing"}))
     return max(1, int(config.trainer.max_epochs))
 
 

@@ -29,16 +29,23 @@ class Strategy:
         changes: What it changes.
         candidates: More changes, among which validation chooses.
         budgets: More changes at some label budgets, by the budget's name.
+        optional: Whether it is left out where its runs would be refused.
     """
 
     name: str
     changes: Changes = field(default_factory=dict)
     candidates: tuple[Changes, ...] = ({},)
     budgets: dict[str, Changes] = field(default_factory=dict)
+    optional: bool = False
 
     def with_first_stage(self, stage: str) -> Strategy:
-        """Return the strategy with the name of the network's lowest stage where its changes say FIRST_STAGE."""
-        return replace(self, changes={flag: _replaced(value, stage) for flag, value in self.changes.items()})
+        """Return the strategy with the name of the network's lowest stage wherever it says FIRST_STAGE."""
+        return replace(
+            self,
+            changes=_replaced(self.changes, stage),
+            candidates=tuple(_replaced(each, stage) for each in self.candidates),
+            budgets=_replaced(self.budgets, stage),
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,10 @@ class Budget:
     def settings(self) -> Changes:
         """The changes with the budget itself."""
         return {"data.label_budget": self.labels, **self.changes}
+
+    def with_first_stage(self, stage: str) -> Budget:
+        """Return the budget with the name of the network's lowest stage wherever it says FIRST_STAGE."""
+        return replace(self, changes=_replaced(self.changes, stage))
 
 
 def read_strategies(path: Path | None) -> list[Strategy]:
@@ -189,6 +200,8 @@ def _check_keys(content: dict[Any, Any], allowed: Sequence[str], what: str) -> N
 
 
 def _replaced(value: Any, stage: str) -> Any:  # noqa: ANN401 - any YAML value
+    if isinstance(value, dict):
+        return {key: _replaced(each, stage) for key, each in value.items()}
     if isinstance(value, list):
         return [_replaced(each, stage) for each in value]
     return stage if value == FIRST_STAGE else value

@@ -8,7 +8,8 @@ from jsonargparse import Namespace
 
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.runs.configs import read_yaml
-from fashion_tl.runs.parser import dump, parse
+from fashion_tl.runs.parser import arguments, dump, parse
+from fashion_tl.runs.refusals import parameters_of
 from fashion_tl.tournament.strategies import Changes, Strategy
 
 # What a run is about, where it lies and how long it takes: no techniques. All other settings are, new ones included.
@@ -34,11 +35,13 @@ KEPT = {
     ),
     "model": (
         *("class_names", "input_spec", "backbone", "backbone_args", "network", "pretrained", "mean", "std"),
-        *("train", "optimizer", "lr"),
+        *("train", "lora", "optimizer", "lr"),
     ),
 }
 TRAINER = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "callbacks")  # its techniques
-WITH = {"model.objective": ("model.objective_args",)}  # settings that make no sense without another one
+# Settings that make no sense without another one go off with it; some are no switches of their own beside it.
+WITH = {"model.objective": ("model.objective_args",), "model.label_smoothing": ("model.smoothing_confusion",)}
+PARTS = ("model.objective_args",)
 
 
 def turned_off(base: Namespace, names: str | None = None) -> list[Strategy]:
@@ -56,7 +59,7 @@ def turned_off(base: Namespace, names: str | None = None) -> list[Strategy]:
     """
     on, off = _settings(base), _settings(_defaults(base))
     changed = [key for key in on if on[key] != off.get(key)]
-    dependent = {each for key, others in WITH.items() if key in changed for each in others}
+    dependent = {each for key, others in WITH.items() if key in changed for each in others if each in PARTS}
     switches = [key for key in changed if key not in dependent]
     by_name = {_short(key, switches): key for key in switches}
     if not by_name:
@@ -71,14 +74,20 @@ def turned_off(base: Namespace, names: str | None = None) -> list[Strategy]:
     found = []
     for name in dict.fromkeys(picked):
         key = by_name[name]
-        changes: Changes = {each: off.get(each) for each in (key, *WITH.get(key, ())) if each in on}
-        found.append(Strategy(f"without_{name}", changes))
+        changes: Changes = {each: off.get(each) for each in (key, *WITH.get(key, ())) if each in changed}
+        found.append(Strategy(f"without_{name}", changes, optional=names is None))
     return found
 
 
 def _defaults(base: Namespace) -> Namespace:
-    """Parse the defaults of the same classes."""
-    return parse("fit", [f"--model={base.model.class_path}", "--data.augment={}"])
+    """Parse the defaults of the same classes; what has none is as in the configuration."""
+    given = read_yaml(dump("fit", base), "the configuration")["model"].get("init_args", {})
+    required = {
+        f"model.{name}": given[name]
+        for name, parameter in parameters_of(base.model.class_path).items()
+        if parameter.default is parameter.empty and name in given
+    }
+    return parse("fit", arguments([f"--model={base.model.class_path}", "--data.augment={}"], required))
 
 
 def _settings(config: Namespace) -> dict[str, Any]:

@@ -118,7 +118,8 @@ def run_study(study: Study, plan_only: bool = False) -> None:
 
     print(describe(study), flush=True)
     try:
-        progress = Progress(study, expected_seconds(study), finished(study))
+        found = finished(study)
+        progress = Progress(study, expected_seconds(study, found), found)
         done = f", {progress.done} of them done" if progress.done else ""
         print(f"{progress.count} runs{done}; about {duration(progress.seconds_left())} on this machine", flush=True)
         if plan_only:
