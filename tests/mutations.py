@@ -235,8 +235,8 @@ MUTATIONS = (
     Mutation(
         "the key of features depends on the weights",
         "features/keys.py",
-        '            digest.update(f"{name} {_contents(tensor)}".encode())\n',
-        "            digest.update(name.encode())\n",
+        "        return _contents(value)\n",
+        "        return str(value.shape)\n",
         ("tests/test_foreign.py", "-k", "keys_tell"),
     ),
     Mutation(
@@ -419,7 +419,7 @@ MUTATIONS = (
     Mutation(
         "verify compares recorded logits with those of the checkpoint",
         "inspection/verify_run.py",
-        "worst = np.flatnonzero(gap > tolerance)",
+        "worst = np.flatnonzero(~(gap <= tolerance))",
         "worst = np.flatnonzero(gap < 0)",
         ("tests/inspection/test_verify.py", "-k", "a_prediction"),
     ),
