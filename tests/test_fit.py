@@ -414,9 +414,10 @@ def test_validation_that_broke_off_is_not_mixed_into_the_next(tmp_path: Path, mo
 
 
 @pytest.mark.slow
-def test_a_run_from_a_notebook(workdir: Path) -> None:
+def test_a_run_from_a_notebook(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fashion_tl
 
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # that other tests may leave
     config = {
         "name": "mine",
         "data": {"source": {"class_path": "SyntheticGarments", "init_args": {"num_train": 120}}},
