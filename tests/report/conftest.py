@@ -86,18 +86,19 @@ class _Reader(HTMLParser):
             self.open[-1].children.append(data)
 
 
+def read_page(text: str) -> Node:
+    """Read a page strictly: an element that is not closed, or closed twice, fails."""
+    reader = _Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == [reader.root], f"not closed: {[n.tag for n in reader.open]}"
+    return reader.root
+
+
 @pytest.fixture(scope="session")
 def parse() -> Callable[[str], Node]:
-    """Read a page strictly: an element that is not closed, or closed twice, fails."""
-
-    def parse(text: str) -> Node:
-        reader = _Reader()
-        reader.feed(text)
-        reader.close()
-        assert reader.open == [reader.root], f"not closed: {[n.tag for n in reader.open]}"
-        return reader.root
-
-    return parse
+    """Read a page strictly."""
+    return read_page
 
 
 class Maker:

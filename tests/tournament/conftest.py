@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.report.conftest import read_page
 
 STRATEGIES = """
 strategies:
@@ -54,6 +55,18 @@ def results_of(name: str) -> dict[str, Any]:
     """Read the results of a study."""
     found: dict[str, Any] = json.loads((RESULTS / name / "results.json").read_text())
     return found
+
+
+def shown_in(name: str, part: str) -> list[dict[str, str]]:
+    """Read the tables of a part of a study's page: for each row its cells by the texts of their heads."""
+    page = read_page((RESULTS / name / "index.html").read_text())
+    rows = []
+    for table in page.one("section", aria_labelledby=part).all("table"):
+        heads = [cell.text.strip() for cell in table.one("thead").all("th")]
+        for row in table.one("tbody").all("tr"):
+            cells = [cell.text.strip() for cell in row.children if not isinstance(cell, str)]
+            rows.append(dict(zip(heads, cells, strict=True)))
+    return rows
 
 
 def without_seconds(value: Any) -> Any:

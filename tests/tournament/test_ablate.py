@@ -10,9 +10,10 @@ import yaml
 
 from fashion_tl.errors import UserError
 from fashion_tl.runs.parser import parse
+from fashion_tl.tournament.page import signed
 from fashion_tl.tournament.switches import turned_off
 
-from .conftest import RESULTS, Verb, results_of
+from .conftest import RESULTS, Verb, results_of, shown_in
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 ON = ("--data.augment.hflip", "0.5", "--model.label_smoothing", "0.1")
@@ -110,6 +111,12 @@ def test_each_switch_is_turned_off_alone(verb: Verb, capsys) -> None:
         assert pair["difference"] == pytest.approx(correct["base"] - correct[pair["b"]], abs=1e-12)
     assert "base" in capsys.readouterr().out
     assert (RESULTS / "tiny" / "plots" / "differences.svg").is_file()
+    for row, cell in zip(shown_in("tiny", "accuracy"), results["cells"], strict=True):
+        assert list(row) == ["Variant", "Accuracy", "Deviation", "Seconds", "Trained parameters"]
+        assert row["Accuracy"].startswith(f"{cell['mean']:.4f}")
+        assert row["Trained parameters"] == f"{cell['trained_parameters']:,}"
+    change = signed(correct["without_hflip"] - correct["base"])
+    assert f"| without\\_hflip | {change} |" in (RESULTS / "tiny" / "table.md").read_text()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from fashion_tl.records.record import versions
 from fashion_tl.tournament.plan import Cell
 from fashion_tl.tournament.strategies import Strategy, read_budgets
 
-from .conftest import RESULTS, Verb, results_of, without_seconds
+from .conftest import RESULTS, Verb, results_of, shown_in, without_seconds
 
 FILE = ("--strategies", "strategies.yaml")
 SMALL = (*FILE, "--budgets", "4,8", "--seeds", "2", "--trials", "2")
@@ -65,6 +65,14 @@ def test_a_tournament_from_its_plan_to_its_table(verb: Verb, capsys) -> None:
         assert splits == [(0, 0, int(cell["budget"])), (1, 1, int(cell["budget"]))]
         assert cell["accuracies"] == pytest.approx(accuracies, abs=1e-12)
         assert cell["mean"] == pytest.approx(np.mean(accuracies), abs=1e-12)
+
+    shown_cells = {
+        (row["Accuracy"][:6], row["Trained parameters"], row["Trials, s"]) for row in shown_in("tiny", "accuracy")
+    }
+    assert shown_cells == {
+        (f"{cell['mean']:.4f}", f"{cell['trained_parameters']:,}", f"{cell['search_seconds']:,.1f}")
+        for cell in results["cells"]
+    }
 
     assert verb("tournament", *SMALL) == 0  # nothing is run again
     assert "16 of them done" in (again := capsys.readouterr().out)

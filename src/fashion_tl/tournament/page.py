@@ -72,29 +72,36 @@ def markdown(results: Results) -> str:
     for budget in results["budgets"]:
         if heading := at(budget):
             parts.append(f"## {heading}")
+        searched = results["trials"] > 1
         rows = [
             [
-                cell["strategy"],
-                _mean(cell),
-                _interval(cell["interval"]),
+                *(cell["strategy"], _mean(cell), _interval(cell["interval"])),
                 "" if cell["seconds"] is None else f"{cell['seconds']:.1f}",
-                f"{cell['search_seconds']:.1f}",
-                words(cell["chosen"] or {}),
+                *((f"{cell['search_seconds']:.1f}", words(cell["chosen"] or {})) if searched else ()),
             ]
             for cell in _ordered(results, budget)
         ]
-        head = [_what(results), "Accuracy", "95 % interval", "Seconds", "Seconds of trials", "Chosen by validation"]
-        parts.append(markdown_table(head, rows))
-        rows = [
-            [
-                *(pair["a"], pair["b"], signed(pair["difference"]), _signed_interval(pair["interval"])),
-                *(f"{pair['p']:.3g}", f"{pair['p_adjusted']:.3g}"),
-            ]
-            for pair in _pairs(results, budget)
-        ]
-        parts.append(markdown_table(["A", "B", "A - B", "95 % interval", "p", "p adjusted"], rows))
+        head = [_what(results), "Accuracy", "95 % interval", "Seconds"]
+        parts.append(
+            markdown_table([*head, *(["Seconds of trials", "Chosen by validation"] if searched else [])], rows)
+        )
+        parts.append(_markdown_of_pairs(results, budget))
     parts += crossing_texts(results)
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_of_pairs(results: Results, budget: str) -> str:
+    """Lay out the comparisons of a budget; those of an ablation as changes against its base."""
+    ablation = results["kind"] == "ablation"
+    rows = []
+    for pair in _pairs(results, budget):
+        names = (pair["b"],) if ablation else (pair["a"], pair["b"])
+        low, high = _ends(pair, -1 if ablation else 1)
+        difference = signed(-pair["difference"] if ablation else pair["difference"])
+        tests = (f"{pair['p']:.3g}", f"{pair['p_adjusted']:.3g}")
+        rows.append([*names, difference, f"{signed(low)} to {signed(high)}", *tests])
+    what = ["Variant", "Change"] if ablation else ["A", "B", "A - B"]
+    return markdown_table([*what, "95 % interval", "p", "p adjusted"], rows)
 
 
 def title(results: Results) -> str:
@@ -167,16 +174,10 @@ def _overview(results: Results, lines: Mapping[str, Line]) -> Table:
 
 def _table(results: Results, budget: str, lines: Mapping[str, Line]) -> Table:
     cells = _ordered(results, budget)
-    head = [
-        _what(results),
-        "Accuracy",
-        "Deviation",
-        "Seconds",
-        "Trials, s",
-        "Trained parameters",
-        "Chosen by validation",
-    ]
-    order = ["none", "descending", *["none"] * 5]
+    head = [_what(results), "Accuracy", "Deviation", "Seconds", "Trained parameters"]
+    if results["trials"] > 1:
+        head += ["Trials, s", "Chosen by validation"]
+    order = ["none", "descending", *["none"] * (len(head) - 2)]
     rows = [Row(named(lines[cell["strategy"]]), _columns(results, cell)) for cell in cells]
     labels = next((cell["labels"] for cell in cells if cell["labels"]), None)
     caption = (at(budget) or "Test accuracy") + (f", {labels:,} labelled images" if labels else "")
@@ -227,7 +228,7 @@ def _tests(results: Results, budget: str, lines: Mapping[str, Line]) -> Table:
 
 
 def _test(pair: Mapping[str, Any], sign: int, lines: Mapping[str, Line]) -> Cell:
-    low, high = sorted(sign * end for end in pair["interval"])
+    low, high = _ends(pair, sign)
     attributes = {
         "class": "significant" if pair["p_adjusted"] < SIGNIFICANT else None,
         "data-sort": repr(pair["p_adjusted"]),
@@ -248,5 +249,6 @@ def _interval(ends: Sequence[float] | None) -> str:
     return "" if ends is None else f"{max(0.0, ends[0]):.4f} to {min(1.0, ends[1]):.4f}"
 
 
-def _signed_interval(ends: Sequence[float]) -> str:
-    return f"{signed(ends[0])} to {signed(ends[1])}"
+def _ends(pair: Mapping[str, Any], sign: int) -> list[float]:
+    """Return the interval of a difference, or of the difference the other way round (sign -1)."""
+    return sorted(sign * end for end in pair["interval"])
