@@ -17,7 +17,11 @@ from fashion_tl.cli import main
 from fashion_tl.records.record import read_record, write_record
 
 FOLDER = Path(__file__).parent.parent / "experiments"
-FILES = sorted(p for p in FOLDER.rglob("*.yaml") if p.name not in ("base.yaml", "budgets.yaml", "additions.yaml"))
+FILES = sorted(
+    p
+    for p in FOLDER.rglob("*.yaml")
+    if p.name not in ("base.yaml", "budgets.yaml", "additions.yaml", "boundaries.yaml")
+)
 
 
 def content(path: Path) -> dict[str, Any]:
