@@ -184,7 +184,7 @@ def test_many_classes(make: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_time_grows_with_the_runs_and_no_faster(make: Any, tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(10)]
-    for draw in range(12):
+    for draw in range(6):
         make.run(f"run{draw}", draw=draw, skill=1 + draw / 4, images=10_000, classes=names, epochs=20)
     make.pictures(images=10_000, shape=(28, 28), classes=10)
 
@@ -193,9 +193,9 @@ def test_the_time_grows_with_the_runs_and_no_faster(make: Any, tmp_path: Path) -
         compare(*runs, log_dir=make.logs, output=tmp_path / str(len(runs)))
         return time.process_time() - began
 
-    two, twelve = seconds(["run0", "run1"]), seconds([])
-    assert twelve < 6 * two  # 3.2 where both ran beside other work; the speed of the machine is in both
-    assert (tmp_path / "0" / "index.html").stat().st_size < 4_000_000
+    two, six = seconds(["run0", "run1"]), seconds([])
+    assert six < 4 * two  # 3 if each run took the same; the speed of the machine is in both
+    assert (tmp_path / "0" / "index.html").stat().st_size < 3_000_000
 
 
 @pytest.mark.slow
