@@ -46,8 +46,8 @@ def is_first_process() -> bool:
     return rank == 0
 
 
-def own_device(accelerator: str) -> torch.device:
-    """Return the device that this process trains on by Lightning's choice, before a trainer is there to tell."""
+def own_device(accelerator: str = "auto") -> torch.device:
+    """Return the device of this process, by Lightning's choice, where no trainer is there to tell."""
     if accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

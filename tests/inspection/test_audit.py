@@ -158,7 +158,7 @@ def test_runs_and_the_data_of_a_configuration(folder: Path, loads: list[object])
 
 
 def test_the_network_of_a_configuration_is_where_networks_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fashion_tl.inspection.run.device", lambda: torch.device("meta"))
+    monkeypatch.setattr("fashion_tl.process.own_device", lambda: torch.device("meta"))
     _, module = _configured(Path("lightning_logs/other/version_0/config.yaml"), None, True, None)
     assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
 

@@ -108,7 +108,7 @@ def _configured(
     config: Path, backbone: str | None, pixels: bool, root: str | None
 ) -> tuple[ImageDataModule, ImageClassifier]:
     """Build data and classifier of a configuration, and load the data."""
-    from fashion_tl.inspection.run import device
+    from fashion_tl.process import own_device
     from fashion_tl.runs.checks import settle, to_build
     from fashion_tl.runs.parser import instantiate, parse
 
@@ -125,7 +125,7 @@ def _configured(
         raise UserError(f"{error} Or compare pixels alone: --pixels.") from error
     built.data.prepare_data()
     built.data.setup()
-    return built.data, built.model.eval().to(device())
+    return built.data, built.model.eval().to(own_device())
 
 
 def _check_same_test(data: ImageDataModule, runs: list[OpenedRun]) -> None:

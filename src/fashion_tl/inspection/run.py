@@ -21,6 +21,7 @@ from fashion_tl.data.transforms import to_float, visible
 from fashion_tl.errors import UserError
 from fashion_tl.imports import import_class
 from fashion_tl.metrics.metrics import Ints
+from fashion_tl.process import own_device
 from fashion_tl.records.record import COMPLETED, CONFIG, RunPaths, folder_paths, newest_completed, read_record, verify
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
@@ -114,18 +115,13 @@ def open_run(
         if what in recorded and described[what] != recorded[what]:
             raise UserError(f"the data of {paths.logs} have changed since: their {what.replace('_', ' ')} is another.")
     module = load_classifier(paths.best)
-    return OpenedRun(paths, record, module.to(device()), data)
+    return OpenedRun(paths, record, module.to(own_device()), data)
 
 
 def open_runs(runs: Iterable[str], log_dir: Path, checkpoint_dir: Path, root: str | None = None) -> list[OpenedRun]:
     """Open completed runs; images that several of them have are loaded once. See ``open_run``."""
     with loading_once():
         return [open_run(run, log_dir, checkpoint_dir, root) for run in runs]
-
-
-def device() -> torch.device:
-    """Return where networks run: the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _settings_of(paths: RunPaths) -> dict[str, Any]:

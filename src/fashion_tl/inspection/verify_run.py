@@ -13,10 +13,11 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.inspection.inference import infer, tracked
-from fashion_tl.inspection.run import data_of, device
+from fashion_tl.inspection.run import data_of
 from fashion_tl.inspection.verify_weights import check_start
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.plain_text import flatten
+from fashion_tl.process import own_device
 from fashion_tl.records.predictions import Predictions, read_predictions
 from fashion_tl.records.record import CONFIG, RunPaths
 from fashion_tl.records.verify import DIFFERS, UNKNOWN, Check, compared, concluded, value_differences
@@ -214,7 +215,7 @@ def _predictions(
         return
     if len(wrong):  # these are other images
         return
-    place = device()
+    place = own_device()
     batches = tracked(data.in_order("test", batch_size), f"test images of {paths.name}", len(labels))
     logits, _ = infer(module.to(place), batches)
     yield _logits(found, logits, record, place.type)

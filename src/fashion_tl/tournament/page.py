@@ -82,9 +82,8 @@ def markdown(results: Results) -> str:
             for cell in _ordered(results, budget)
         ]
         head = [_what(results), "Accuracy", "95 % interval", "Seconds"]
-        parts.append(
-            markdown_table([*head, *(["Seconds of trials", "Chosen by validation"] if searched else [])], rows)
-        )
+        head += ["Seconds of trials", "Chosen by validation"] if searched else []
+        parts.append(markdown_table(head, rows))
         parts.append(_markdown_of_pairs(results, budget))
     parts += crossing_texts(results)
     return "\n\n".join(parts) + "\n"

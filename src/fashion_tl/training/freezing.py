@@ -239,7 +239,7 @@ def compared(module: PlannedModule, data: object) -> dict[str, Any]:
     """Return what must be the same for a run to be the same run, as plain values."""
     plan = module.plan.settings()
     given = dict(getattr(module, "given", {}))
-    parts = getattr(module, "objective", nn.Module()).modules()
+    parts = cast(nn.Module, module).modules()  # of an objective of any kind
     told = {name: value for part in parts for name, value in getattr(part, "told_by", {}).items()}
     decided = {*plan, *plan["schedule"], "train", "schedule", "pretrained", "init_from", "class_names", "input_spec"}
     return {
