@@ -96,7 +96,12 @@ def _run(
     progress: Progress,
     tested: bool = True,
 ) -> Run:
-    """Make one run, without what it prints, and count it."""
+    """Make one run, without what it prints, and count it; one that was done before is taken as it is."""
+    version, by = progress.finished.get(run_name, (None, None))
+    if version is not None and by == candidate:
+        if version.diverged:
+            raise DivergedError(str(version.record["reason"]))
+        return Run(version.paths, version.record, found=True)
     began, shown = time.perf_counter(), io.StringIO()
     try:
         with redirect_stdout(shown):

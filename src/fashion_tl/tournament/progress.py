@@ -19,6 +19,7 @@ from fashion_tl.runs.resume import Version, find_version
 from fashion_tl.tournament.plan import Cell, Study
 from fashion_tl.tournament.strategies import Changes
 
+Found = tuple[Version, Changes]  # a version, and the candidate that has made it
 BATCHES = 6  # of the short run that times a strategy
 TEST_SHARE = 0.4  # seconds of an image in evaluation as a share of those in training
 
@@ -33,7 +34,7 @@ class Progress:
     Args:
         study: The study.
         expected: Seconds that one run of each cell is expected to take, by the cell's name.
-        finished: The runs that are done, or have diverged, before it begins, by their names.
+        finished: The runs that are done, or have diverged, before it begins, by their names, as ``finished`` finds.
         say: What prints a line.
     """
 
@@ -41,7 +42,7 @@ class Progress:
         self,
         study: Study,
         expected: Mapping[str, float],
-        finished: Mapping[str, Version],
+        finished: Mapping[str, Found],
         say: Callable[[str], None] = _print,
     ) -> None:
         self.cells = {cell.name: cell for cell in study.cells}
@@ -98,7 +99,7 @@ class Progress:
         return f"[{self.done:{len(str(self.count))}}/{self.count}]"
 
 
-def expected_seconds(study: Study, done: Mapping[str, Version]) -> dict[str, float]:
+def expected_seconds(study: Study, done: Mapping[str, Found]) -> dict[str, float]:
     """Say how long one run of each cell takes: from its finished runs, else from a short run of its strategy."""
     found: dict[str, float] = {}
     timed: dict[str, tuple[float, float]] = {}
@@ -119,13 +120,13 @@ def expected_seconds(study: Study, done: Mapping[str, Version]) -> dict[str, flo
     return found
 
 
-def finished(study: Study) -> dict[str, Version]:
+def finished(study: Study) -> dict[str, Found]:
     """Find the runs of a study, with its settings, that are done or have diverged; by their names.
 
     Raises:
         UserError: If a run of other settings has begun and is not done, so that this one could not go on.
     """
-    found: dict[str, Version] = {}
+    found: dict[str, Found] = {}
     for cell in study.cells:
         candidates = study.candidates(cell.strategy)
         names = study.run_names(cell)
@@ -133,13 +134,13 @@ def finished(study: Study) -> dict[str, Version]:
         for i, name in enumerate(names):
             # A seed is of the candidate that validation has chosen, whichever that is.
             tried, place = ([candidates[i]], 0) if i < trials else (candidates, i - trials)
-            version = _version(study, cell, name, place, tried)
-            if version is not None and (version.done or version.diverged):
-                found[name] = version
+            made = _version(study, cell, name, place, tried)
+            if made is not None and (made[0].done or made[0].diverged):
+                found[name] = made
     return found
 
 
-def _version(study: Study, cell: Cell, name: str, place: int, candidates: Sequence[Changes]) -> Version | None:
+def _version(study: Study, cell: Cell, name: str, place: int, candidates: Sequence[Changes]) -> Found | None:
     """Find the version of a run's name that one of the candidates has made."""
     refused: UserError | None = None
     for candidate in candidates if versions(study.records, name) else ():
@@ -151,14 +152,14 @@ def _version(study: Study, cell: Cell, name: str, place: int, candidates: Sequen
             refused = error
         else:
             if version is not None:
-                return version
+                return version, candidate
     if refused is not None:
         raise UserError(f"{study.kind} {study.name}: {refused}") from refused
     return None
 
 
-def _of_records(study: Study, cell: Cell, done: Mapping[str, Version]) -> float | None:
-    found = [done[name] for name in study.run_names(cell) if name in done and done[name].done]
+def _of_records(study: Study, cell: Cell, done: Mapping[str, Found]) -> float | None:
+    found = [done[name][0] for name in study.run_names(cell) if name in done and done[name][0].done]
     seconds = [_seconds(each.record) for each in found if each.record.get("test")]
     known = [each for each in seconds if each is not None]
     return sum(known) / len(known) if known else None
