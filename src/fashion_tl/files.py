@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 SHA256 = "sha256"
 _DRAFT = re.compile(r"\.draft\.(\d+)\.\d+\.(.*)")
 
@@ -168,3 +170,29 @@ def _alive(process: int) -> bool:
     except (OSError, OverflowError):
         pass
     return True
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold a lock file, which no other process can, here or wherever its folder is shared; one that dies lets it go.
+
+    Args:
+        path: The lock file, which is removed in the end; missing folders are made.
+
+    Yields:
+        Whether this process has it; else another one does.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with suppress(OSError):  # Windows keeps a file that is open
+            path.unlink()  # while it is locked, so that no other process gets this file
+        lock.release()

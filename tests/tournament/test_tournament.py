@@ -82,6 +82,20 @@ def test_a_tournament_from_its_plan_to_its_table(verb: Verb, capsys, monkeypatch
 
 
 @pytest.mark.slow
+def test_two_processes_make_the_same_table_as_one(verb: Verb, capfd: pytest.CaptureFixture[str]) -> None:
+    few = (*FILE, "--budgets", "4", "--seeds", "2", "--trials", "2")
+    assert verb("tournament", *few, "--name", "one") == 0
+    capfd.readouterr()
+    assert verb("tournament", *few, "--name", "two", "--processes", "2") == 0
+    told = [line.partition("]")[0] for line in capfd.readouterr().out.splitlines() if line.startswith("[")]
+    assert told == [f"[{n}/8" for n in range(1, 9)]
+    one, two = (without_seconds(results_of(name)) for name in ("one", "two"))
+    assert {**two, "name": "one"} == one
+    assert not list((RESULTS / "two" / "runs").glob(".*"))
+    assert {path.name for path in (RESULTS / "two" / "runs").glob("*/version_*")} == {"version_0"}
+
+
+@pytest.mark.slow
 def test_stopped_twice_it_ends_with_the_same_table(
     verb: Verb, stop_at: Callable[[int, int, BaseException], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

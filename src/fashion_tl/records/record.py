@@ -6,15 +6,13 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from fashion_tl.errors import UserError, shown, unknown_name, wrong_types
-from fashion_tl.files import read_json, sha256, write_json
+from fashion_tl.files import claimed, read_json, sha256, write_json
 
 # What NumPy raises for an archive that is cut short or has other bytes.
 BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -120,22 +118,12 @@ def taken(paths: RunPaths, new: bool) -> Iterator[None]:
         f"another process has taken {paths.logs}: "
         + ("start this one again." if new else "wait until it is done, or stop it.")
     )
-    paths.logs.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(paths.logs.with_name(f".{paths.logs.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise refusal from error
-    try:
-        if new and paths.logs.exists():
+    with claimed(paths.logs.with_name(f".{paths.logs.name}.lock")) as mine:
+        if not mine or (new and paths.logs.exists()):
             raise refusal
         if new:
             paths.logs.mkdir()
         yield
-    finally:
-        with suppress(OSError):  # Windows keeps a file that is open
-            Path(lock.lock_file).unlink()  # while it is locked, so that no other process gets this file
-        lock.release()
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

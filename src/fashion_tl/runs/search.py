@@ -58,7 +58,6 @@ def best_of(
     candidates: Sequence[dict[str, Any]],
     name: str,
     runner: Runner = fit,
-    say: Callable[[str], None] = print,
 ) -> dict[str, Any] | None:
     """Train candidates and return the one that validation prefers; of equally good ones the first.
 
@@ -67,27 +66,47 @@ def best_of(
         candidates: The settings that each candidate changes.
         name: The name of the candidates' runs.
         runner: What trains a candidate, as ``fit`` does.
-        say: What tells the figure of each; the first process alone calls it.
 
     Returns:
         The settings of the best one; None if no candidate has a finite figure.
     """
-    tell = rank_zero_only(say)
-    best, chosen = -math.inf, None
+    records: list[Mapping[str, Any]] = []
     for number, tried in enumerate(candidates, 1):
         what = f"search {number}/{len(candidates)}: {words(tried)}"
         try:
             run = runner(args, {"seeds": 1, "search": None, **tried, "name": name}, tested=False)
         except DivergedError as error:
-            tell(f"{what}: {error}")
+            _say(f"{what}: {error}")
+            records.append({})
             continue
+        records.append(run.record)
         found = run.record.get("best") or {}
-        monitor, value = str(found.get("monitor", "")), float(found.get("value", math.nan))
-        tell(f"{what}: {monitor} {value:.4f}")
-        score = -value if monitor.endswith("loss") else value
-        if score > best:
-            best, chosen = score, tried
-    return chosen
+        _say(f"{what}: {found.get('monitor', '')} {float(found.get('value', math.nan)):.4f}")
+    best = preferred(records)
+    return None if best is None else candidates[best]
+
+
+def preferred(records: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the place of the record that has the best validation figure, of equally good ones the first.
+
+    Args:
+        records: Records of runs; those that have diverged do not count.
+
+    Returns:
+        The place; None if no record has a finite figure.
+    """
+    scores = [-math.inf if record.get("diverged") else score(record) for record in records]
+    best = max(range(len(scores)), key=lambda place: scores[place], default=None)
+    return None if best is None or scores[best] == -math.inf else best
+
+
+def score(record: Mapping[str, Any]) -> float:
+    """Return the best validation figure of a run so that more is better; minus infinity without a finite one."""
+    found = record.get("best") or {}
+    value = float(found.get("value", math.nan))
+    if not math.isfinite(value):
+        return -math.inf
+    return -value if str(found.get("monitor", "")).endswith("loss") else value
 
 
 def repeat(config: Config, seeds: int, changes: Mapping[str, Any] | None = None, runner: Runner = fit) -> list[Run]:

@@ -6,18 +6,25 @@ import gc
 import io
 import shutil
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from fashion_tl.data.sources import loading_once
 from fashion_tl.errors import UserError
+from fashion_tl.files import claimed
+from fashion_tl.records.record import paths_of, read_record, versions
 from fashion_tl.runs.fit import Run, fit
-from fashion_tl.runs.search import best_of, words
+from fashion_tl.runs.resume import Version
+from fashion_tl.runs.search import preferred, words
+from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.tournament.plan import Cell, Study
-from fashion_tl.tournament.progress import Progress
+from fashion_tl.tournament.progress import Found, Progress
 from fashion_tl.tournament.strategies import Changes
 from fashion_tl.training.divergence import DivergedError
+
+WAIT = 0.5  # seconds until a process asks again for runs that others have taken
 
 
 @dataclass(frozen=True)
@@ -37,79 +44,156 @@ class Played:
     runs: tuple[Run | None, ...]
 
 
-def play(study: Study, progress: Progress) -> list[Played]:
-    """Make all runs of a study, one after another, in this process.
+@dataclass(frozen=True)
+class Task:
+    """One run of a study.
+
+    Attributes:
+        cell: Its cell.
+        name: Its name.
+        what: What it is, for people.
+        candidate: What it changes beside its cell.
+        place: The place of its seed.
+        tested: Whether it is tested; else it is a trial.
+    """
+
+    cell: Cell
+    name: str
+    what: str
+    candidate: Changes
+    place: int
+    tested: bool
+
+
+def play(study: Study, progress: Progress, processes: int = 1) -> list[Played]:
+    """Make all runs of a study.
 
     Args:
         study: The study.
         progress: What counts and tells.
+        processes: Processes that share the runs; 1 is this one.
 
     Raises:
         UserError: If a run is refused: the message names it.
     """
+    found = dict(progress.finished)
+    cells = {cell.name: cell for cell in study.cells}
+
+    def hear(task: Task, made: Found, seconds: float) -> None:
+        if _is_made(task, found):  # another worker has found it done before it heard of it
+            return
+        progress.add(task.cell, task.name, task.what, made[0], seconds)
+        found[task.name] = made
+        leave_out(cells[task.cell.name], task)
+
+    def leave_out(cell: Cell, after: Task | None = None) -> None:
+        """Say that a cell has no seeds, once."""
+        if (after is None or not after.tested) and not _tasks(study, cell, found):
+            progress.leave_out(cell, len(study.seeds), "no trial has a finite validation figure")
+
+    for cell in study.cells:
+        leave_out(cell)
+    share_work(partial(_work, study, found), processes, lambda news: hear(*news))
+    return [_played(study, cell, found) for cell in study.cells]
+
+
+def _work(study: Study, given: Mapping[str, Found], channel: Channel) -> None:
+    """Make runs that no other process makes, until none is left."""
+    found = dict(given)
     gc.freeze()  # the modules of torch and Lightning, which every run's collection would walk through: half a second
     try:
         with loading_once():
-            return [_play_cell(study, cell, progress) for cell in study.cells]
+            while _some_left(study, found, channel):
+                pass
     finally:
         gc.unfreeze()
 
 
-def _play_cell(study: Study, cell: Cell, progress: Progress) -> Played:
+def _some_left(study: Study, found: dict[str, Found], channel: Channel) -> bool:
+    """Make the first run that is left and that no other process has taken; returns False if none is left."""
+    taken = False
+    for task in _left(study, found):
+        with claimed(study.records / f".{task.name}.claim") as mine:
+            taken = taken or not mine
+            found.update({other.name: made for other, made, _ in channel.heard()})
+            if not mine or _is_made(task, found):
+                continue
+            began = time.perf_counter()
+            found[task.name] = _make(study, task), task.candidate
+            channel.tell((task, found[task.name], time.perf_counter() - began))
+        return True
+    if taken:
+        time.sleep(WAIT)
+        found.update({other.name: made for other, made, _ in channel.heard()})
+    return taken
+
+
+def _left(study: Study, found: Mapping[str, Found]) -> Iterator[Task]:
+    """Yield the runs that are left and that can be made now, in their order."""
+    for cell in study.cells:
+        yield from (task for task in _tasks(study, cell, found) if not _is_made(task, found))
+
+
+def _is_made(task: Task, found: Mapping[str, Found]) -> bool:
+    return task.name in found and found[task.name][1] == task.candidate
+
+
+def _tasks(study: Study, cell: Cell, found: Mapping[str, Found]) -> list[Task]:
+    """List the runs of a cell of which it is known what they are: its trials, or its seeds once all trials are made."""
+    trials = _trials(study, cell)
+    if not all(_is_made(task, found) for task in trials):
+        return trials
+    chosen = _chosen(study, cell, found)
+    if chosen is None:
+        return []
+    return [
+        Task(cell, study.seed_name(cell, seed), f"seed {seed}", chosen, place, True)
+        for place, seed in enumerate(study.seeds)
+    ]
+
+
+def _trials(study: Study, cell: Cell) -> list[Task]:
     candidates = study.candidates(cell.strategy)
-    chosen: Changes | None = dict(candidates[0])
-    trials: list[Run] = []
-    if len(candidates) > 1:
-        numbers = iter(range(1, len(candidates) + 1))
-
-        def trial(args: Any, changes: Changes, tested: bool) -> Run:  # noqa: ANN401 - as fit takes it
-            number = next(numbers)
-            tried, run_name = candidates[number - 1], study.trial_name(cell, number)
-            run = _run(study, cell, tried, run_name, f"trial {number} {words(tried)}", 0, progress, tested)
-            trials.append(run)
-            return run
-
-        chosen = best_of(study.args, candidates, f"{cell.name}.trial", trial, say=lambda _: None)
-        if chosen is None:
-            progress.leave_out(cell, len(study.seeds), "no trial has a finite validation figure")
-            return Played(cell, None, (), (None,) * len(study.seeds))
-    runs: list[Run | None] = []
-    for place, seed in enumerate(study.seeds):
-        try:
-            run = _run(study, cell, chosen or {}, study.seed_name(cell, seed), f"seed {seed}", place, progress)
-        except DivergedError:
-            runs.append(None)
-            continue
-        runs.append(run)
-        if run.paths is not None and not study.keep_checkpoints:
-            shutil.rmtree(run.paths.checkpoints, ignore_errors=True)
-    return Played(cell, chosen, tuple(trials), tuple(runs))
+    return [
+        Task(cell, study.trial_name(cell, number), f"trial {number} {words(tried)}", dict(tried), 0, False)
+        for number, tried in enumerate(candidates if len(candidates) > 1 else (), 1)
+    ]
 
 
-def _run(
-    study: Study,
-    cell: Cell,
-    candidate: Changes,
-    run_name: str,
-    what: str,
-    place: int,
-    progress: Progress,
-    tested: bool = True,
-) -> Run:
-    """Make one run, without what it prints, and count it; one that was done before is taken as it is."""
-    version, by = progress.finished.get(run_name, (None, None))
-    if version is not None and by == candidate:
-        if version.diverged:
-            raise DivergedError(str(version.record["reason"]))
-        return Run(version.paths, version.record, found=True)
-    began, shown = time.perf_counter(), io.StringIO()
+def _chosen(study: Study, cell: Cell, found: Mapping[str, Found]) -> Changes | None:
+    """Return the candidate that validation prefers; None if no trial has a finite figure."""
+    trials = _trials(study, cell)
+    if not trials:
+        return dict(study.candidates(cell.strategy)[0])
+    best = preferred([found[task.name][0].record for task in trials])
+    return None if best is None else trials[best].candidate
+
+
+def _make(study: Study, task: Task) -> Version:
+    """Make a run, without what it prints; one that was done before is taken as it is."""
     try:
-        with redirect_stdout(shown):
-            run = fit(list(study.args), study.run_settings(cell, candidate, run_name, place), tested)
+        with redirect_stdout(io.StringIO()):
+            settings = study.run_settings(task.cell, task.candidate, task.name, task.place)
+            run = fit(list(study.args), settings, task.tested)
     except DivergedError:
-        progress.add(cell, run_name, what, None, time.perf_counter() - began)
-        raise
+        paths = paths_of(study.records, study.checkpoints, task.name, versions(study.records, task.name)[-1])
+        return Version(paths, read_record(paths.logs))
     except UserError as error:
-        raise UserError(f"{study.kind} {study.name}: {cell.name}, {what}: {error}") from error
-    progress.add(cell, run_name, what, run, time.perf_counter() - began)
-    return run
+        raise UserError(f"{study.kind} {study.name}: {task.cell.name}, {task.what}: {error}") from error
+    if run.paths is None:
+        raise ValueError("a run of a study leaves a record")
+    if task.tested and not study.keep_checkpoints:
+        shutil.rmtree(run.paths.checkpoints, ignore_errors=True)
+    return Version(run.paths, run.record)
+
+
+def _played(study: Study, cell: Cell, found: Mapping[str, Found]) -> Played:
+    chosen = _chosen(study, cell, found)
+    seeds = [study.seed_name(cell, seed) for seed in study.seeds]
+    runs = [None if chosen is None else _run(found[name][0]) for name in seeds]
+    trials = [_run(found[task.name][0]) for task in _trials(study, cell)]
+    return Played(cell, chosen, tuple(run for run in trials if run is not None), tuple(runs))
+
+
+def _run(version: Version) -> Run | None:
+    return None if version.diverged else Run(version.paths, version.record, found=True)

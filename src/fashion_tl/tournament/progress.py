@@ -13,7 +13,7 @@ from pathlib import Path
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import versions
 from fashion_tl.runs.checks import settle
-from fashion_tl.runs.fit import Run, fit
+from fashion_tl.runs.fit import fit
 from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.runs.resume import Version, find_version
 from fashion_tl.tournament.plan import Cell, Study
@@ -35,6 +35,7 @@ class Progress:
         study: The study.
         expected: Seconds that one run of each cell is expected to take, by the cell's name.
         finished: The runs that are done, or have diverged, before it begins, by their names, as ``finished`` finds.
+        processes: Processes that share the runs.
         say: What prints a line.
     """
 
@@ -43,6 +44,7 @@ class Progress:
         study: Study,
         expected: Mapping[str, float],
         finished: Mapping[str, Found],
+        processes: int = 1,
         say: Callable[[str], None] = _print,
     ) -> None:
         self.cells = {cell.name: cell for cell in study.cells}
@@ -51,7 +53,8 @@ class Progress:
             cell.name: study.runs_per_cell - sum(name in finished for name in study.run_names(cell))
             for cell in study.cells
         }
-        self.count, self.expected, self.say = len(self.cells) * study.runs_per_cell, expected, say
+        self.count, self.expected = len(self.cells) * study.runs_per_cell, expected
+        self.processes, self.say = processes, say
         self._measured: dict[str, tuple[float, float]] = {}  # seconds spent and expected, by strategy
 
     @property
@@ -69,26 +72,25 @@ class Progress:
         for name, runs in self.left.items():
             own = self._measured.get(self.cells[name].strategy.name)
             total += runs * self.expected.get(name, 0.0) * (own[0] / own[1] if own and own[1] else overall)
-        return total
+        return total / self.processes
 
-    def add(self, cell: Cell, run_name: str, what: str, run: Run | None, seconds: float) -> None:
-        """Count a run and print its line, unless it was done before it began.
+    def add(self, cell: Cell, run_name: str, what: str, made: Version, seconds: float) -> None:
+        """Count a run and print its line.
 
         Args:
             cell: Its cell.
             run_name: Its name.
             what: Which of the cell's runs it is.
-            run: The run; None if it has diverged.
+            made: What has become of it.
             seconds: What it took.
         """
-        if run_name in self.finished and (run is None or run.found):
-            return
-        self.left[cell.name] = max(0, self.left[cell.name] - 1)
+        if run_name not in self.finished:  # else it is made again, with another candidate
+            self.left[cell.name] = max(0, self.left[cell.name] - 1)
         spent, thought = self._measured.get(cell.strategy.name, (0.0, 0.0))
         self._measured[cell.strategy.name] = spent + seconds, thought + self.expected.get(cell.name, 0.0)
         left = self.seconds_left()
         more = f", about {duration(left)} left" if left else ""
-        self.say(f"{self._place()} {cell.name} {what}: {_figure(run)} ({seconds:.1f} s{more})")
+        self.say(f"{self._place()} {cell.name} {what}: {_figure(made)} ({seconds:.1f} s{more})")
 
     def leave_out(self, cell: Cell, runs: int, why: str) -> None:
         """Count runs of a cell that are not made, and print why."""
@@ -207,12 +209,12 @@ def _epochs(study: Study, cell: Cell) -> int:
     return max(1, int(config.trainer.max_epochs))
 
 
-def _figure(run: Run | None) -> str:
-    if run is None:
+def _figure(made: Version) -> str:
+    if made.diverged:
         return "diverged"
-    if run.test:
-        return f"test accuracy {run.test['accuracy']:.4f}"
-    best = run.record.get("best") or {}
+    if made.record.get("test"):
+        return f"test accuracy {made.record['test']['accuracy']:.4f}"
+    best = made.record.get("best") or {}
     return f"{best['monitor']} {best['value']:.4f}" if best else "no validation figure"
 
 

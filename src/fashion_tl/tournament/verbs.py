@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_tl.commands import Flag
-from fashion_tl.errors import UserError, one_line
+from fashion_tl.errors import UserError, check_options, one_line
 
 if TYPE_CHECKING:
     from fashion_tl.tournament.plan import Study
@@ -21,6 +21,7 @@ def tournament(
     seeds: int = 3,
     trials: int = 3,
     name: str | None = None,
+    processes: int = 1,
     keep_checkpoints: bool = False,
     plan_only: bool = False,
 ) -> None:
@@ -39,6 +40,8 @@ def tournament(
         seeds: Seeds to train the chosen candidate with, from that of the configuration on.
         trials: Candidates of each strategy to try; with 1 the first one is taken.
         name: Name of the tournament; that of the configuration if not given.
+        processes: Processes that share the runs, each with its share of the CPU's cores, or a GPU of its own. The same
+            command on other machines that share LOG_DIR and the checkpoints' folder takes part too.
         keep_checkpoints: Keep the checkpoints of runs that are done.
         plan_only: Print the plan with its estimated time, and stop.
 
@@ -48,10 +51,11 @@ def tournament(
     from fashion_tl.tournament.plan import make_study
     from fashion_tl.tournament.strategies import Budget, pick, read_budgets, read_strategies
 
+    check_options(processes=(processes, 1))
     picked = pick(read_strategies(strategies), only)
     chosen: Sequence[Budget | None] = [None] if budgets is None else read_budgets(budgets)
     study = make_study("tournament", name, flags, picked, chosen, trials, seeds, keep_checkpoints)
-    run_study(study, plan_only)
+    run_study(study, processes, plan_only)
 
 
 def ablate(
@@ -60,6 +64,7 @@ def ablate(
     add: str | None = None,
     seeds: int = 3,
     name: str | None = None,
+    processes: int = 1,
     keep_checkpoints: bool = False,
     plan_only: bool = False,
 ) -> None:
@@ -75,6 +80,8 @@ def ablate(
         add: Changes to add instead, each alone: a YAML file, or ``{NAME: {FLAG: VALUE}}``.
         seeds: Seeds of each variant, from that of the configuration on.
         name: Name of the ablation; that of the configuration and ".ablation" if not given.
+        processes: Processes that share the runs, each with its share of the CPU's cores, or a GPU of its own. The same
+            command on other machines that share LOG_DIR and the checkpoints' folder takes part too.
         keep_checkpoints: Keep the checkpoints of runs that are done.
         plan_only: Print the plan with its estimated time, and stop.
 
@@ -86,6 +93,7 @@ def ablate(
     from fashion_tl.tournament.strategies import Strategy, read_changes
     from fashion_tl.tournament.switches import turned_off
 
+    check_options(processes=(processes, 1))
     if add is not None and switches is not None:
         raise UserError("--add and --switches exclude each other: give one of them.")
     base = parse("fit", flags)
@@ -97,14 +105,15 @@ def ablate(
     study = make_study(
         "ablation", name or f"{base.name}.ablation", flags, everything, [None], 1, seeds, keep_checkpoints
     )
-    run_study(study, plan_only)
+    run_study(study, processes, plan_only)
 
 
-def run_study(study: Study, plan_only: bool = False) -> None:
+def run_study(study: Study, processes: int = 1, plan_only: bool = False) -> None:
     """Print the plan of a study, make its runs and write its report.
 
     Args:
         study: The study.
+        processes: Processes that share the runs.
         plan_only: Whether to stop after the plan.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -119,12 +128,12 @@ def run_study(study: Study, plan_only: bool = False) -> None:
     print(describe(study), flush=True)
     try:
         found = finished(study)
-        progress = Progress(study, expected_seconds(study, found), found)
+        progress = Progress(study, expected_seconds(study, found), found, processes)
         done = f", {progress.done} of them done" if progress.done else ""
         print(f"{progress.count} runs{done}; about {duration(progress.seconds_left())} on this machine", flush=True)
         if plan_only:
             return
-        played = play(study, progress)
+        played = play(study, progress, processes)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns both signals into a SystemExit
         print("stopped; the same command goes on with what is not done yet")
         raise
