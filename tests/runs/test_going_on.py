@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,37 @@ def test_it_goes_on_with_the_version_that_is_not_done_and_then_says_so(fit: Fit,
     assert (LOGS / "run/version_0/run.json").read_bytes() == before
     assert run(fit) == 0  # without it every run is a new version
     assert versions(LOGS, "run") == [0, 1]
+
+
+def test_a_run_is_trained_by_one_call_and_tested_by_a_later_one(fit: Fit, workdir: Path, capsys) -> None:
+    from fashion_tl.runs.fit import fit as make
+
+    assert run(fit, "--resume", "true", name="whole") == 0
+    flags = shlex.split(read_record(LOGS / "whole/version_0")["command"])[2:]
+    for _ in range(2):  # it is trained once
+        made = make(flags, {"name": "run"}, later=True)
+        assert made.record["status"] == "trained"
+        assert not made.test
+    seconds = [row["seconds"] for row in _history("run")]
+    assert "trained, but not tested" in _why_not_compared("run", capsys)
+    assert make(flags, {"name": "run"}).test["images"] > 0
+    assert [row["seconds"] for row in _history("run")] == seconds
+    assert versions(LOGS, "run") == [0]
+    same_end("run", "whole")
+    assert make(flags, {"name": "run"}, later=True).found
+
+
+def _history(name: str) -> list[dict[str, str]]:
+    with (LOGS / name / "version_0/metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _why_not_compared(name: str, capsys) -> str:
+    from fashion_tl.cli import main
+
+    assert main(["compare", name]) in (0, 2)
+    shown = capsys.readouterr()
+    return f"{shown.out}{shown.err}"
 
 
 @pytest.mark.parametrize("how", ["--resume true", "--ckpt_path last"])

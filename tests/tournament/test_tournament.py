@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -26,15 +27,15 @@ SMALL = (*FILE, "--budgets", "4,8", "--seeds", "2", "--trials", "2")
 def test_a_tournament_from_its_plan_to_its_table(verb: Verb, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     assert verb("tournament", *SMALL, "--plan_only") == 0
     shown = capsys.readouterr().out
-    assert "2 strategies x 2 budgets x (2 trials + 2 seeds) = 16 runs" in shown
+    assert "2 strategies x 2 budgets x (2 trials, the best one with 2 seeds) = 12 runs" in shown
     assert not Path("lightning_logs").exists()
 
     assert verb("tournament", *SMALL) == 0
     shown = capsys.readouterr().out
     lines = [line for line in shown.splitlines() if line.startswith("[")]
-    assert len(lines) == 16
-    assert lines[0].startswith("[ 1/16] 4.probe trial 1 model.lr=0.03: val/accuracy 0.")
-    assert lines[-1].startswith("[16/16] 8.all seed 1: test accuracy 0.")
+    assert len(lines) == 16  # each trial, the test of the chosen one, and the other seed
+    assert lines[0].startswith("[ 1/12] 4.probe trial 1 model.lr=0.03: val/accuracy 0.")
+    assert lines[-1].startswith("[12/12] 8.all seed 1: test accuracy 0.")
     folder = RESULTS / "tiny"
     plots = {f"accuracy_{end}" for end in ("by_labels", "by_seconds_4", "by_seconds_8")}
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if "runs" not in p.parts and p.is_file()} == {
@@ -49,14 +50,19 @@ def test_a_tournament_from_its_plan_to_its_table(verb: Verb, capsys, monkeypatch
     ]  # fmt: skip
     for cell in results["cells"]:
         name = f"{cell['budget']}.{cell['strategy']}"
-        assert all(versions(folder / "runs", f"{name}.seed{seed}") == [0] for seed in (0, 1))
+        assert [versions(folder / "runs", f"{name}.seed{seed}") for seed in (0, 1)] == [[], [0]]
         # The candidate that validation prefers, the first of equally good ones.
         best = [trial["best"]["value"] for trial in cell["trials"]]
         candidates = next(each for each in results["strategies"] if each["name"] == cell["strategy"])["candidates"]
         assert cell["chosen"] == candidates[int(np.argmax(best))]
         accuracies, splits = [], []
-        for seed in (0, 1):
-            run = folder / "runs" / f"{name}.seed{seed}" / "version_0"
+        best_trial = f"{name}.trial{int(np.argmax(best)) + 1}"  # which is the run of the first seed
+        assert cell["runs"] == [f"{best_trial}/version_0", f"{name}.seed1/version_0"]
+        other = json.loads((folder / "runs" / f"{name}.trial{2 - int(np.argmax(best))}/version_0/run.json").read_text())
+        assert other["status"] == "trained"
+        assert "test" not in other
+        for version in cell["runs"]:
+            run = folder / "runs" / version
             arrays = np.load(run / "test_predictions.npz")
             accuracies.append((arrays["logits"].argmax(1) == arrays["label"]).mean())
             config = yaml.safe_load((run / "config.yaml").read_text())
@@ -76,7 +82,7 @@ def test_a_tournament_from_its_plan_to_its_table(verb: Verb, capsys, monkeypatch
 
     monkeypatch.setattr("fashion_tl.tournament.engine.fit", None)
     assert verb("tournament", *SMALL) == 0  # nothing is run again, or asked for
-    assert "16 of them done" in (again := capsys.readouterr().out)
+    assert "12 of them done" in (again := capsys.readouterr().out)
     assert not [line for line in again.splitlines() if line.startswith("[")]
     assert results_of("tiny") == results
 
@@ -88,7 +94,7 @@ def test_two_processes_make_the_same_table_as_one(verb: Verb, capfd: pytest.Capt
     capfd.readouterr()
     assert verb("tournament", *few, "--name", "two", "--processes", "2") == 0
     told = [line.partition("]")[0] for line in capfd.readouterr().out.splitlines() if line.startswith("[")]
-    assert told == [f"[{n}/8" for n in range(1, 9)]
+    assert (len(told), set(told), told[-1]) == (8, {f"[{n}/6" for n in range(1, 7)}, "[6/6")  # two are tests of trials
     one, two = (without_seconds(results_of(name)) for name in ("one", "two"))
     assert {**two, "name": "one"} == one
     assert not list((RESULTS / "two" / "runs").glob(".*"))
@@ -109,8 +115,8 @@ def test_stopped_twice_it_ends_with_the_same_table(
     stop_at(1, 0, KeyboardInterrupt())  # in the second epoch of the first run
     assert verb("tournament", *few, "--name", "stopped") == 130
     stopping, runs = fitting.callbacks_of, count(1)
-    # Again, after three short runs for the time and two trials: in the first seed, which is tested.
-    monkeypatch.setattr(fitting, "callbacks_of", lambda *a: (stopping if next(runs) == 6 else callbacks_of)(*a))
+    # Again, after three short runs for the time, two trials and the test of one: in the other seed.
+    monkeypatch.setattr(fitting, "callbacks_of", lambda *a: (stopping if next(runs) == 7 else callbacks_of)(*a))
     assert verb("tournament", *few, "--name", "stopped") == 130
     assert not (RESULTS / "stopped" / "results.json").exists()
     monkeypatch.setattr(fitting, "callbacks_of", callbacks_of)

@@ -39,6 +39,7 @@ from fashion_tl.records.record import (
     PREDICTIONS,
     RECORD,
     RUNNING,
+    TRAINED,
     RunPaths,
     read_record,
     write_record,
@@ -64,6 +65,7 @@ class RunRecorder(Callback):
         monitor: The metric that chooses the best epoch, such as "val/accuracy".
         cache: The callback that knows the seconds spent on computing features.
         tested: Whether a test follows; without one the run is completed when its training is.
+        later: Whether that test is another call's, which goes on with the run.
         own_start: Whether earlier epochs in a checkpoint are of this version too, so that its best may be among them.
 
     Attributes:
@@ -78,9 +80,11 @@ class RunRecorder(Callback):
         monitor: str,
         cache: FeatureCache,
         tested: bool = True,
+        later: bool = False,
         own_start: bool = True,
     ) -> None:
         self.config, self.monitor, self.cache, self.tested, self.own_start = config, monitor, cache, tested, own_start
+        self.later = later
         self.chosen = paths
         self.record: dict[str, Any] = {"status": RUNNING, "reason": None, "started": now(), "finished": None, **facts}
         self.history: list[dict[str, float]] = []
@@ -193,8 +197,8 @@ class RunRecorder(Callback):
         self.fit_seconds += time.perf_counter() - self._fit_began
         if self._stopping is None:
             self.record["reason"] = _why_stopped(trainer)
-        if not self.tested and self._stopping is None:
-            self.record.update(status=COMPLETED, finished=now())
+        if (self.later or not self.tested) and self._stopping is None:
+            self.record.update(status=TRAINED if self.tested else COMPLETED, finished=now())
         plan = _classifier(pl_module).current_plan()
         if plan.may_end_early and "model" in self.record:  # with the first process alone where only the test is left
             for entry, phase in zip(self.record["model"]["phases"], plan.phases, strict=True):

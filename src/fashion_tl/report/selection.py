@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.plain_text import clean
-from fashion_tl.records.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, versions
+from fashion_tl.records.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, TRAINED, versions
 from fashion_tl.report.run_files import Run, open_run
 
 VERSION_FOLDER = r"version_(\d+)"
@@ -93,6 +93,7 @@ def open_completed(folder: Path, left_out: list[LeftOut]) -> Run | None:
     why = {
         FAILED: f"failed: {reason or 'no reason recorded'}",
         INTERRUPTED: f"interrupted: {reason or 'no reason recorded'}",
+        TRAINED: "trained, but not tested",
         RUNNING: f"still running, or killed: started {run.text('started') or 'at an unknown time'}, no end recorded",
     }.get(str(status), f"its status is {status!r}")
     left_out.append(LeftOut(label, clean(why)))

@@ -56,22 +56,23 @@ class Run:
         return load_classifier(self.paths.best)
 
 
-def fit(config: Config, changes: Mapping[str, Any] | None = None, tested: bool = True) -> Run:
+def fit(config: Config, changes: Mapping[str, Any] | None = None, tested: bool = True, later: bool = False) -> Run:
     """Train, validate, test the checkpoint that validation chose, and leave a record.
 
     Args:
         config: A YAML file, a mapping as one holds it, or command-line arguments.
         changes: Settings to change, by flag without the dashes, such as {"trainer.max_epochs": 2}.
         tested: Whether the run is tested and keeps its checkpoints; else it is a candidate of a search.
+        later: Whether the test is left to a later call, with "resume".
 
     Raises:
         UserError: If a setting is wrong, or something that the run needs is missing.
     """
     args = arguments(config, changes)
-    return run(parse("fit", args), shlex.join(["fashion-tl", "fit", *args]), tested)
+    return run(parse("fit", args), shlex.join(["fashion-tl", "fit", *args]), tested, later)
 
 
-def run(config: Namespace, command: str, tested: bool = True) -> Run:
+def run(config: Namespace, command: str, tested: bool = True, later: bool = False) -> Run:
     """Run a parsed configuration; see ``fit``."""
     keep_freed_memory()
     stop_looking_for_gpus()
@@ -81,7 +82,7 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         checkpoint = checks.settle(config)
         found = find_version(config) if config.resume else None
         if found is not None:
-            if found.done:
+            if found.done or (later and found.trained):
                 if first:
                     print(f"{found.paths.logs} is done already")
                 return Run(found.paths, found.record, found=True)
@@ -111,7 +112,7 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         facts = {"seed": seed, "command": command, "study": config.study}
         text = dump("fit", checks.to_record(config))
         goes_on = own is not None and checkpoint is not None
-        recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, own_start=goes_on)
+        recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, later, own_start=goes_on)
         logger = built.trainer.logger
         if logger is None:
             logger = RunLogger(paths) if tested and not trial else False
@@ -131,7 +132,7 @@ def run(config: Namespace, command: str, tested: bool = True) -> Run:
         resumed = None if checkpoint is None else str(checkpoint)
         try:
             trainer.fit(model, datamodule=data, ckpt_path=resumed, weights_only=True)
-            return Run(None, {}) if trial else _test(trainer, model, data, recorder.paths, tested)
+            return Run(None, {}) if trial else _test(trainer, model, data, recorder.paths, tested and not later)
         except KeyboardInterrupt:  # between training and test, where Lightning does not see it
             if first and not trial:
                 recorder.interrupt()

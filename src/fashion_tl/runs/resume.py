@@ -12,7 +12,17 @@ from lightning.pytorch import Trainer
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
 from fashion_tl.plain_text import flatten
-from fashion_tl.records.record import COMPLETED, CONFIG, RECORD, RunPaths, paths_of, read_record, verify, versions
+from fashion_tl.records.record import (
+    COMPLETED,
+    CONFIG,
+    RECORD,
+    TRAINED,
+    RunPaths,
+    paths_of,
+    read_record,
+    verify,
+    versions,
+)
 from fashion_tl.runs.configs import read_config, read_yaml
 from fashion_tl.runs.parser import dump
 from fashion_tl.training.checkpoints import load_checkpoint
@@ -47,6 +57,11 @@ class Version:
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return bool(self.record["status"] == COMPLETED)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the test alone is left to do."""
+        return bool(self.record["status"] == TRAINED)
 
     @property
     def diverged(self) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fashion_tl.data.sources import loading_once
@@ -54,7 +54,7 @@ class Task:
         what: What it is, for people.
         candidate: What it changes beside its cell.
         place: The place of its seed.
-        tested: Whether it is tested; else it is a trial.
+        tested: Whether it is tested; else it is a trial, which is tested if it is chosen.
     """
 
     cell: Cell
@@ -89,11 +89,13 @@ def play(study: Study, progress: Progress, processes: int = 1) -> list[Played]:
     def leave_out(cell: Cell, after: Task | None = None) -> None:
         """Say that a cell has no seeds, once."""
         if (after is None or not after.tested) and not _tasks(study, cell, found):
-            progress.leave_out(cell, len(study.seeds), "no trial has a finite validation figure")
+            progress.leave_out(cell, "no trial has a finite validation figure")
 
     for cell in study.cells:
         leave_out(cell)
     share_work(partial(_work, study, found), processes, lambda news: hear(*news))
+    for cell in study.cells:
+        _tidy(study, cell, found)  # where a process was killed before it had
     return [_played(study, cell, found) for cell in study.cells]
 
 
@@ -120,6 +122,7 @@ def _some_left(study: Study, found: dict[str, Found], channel: Channel) -> bool:
                 continue
             began = time.perf_counter()
             found[task.name] = _make(study, task), task.candidate
+            _tidy(study, task.cell, found)
             channel.tell((task, found[task.name], time.perf_counter() - began))
         return True
     if taken:
@@ -135,7 +138,10 @@ def _left(study: Study, found: Mapping[str, Found]) -> Iterator[Task]:
 
 
 def _is_made(task: Task, found: Mapping[str, Found]) -> bool:
-    return task.name in found and found[task.name][1] == task.candidate
+    if task.name not in found:
+        return False
+    version, candidate = found[task.name]
+    return candidate == task.candidate and (version.done or version.diverged or not task.tested)
 
 
 def _tasks(study: Study, cell: Cell, found: Mapping[str, Found]) -> list[Task]:
@@ -146,10 +152,14 @@ def _tasks(study: Study, cell: Cell, found: Mapping[str, Found]) -> list[Task]:
     chosen = _chosen(study, cell, found)
     if chosen is None:
         return []
-    return [
+    seeds = [
         Task(cell, study.seed_name(cell, seed), f"seed {seed}", chosen, place, True)
         for place, seed in enumerate(study.seeds)
     ]
+    if trials:  # the chosen one is the run of the first seed
+        own = next(trial for trial in trials if trial.candidate == chosen)
+        seeds[0] = replace(seeds[0], name=own.name)
+    return seeds
 
 
 def _trials(study: Study, cell: Cell) -> list[Task]:
@@ -174,7 +184,7 @@ def _make(study: Study, task: Task) -> Version:
     try:
         with redirect_stdout(io.StringIO()):
             settings = study.run_settings(task.cell, task.candidate, task.name, task.place)
-            run = fit(list(study.args), settings, task.tested)
+            run = fit(list(study.args), settings, later=not task.tested)
     except DivergedError:
         paths = paths_of(study.records, study.checkpoints, task.name, versions(study.records, task.name)[-1])
         return Version(paths, read_record(paths.logs))
@@ -182,15 +192,25 @@ def _make(study: Study, task: Task) -> Version:
         raise UserError(f"{study.kind} {study.name}: {task.cell.name}, {task.what}: {error}") from error
     if run.paths is None:
         raise ValueError("a run of a study leaves a record")
-    if task.tested and not study.keep_checkpoints:
-        shutil.rmtree(run.paths.checkpoints, ignore_errors=True)
     return Version(run.paths, run.record)
+
+
+def _tidy(study: Study, cell: Cell, found: Mapping[str, Found]) -> None:
+    """Remove checkpoints that nobody needs: of trials that were not chosen, and of runs that are tested."""
+    trials = _trials(study, cell)
+    if not all(_is_made(task, found) for task in trials):
+        return
+    tasks = _tasks(study, cell, found)
+    needed = {task.name for task in tasks if study.keep_checkpoints or not _is_made(task, found)}
+    for task in (*trials, *tasks):
+        if task.name in found and task.name not in needed:
+            shutil.rmtree(found[task.name][0].paths.checkpoints, ignore_errors=True)
 
 
 def _played(study: Study, cell: Cell, found: Mapping[str, Found]) -> Played:
     chosen = _chosen(study, cell, found)
-    seeds = [study.seed_name(cell, seed) for seed in study.seeds]
-    runs = [None if chosen is None else _run(found[name][0]) for name in seeds]
+    tasks = _tasks(study, cell, found)
+    runs = [_run(found[task.name][0]) for task in tasks] or [None] * len(study.seeds)
     trials = [_run(found[task.name][0]) for task in _trials(study, cell)]
     return Played(cell, chosen, tuple(run for run in trials if run is not None), tuple(runs))
 

@@ -93,8 +93,8 @@ class Study:
 
     @property
     def runs_per_cell(self) -> int:
-        """Trials and seeds of a cell."""
-        return len(self.seeds) + (self.trials if self.trials > 1 else 0)
+        """Trials of a cell, one of which is the run of its first seed, and its other seeds."""
+        return len(self.seeds) + (self.trials - 1 if self.trials > 1 else 0)
 
     @property
     def records(self) -> Path:
@@ -123,9 +123,9 @@ class Study:
         return f"{cell.name}.seed{seed}"
 
     def run_names(self, cell: Cell) -> list[str]:
-        """Name all runs of a cell: its trials, then its seeds."""
+        """Name all runs of a cell: its trials, then its seeds but for the first one, which is the chosen trial's."""
         trials = [self.trial_name(cell, i + 1) for i in range(self.trials)] if self.trials > 1 else []
-        return [*trials, *(self.seed_name(cell, seed) for seed in self.seeds)]
+        return [*trials, *(self.seed_name(cell, seed) for seed in self.seeds[bool(trials) :])]
 
     def run_settings(self, cell: Cell, candidate: Changes, name: str, seed: int) -> Changes:
         """Return all that a run changes, by its name and the place of its seed."""
@@ -324,7 +324,7 @@ def describe(study: Study) -> str:
     """Say in a few lines what is about to run."""
     count = len(study.cells) * study.runs_per_cell
     seeds = f"{len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
-    each = f"({study.trials} trials + {seeds})" if study.trials > 1 else seeds
+    each = f"({study.trials} trials, the best one with {seeds})" if study.trials > 1 else seeds
     budgets = [budget for budget in study.budgets if budget is not None]
     at = f" x {len(budgets)} budget{'s' * (len(budgets) > 1)}" if budgets else ""
     what = "strategies" if study.kind == "tournament" else "variants"

@@ -50,8 +50,7 @@ class Progress:
         self.cells = {cell.name: cell for cell in study.cells}
         self.finished = finished
         self.left = {
-            cell.name: study.runs_per_cell - sum(name in finished for name in study.run_names(cell))
-            for cell in study.cells
+            cell.name: {name for name in study.run_names(cell) if name not in finished} for cell in study.cells
         }
         self.count, self.expected = len(self.cells) * study.runs_per_cell, expected
         self.processes, self.say = processes, say
@@ -60,7 +59,7 @@ class Progress:
     @property
     def done(self) -> int:
         """Runs that are done."""
-        return self.count - sum(self.left.values())
+        return self.count - sum(map(len, self.left.values()))
 
     def seconds_left(self) -> float:
         """Return what the runs that are left are expected to take, by how those before have kept to it."""
@@ -71,7 +70,7 @@ class Progress:
         total = 0.0
         for name, runs in self.left.items():
             own = self._measured.get(self.cells[name].strategy.name)
-            total += runs * self.expected.get(name, 0.0) * (own[0] / own[1] if own and own[1] else overall)
+            total += len(runs) * self.expected.get(name, 0.0) * (own[0] / own[1] if own and own[1] else overall)
         return total / self.processes
 
     def add(self, cell: Cell, run_name: str, what: str, made: Version, seconds: float) -> None:
@@ -84,17 +83,17 @@ class Progress:
             made: What has become of it.
             seconds: What it took.
         """
-        if run_name not in self.finished:  # else it is made again, with another candidate
-            self.left[cell.name] = max(0, self.left[cell.name] - 1)
-        spent, thought = self._measured.get(cell.strategy.name, (0.0, 0.0))
-        self._measured[cell.strategy.name] = spent + seconds, thought + self.expected.get(cell.name, 0.0)
+        if run_name in self.left[cell.name]:  # else it is the test of a trial, which takes no time worth counting
+            self.left[cell.name].discard(run_name)
+            spent, thought = self._measured.get(cell.strategy.name, (0.0, 0.0))
+            self._measured[cell.strategy.name] = spent + seconds, thought + self.expected.get(cell.name, 0.0)
         left = self.seconds_left()
         more = f", about {duration(left)} left" if left else ""
         self.say(f"{self._place()} {cell.name} {what}: {_figure(made)} ({seconds:.1f} s{more})")
 
-    def leave_out(self, cell: Cell, runs: int, why: str) -> None:
-        """Count runs of a cell that are not made, and print why."""
-        self.left[cell.name] = max(0, self.left[cell.name] - runs)
+    def leave_out(self, cell: Cell, why: str) -> None:
+        """Leave out what is left of a cell, and print why."""
+        self.left[cell.name].clear()
         self.say(f"{self._place()} {cell.name}: {why}")
 
     def _place(self) -> str:
@@ -132,12 +131,12 @@ def finished(study: Study) -> dict[str, Found]:
     for cell in study.cells:
         candidates = study.candidates(cell.strategy)
         names = study.run_names(cell)
-        trials = len(names) - len(study.seeds)
+        trials = study.trials if study.trials > 1 else 0
         for i, name in enumerate(names):
             # A seed is of the candidate that validation has chosen, whichever that is.
-            tried, place = ([candidates[i]], 0) if i < trials else (candidates, i - trials)
+            tried, place = ([candidates[i]], 0) if i < trials else (candidates, i - trials + (trials > 0))
             made = _version(study, cell, name, place, tried)
-            if made is not None and (made[0].done or made[0].diverged):
+            if made is not None and (made[0].done or made[0].trained or made[0].diverged):
                 found[name] = made
     return found
 
