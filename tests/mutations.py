@@ -198,10 +198,31 @@ MUTATIONS = (
     ),
     Mutation(
         "a version is taken by one process",
-        "records/record.py",
+        "files.py",
         "        lock.acquire()\n",
         "        pass\n",
         ("tests/records/test_record.py", "tests/test_resume.py", "-k", "taken or live"),
+    ),
+    Mutation(
+        "a run of a study is one process's",
+        "tournament/engine.py",
+        "            if not mine or _is_made(task, found):",
+        "            if _is_made(task, found):",
+        ("tests/tournament/test_tournament.py", "-k", "two_processes"),
+    ),
+    Mutation(
+        "a worker that is killed is started again",
+        "runs/workers.py",
+        "        self.start(place)\n\n    def end",
+        "\n    def end",
+        ("tests/runs/test_workers.py", "-k", "killed"),
+    ),
+    Mutation(
+        "a chosen trial is tested as it is",
+        "tournament/engine.py",
+        "seeds[0] = replace(seeds[0], name=own.name)",
+        "pass",
+        ("tests/tournament/test_tournament.py", "-k", "from_its_plan"),
     ),
     # The cache
     Mutation(

@@ -10,6 +10,8 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -58,6 +60,22 @@ def device_text(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def share_of_threads(processes: int) -> int:
+    """Return how many threads each of several processes of this machine should compute with."""
+    return max(1, torch.get_num_threads() // processes)
+
+
+@contextmanager
+def threads_of_worker(processes: int) -> Iterator[None]:
+    """Compute with as many threads as each of several processes would, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(share_of_threads(processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.cache

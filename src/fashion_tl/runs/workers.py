@@ -268,8 +268,10 @@ def _share(place: int, processes: int) -> dict[str, str]:
     """Return the variables that give a worker its share of the machine."""
     import torch  # which a worker imports after they are set
 
+    from fashion_tl.process import share_of_threads
+
     gpu = _gpu(place, os.environ, torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    threads = str(max(1, torch.get_num_threads() // processes))
+    threads = str(share_of_threads(processes))
     return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
 
 

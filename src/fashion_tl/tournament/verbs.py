@@ -118,6 +118,7 @@ def run_study(study: Study, processes: int = 1, plan_only: bool = False) -> None
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from fashion_tl.process import threads_of_worker
     from fashion_tl.report.compare import write_report
     from fashion_tl.tournament.engine import play
     from fashion_tl.tournament.page import PAGE, contents_of
@@ -128,7 +129,9 @@ def run_study(study: Study, processes: int = 1, plan_only: bool = False) -> None
     print(describe(study), flush=True)
     try:
         found = finished(study)
-        progress = Progress(study, expected_seconds(study, found), found, processes)
+        with threads_of_worker(processes):
+            expected = expected_seconds(study, found)
+        progress = Progress(study, expected, found, processes)
         done = f", {progress.done} of them done" if progress.done else ""
         print(f"{progress.count} runs{done}; about {duration(progress.seconds_left())} on this machine", flush=True)
         if plan_only:
