@@ -113,6 +113,7 @@ def test_both_signals_end_all_workers_at_once(tmp_path: Path, number: int, monke
         return wait(connections, 0.05)
 
     from multiprocessing.connection import wait
+
     monkeypatch.setattr("fashion_tl.runs.workers.wait", begun)
     with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
         share_work(partial(parts, tmp_path, "slow"), 2, told)
