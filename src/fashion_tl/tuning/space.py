@@ -183,8 +183,8 @@ def _range(key: str, kind: str, value: Mapping[str, Any], where: str) -> Setting
         raise UserError(f"{where}: {kind} is [{low}, {high}], the first must be the lower one.")
     if log and low <= 0:
         raise UserError(f"{where}: {kind} is [{low}, {high}], the logarithm needs a range above 0.")
-    if step is not None and not 0 < step <= high - low:
-        raise UserError(f"{where}: step is {step}, allowed is more than 0 to {high - low}.")
+    if step is not None and not 0 < step <= (high - low) * (1 + 1e-9):
+        raise UserError(f"{where}: step is {step}, allowed is more than 0 to {high - low:g}.")
     if step is not None and log:
         raise UserError(f"{where}: step and log exclude each other. Leave one of them out.")
     return Setting(key, kind, low, high, log, step)

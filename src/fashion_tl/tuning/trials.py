@@ -64,6 +64,16 @@ class Trials:
             raise UserError(f"{where} was not made by `fashion-tl tune`. Give another --name.")
         check_same(tuning, self.study.user_attrs[ABOUT], where)
 
+    def __enter__(self) -> Trials:
+        """Return the trials, whose storage is open."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the connections to a database."""
+        if isinstance(self.storage, RDBStorage):
+            self.storage.remove_session()
+            self.storage.engine.dispose()
+
     @property
     def counted(self) -> list[FrozenTrial]:
         """The trials that count, by their numbers: all but those that were given up for dead or were too many."""
@@ -116,8 +126,10 @@ class Trials:
         """Say whether a trial runs, or was left, in this folder: its claim says which."""
         if trial.state != TrialState.RUNNING:
             return False
-        if FOLDER in trial.user_attrs or self.tuning.storage is None:
-            return bool(trial.user_attrs.get(FOLDER, self.tuning.folder) == self.tuning.folder)
+        if self.tuning.storage is None:
+            return True
+        if FOLDER in trial.user_attrs:
+            return bool(trial.user_attrs[FOLDER] == self.tuning.folder)
         # One whose process has died before it could say where it runs.
         return trial.datetime_start is not None and datetime.now() - trial.datetime_start > timedelta(seconds=GRACE)
 

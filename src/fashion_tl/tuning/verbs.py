@@ -85,13 +85,18 @@ def run_tuning(tuning: Tuning, processes: int = 1, seeds: int = 1) -> None:
     from fashion_tl.tuning.worker import work
 
     with stoppable(), storage_errors(tuning):
+        if tuning.storage is not None:  # one that cannot be reached leaves nothing here
+            with Trials(tuning, make=True):
+                pass
         tuning = replace(tuning, folder=note_folder(tuning))
-        done = len(Trials(tuning, make=True).finished)
+        with Trials(tuning, make=True) as trials:
+            done = len(trials.finished)
         if done:
             print(f"{done} trials are finished already", flush=True)
         with Progress(tuning, done, processes) as progress:
             share_work(partial(work, tuning), processes, progress.add)
-        finish(tuning, Trials(tuning), seeds)
+        with Trials(tuning) as trials:
+            finish(tuning, trials, seeds)
 
 
 def finish(tuning: Tuning, trials: Trials, seeds: int) -> None:

@@ -71,8 +71,7 @@ class Outcome:
 
 def work(tuning: Tuning, channel: Channel) -> None:
     """Run trials that no other process runs, until enough are finished."""
-    with storage_errors(tuning), many_runs():
-        trials = Trials(tuning)
+    with storage_errors(tuning), Trials(tuning) as trials, many_runs():
         while _some_left(trials, channel):
             pass
 
