@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +18,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.tuning import study as study_module
 from fashion_tl.tuning import worker
 from fashion_tl.tuning.plan import Tuning
+from fashion_tl.tuning.progress import Progress
 from fashion_tl.tuning.space import Setting, grid
 from fashion_tl.tuning.study import storage_errors
 from fashion_tl.tuning.trials import Trials
@@ -186,6 +190,40 @@ def test_a_trial_of_a_lost_machine_is_run_again_with_its_values(
     assert here.ask() is None
 
 
+def test_hyperband_ends_most_trials_early_and_the_same_ones_each_time(make: Make) -> None:
+    def simulated(name: str) -> list[int]:
+        trials, epochs = make(name, pruner="hyperband", trials=20), list[int]()
+        while (number := trials.ask()) is not None:
+            lr = trials.suggest(number)["model.lr"]
+            done = 0
+            while done < 9 and not trials.report(number, done, abs(lr - 0.01) + 1 / (done + 1)):
+                done += 1
+            epochs.append(done)
+            trials.tell(number, abs(lr - 0.01) + 0.1 if done == 9 else None, f"pruned after epoch {done + 1}", {})
+        return epochs
+
+    epochs = simulated("one")
+    assert 0 < epochs.count(9) < 15
+    assert simulated("again") == epochs
+
+
+def test_a_terminal_has_a_bar_and_a_line_for_each_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with Progress(tuning_in(tmp_path), 2) as progress:
+        monkeypatch.setattr(sys, "stdout", io.StringIO())  # as while a trial runs
+        progress.add(worker.News(2, {"model.lr": 0.123456}, "val/loss 0.5000", 3.0, 3, (0.4, 1)))
+    assert (
+        "[ 3/12] trial 2 model.lr=0.1235: val/loss 0.5000 (3.0 s, best 0.4000 of trial 1, about" in terminal.getvalue()
+    )
+    assert "study, best 0.4000" in terminal.getvalue()
+    assert "25%" in terminal.getvalue()
+
+
 def test_a_study_that_is_not_ours_is_refused(make: Make, tmp_path: Path) -> None:
     import optuna
 
@@ -210,9 +248,6 @@ def test_a_claimed_trial_is_not_run(make: Make, monkeypatch: pytest.MonkeyPatch)
         def tell(self, news: object) -> None: ...
         def heard(self) -> list[object]:
             return []
-
-    import subprocess
-    import sys
 
     script = (
         "import sys; from pathlib import Path; from fashion_tl.files import claimed\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from tests.report.conftest import read_page
 
 from fashion_tl.records.record import versions
 from fashion_tl.runs import fit
 
 from .conftest import SPACE, STUDIES, Tune, results_of, trials_of, write_space
 
+EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments" / "tuning"
 FEW = ("--trials", "4", "--pruner", "none")
 
 
@@ -80,6 +83,10 @@ def test_a_study_from_its_plan_to_its_tested_best_trial(tune: Tune, capsys, monk
     assert best["model"]["init_args"]["lr"] == results["trials"][results["best"]]["settings"]["model.lr"]
     assert "extends" not in best or best["extends"] is None
     page = (folder / "index.html").read_text()
+    table = read_page(page).one("section", aria_labelledby="trials").one("table")
+    rows = [[cell.text.strip() for cell in row.all("th") + row.all("td")] for row in table.one("tbody").all("tr")]
+    ranked = sorted(results["trials"], key=lambda row: -row["value"])
+    assert [row[:2] for row in rows] == [[str(row["trial"]), f"{row['value']:.4f}"] for row in ranked]
     assert f"Trial {results['best']} is best" in page
     assert "0 of 4 trials were pruned; that saved 0 of 8 epochs" in page
 
@@ -265,6 +272,12 @@ def test_tensorboard_has_the_values_of_every_trial_beside_its_figure(tune: Tune)
         text = str(events.SummaryMetadata("_hparams_/session_start_info"))
         assert "hparams" in text
         assert set(SPACE) <= {word for word in SPACE if word in text}
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_spaces_of_the_experiments_are_allowed(tune: Tune, path: Path) -> None:
+    shutil.copy(path, "space.yaml")
+    assert tune("--plan_only") == 0
 
 
 @pytest.mark.slow

@@ -24,15 +24,19 @@ class Progress:
     def __init__(self, tuning: Tuning, finished: int, processes: int = 1) -> None:
         self.tuning, self.finished, self.processes = tuning, finished, processes
         self._seconds: list[float] = []
+        self._best: tuple[float, int] | None = None
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Progress:
         """Show the bar, where there is a terminal."""
         if sys.stdout.isatty():
+            from rich.console import Console
             from rich.progress import Progress as Bar
 
-            self._bar = Bar()
+            # A trial runs with another stdout, into which the bar is not to go.
+            console = Console(file=sys.stdout)
+            self._bar = Bar(console=console, redirect_stdout=False, redirect_stderr=False)
             self._task = self._bar.add_task(self.tuning.name, total=self.tuning.trials, completed=self.finished)
             self._bar.start()
         return self
@@ -55,6 +59,7 @@ class Progress:
         if left := self.seconds_left():
             more.append(f"about {duration(left)} left")
         place = f"[{self.finished:{len(str(count))}}/{count}]"
+        self._best = news.best or self._best
         self._say(f"{place} trial {news.place} {brief(news.settings)}: {news.outcome} ({', '.join(more)})")
 
     def seconds_left(self) -> float:
@@ -66,5 +71,6 @@ class Progress:
         if self._bar is None:
             print(text, flush=True)
             return
-        self._bar.update(self._task, completed=self.finished)
+        best = f", best {self._best[0]:.4f}" if self._best is not None else ""
+        self._bar.update(self._task, completed=self.finished, description=f"{self.tuning.name}{best}")
         self._bar.console.print(text, markup=False, highlight=False)

@@ -33,7 +33,7 @@ def storage_errors(tuning: Tuning) -> Iterator[None]:
         warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")
         try:
             yield
-        except (OptunaError, SQLAlchemyError, ImportError) as error:
+        except (OptunaError, SQLAlchemyError) as error:
             cause = error.__cause__ or error
             raise UserError(
                 f"the storage {shown_storage(tuning)} cannot be used: {type(cause).__name__}: {one_line(cause)} The "
@@ -55,7 +55,7 @@ def open_storage(tuning: Tuning) -> BaseStorage:
                 grace_period=GRACE,
                 heartbeat_stale_trial_callback=_enqueue_again,
             )
-        except ValueError as error:
+        except (ValueError, ImportError) as error:  # no URL, or no driver for it
             raise UserError(f"the storage {shown_storage(tuning)} cannot be used: {one_line(error)}") from error
     path = tuning.logs / JOURNAL
     try:
