@@ -6,6 +6,10 @@ import itertools
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from tests.report.conftest import read_page
 from fashion_tl.records.record import versions
 from fashion_tl.runs import fit
 
-from .conftest import SPACE, STUDIES, Tune, results_of, trials_of, write_space
+from .conftest import BASE, SPACE, STUDIES, Tune, results_of, trials_of, write_space
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments" / "tuning"
 FEW = ("--trials", "4", "--pruner", "none")
@@ -84,7 +88,7 @@ def test_a_study_from_its_plan_to_its_tested_best_trial(tune: Tune, capsys, monk
     assert "extends" not in best or best["extends"] is None
     page = (folder / "index.html").read_text()
     table = read_page(page).one("section", aria_labelledby="trials").one("table")
-    rows = [[cell.text.strip() for cell in row.all("th") + row.all("td")] for row in table.one("tbody").all("tr")]
+    rows = [[cell.text.strip() for cell in (*row.all("th"), *row.all("td"))] for row in table.one("tbody").all("tr")]
     ranked = sorted(results["trials"], key=lambda row: -row["value"])
     assert [row[:2] for row in rows] == [[str(row["trial"]), f"{row['value']:.4f}"] for row in ranked]
     assert f"Trial {results['best']} is best" in page
@@ -198,7 +202,6 @@ def test_pruned_trials_end_early_by_validation_alone(tune: Tune, monkeypatch: py
     assert "pruned after epoch 1 (" in shown
 
     # A pruned record is no whole run: without its journal the study runs it again, and nothing else.
-    monkeypatch.chdir(Path.cwd())
     again: list[str] = []
     run = fit.run
 
@@ -218,27 +221,17 @@ def test_pruned_trials_end_early_by_validation_alone(tune: Tune, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_a_trial_of_a_worker_that_died_is_run_again(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_of_a_process_that_was_killed_is_run_again(tune: Tune) -> None:
     assert tune(*FEW, "--name", "whole") == 0
-    worker: Any = pytest.importorskip("fashion_tl.tuning.worker")
-    run, runs = worker.fit, itertools.count()
-
-    def dies(*args: Any, **kwargs: Any) -> Any:
-        if next(runs) == 1:
-            pid = os.fork()  # the claim is let go as its process ends
-            if pid == 0:
-                os._exit(9)
-            os.waitpid(pid, 0)
-            raise MemoryError
-        return run(*args, **kwargs)
-
-    monkeypatch.setattr(worker, "fit", dies)
-    with pytest.raises(MemoryError):
-        tune(*FEW, "--name", "died")
-    assert [trial.state for trial in study_of("died").trials] == [TrialState.COMPLETE, TrialState.RUNNING]
-    monkeypatch.setattr(worker, "fit", run)
-    assert tune(*FEW, "--name", "died") == 0
-    assert trials_of("died") == trials_of("whole")
+    command = [sys.executable, "-m", "fashion_tl", "tune", *BASE, "--space", "space.yaml", *FEW, "--name", "killed"]
+    with subprocess.Popen([*command, "--trainer.max_epochs", "2"], start_new_session=True) as process:
+        while process.poll() is None and not list((STUDIES / "killed" / "runs").glob("trial0001/version_0/run.json")):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert [trial.state for trial in study_of("killed").trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert tune(*FEW, "--name", "killed") == 0
+    assert trials_of("killed") == trials_of("whole")
+    assert len(study_of("killed").trials) == 4
 
 
 @pytest.mark.slow
