@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -132,15 +133,18 @@ def test_stopped_twice_it_ends_with_the_same_trials(
     fitting: Any = fit
     assert tune("--trials", "4", "--name", "whole") == 0
     callbacks_of = fitting.callbacks_of
-    stop_at(1, 0, KeyboardInterrupt())  # in the second epoch of a run
-    stopping = fitting.callbacks_of
-    for runs_before in (0, 1):
+    for runs_before, (stop, status) in enumerate(((KeyboardInterrupt(), 130), (SIGTERMException(), 143))):
         runs = itertools.count()
+        monkeypatch.setattr(fitting, "callbacks_of", callbacks_of)
+        stop_at(1, 0, stop)  # in the second epoch of a run
+        stopping = fitting.callbacks_of
         monkeypatch.setattr(
-            fitting, "callbacks_of", lambda *a, n=runs_before, r=runs: (stopping if next(r) == n else callbacks_of)(*a)
+            fitting,
+            "callbacks_of",
+            lambda *a, n=runs_before, r=runs, s=stopping: (s if next(r) == n else callbacks_of)(*a),
         )
         capsys.readouterr()
-        assert tune("--trials", "4", "--name", "stopped") == 130
+        assert tune("--trials", "4", "--name", "stopped") == status
         assert "the same command goes on" in capsys.readouterr().out
         assert not (STUDIES / "stopped" / "results.json").exists()
         assert [trial.state for trial in study_of("stopped").trials][-1] == TrialState.RUNNING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from statistics import median
 from types import TracebackType
 from typing import Any
 
@@ -63,9 +64,12 @@ class Progress:
         self._say(f"{place} trial {news.place} {brief(news.settings)}: {news.outcome} ({', '.join(more)})")
 
     def seconds_left(self) -> float:
-        """Return what the trials that are left are expected to take, by those before."""
+        """Return what the trials that are left are expected to take, by the median of those before.
+
+        The first one may be much slower: it computes cached features.
+        """
         left = max(0, self.tuning.trials - self.finished)
-        return left * sum(self._seconds) / len(self._seconds) / self.processes
+        return left * median(self._seconds) / self.processes
 
     def _say(self, text: str) -> None:
         if self._bar is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,7 +85,7 @@ def _last(trial: FrozenTrial) -> float | None:
     """Return the figure of the last epoch of a pruned trial."""
     known = trial.intermediate_values
     value = known[max(known)] if known else None
-    return None if value is None or value != value else float(value)
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _importance(trials: Trials) -> tuple[dict[str, float], str | None]:
