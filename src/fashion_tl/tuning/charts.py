@@ -84,7 +84,9 @@ def _coordinates(results: Results, done: Sequence[Mapping[str, Any]]) -> Plot:
         axes.axvline(place, color=INK, lw=0.7)
         for height, text in ticks:
             axes.text(place + 0.03, height, short(text, 14), fontsize=7, va="center")
-    axes.set_xticks(range(len(columns)), [short(key.rpartition(".")[2], 16) for key in (*keys, results["monitor"])])
+    names = [short(key.rpartition(".")[2], 16) for key in (*keys, results["monitor"])]
+    low = "\n" if len(names) > 4 else ""  # every second name a line lower, so that none hides another
+    axes.set_xticks(range(len(names)), [low * (place % 2) + name for place, name in enumerate(names)], fontsize=8)
     axes.set(xlim=(-0.15, len(columns) - 0.5), ylim=(-0.08, 1.08))
     axes.set_yticks([])
     axes.grid(visible=False)
