@@ -224,6 +224,35 @@ MUTATIONS = (
         "pass",
         ("tests/tournament/test_tournament.py", "-k", "from_its_plan"),
     ),
+    # Studies of hyperparameters
+    Mutation(
+        "a trial that another process runs is not run",
+        "tuning/worker.py",
+        "if not mine or trials.read",
+        "if trials.read",
+        ("tests/tuning/test_trials.py", "-k", "claimed"),
+    ),
+    Mutation(
+        "machines make no more trials than were asked for",
+        "tuning/trials.py",
+        "if self.place(trial) >= self.tuning.trials:",
+        "if self.place(trial) > self.tuning.trials:",
+        ("tests/tuning/test_trials.py", "-k", "as_many"),
+    ),
+    Mutation(
+        "a study of another space is refused",
+        "tuning/plan.py",
+        "        if before_text.get(key) != now_text.get(key)\n",
+        "        if key not in before_text\n",
+        ("tests/tuning/test_trials.py", "-k", "not_ours"),
+    ),
+    Mutation(
+        "a pruned run is no whole run",
+        "callbacks/recorder.py",
+        "PRUNED if self.pruned else COMPLETED",
+        "COMPLETED",
+        ("tests/tuning/test_tune.py", "-k", "pruned"),
+    ),
     # The cache
     Mutation(
         "values of a cache entry are verified",

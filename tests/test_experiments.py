@@ -21,6 +21,7 @@ FILES = sorted(
     p
     for p in FOLDER.rglob("*.yaml")
     if p.name not in ("base.yaml", "budgets.yaml", "additions.yaml", "boundaries.yaml")
+    and p.parent.name != "tuning"  # spaces of a search: tests/tuning
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "fashion_tl"
 # From the top to the bottom; a room imports from those below it (CONTRIBUTING.md).
 ROOMS = (
-    *("cli.py", "tournament", "report", "combine", "probe", "inspection", "runs", "callbacks", "training"),
+    *("cli.py", "tuning", "tournament", "report", "combine", "probe", "inspection", "runs", "callbacks", "training"),
     *("features", "models", "data"),
     *("plots", "metrics", "records"),
 )

@@ -9,9 +9,9 @@ SCRIPT = """
 import sys
 from fashion_tl.cli import main
 for args in (["--help"], ["--version"], ["cache", "list"], ["cache", "--help"], ["runs"], ["explain", "-h"],
-    ["tournament", "--help"], ["fti"]):
+    ["tournament", "--help"], ["tune", "--help"], ["fti"]):
     main(args)
-    heavy = {"torch", "lightning", "numpy.f2py", "matplotlib", "timm"} & set(sys.modules)
+    heavy = {"torch", "lightning", "numpy.f2py", "matplotlib", "timm", "optuna"} & set(sys.modules)
     print("imported", args, sorted(heavy))
     if heavy:
         sys.exit(1)

@@ -37,6 +37,7 @@ FUNCTIONS = {
     "verify": ("inspection.verify:verify", "compute what records say again: figures, data, split, weights"),
     "tournament": ("tournament.verbs:tournament", "compare strategies of training over label budgets and seeds"),
     "ablate": ("tournament.verbs:ablate", "turn off each switch of a configuration alone, or add changes alone"),
+    "tune": ("tuning.verbs:tune", "search settings by validation (Optuna): TPE, random or grid; prune; test the best"),
     "cache": ("features.listing:cache", "list or clear the cached features of frozen stages"),
 }
 

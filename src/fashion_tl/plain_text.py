@@ -34,6 +34,17 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:  # noqa: ANN401 - a
     return {prefix: clean(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))}
 
 
+def duration(seconds: float) -> str:
+    """Write a time in words.
+
+    >>> duration(42), duration(600), duration(8000)
+    ('42 s', '10 min', '2.2 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
 def plain_text() -> Iterator[None]:
     """Draw with matplotlib so that ``$`` begins no formula, and a letter that the font lacks brings no warning.

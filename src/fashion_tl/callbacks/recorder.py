@@ -37,6 +37,7 @@ from fashion_tl.records.record import (
     INTERRUPTED,
     METRICS,
     PREDICTIONS,
+    PRUNED,
     RECORD,
     RUNNING,
     TRAINED,
@@ -69,6 +70,7 @@ class RunRecorder(Callback):
         own_start: Whether earlier epochs in a checkpoint are of this version too, so that its best may be among them.
 
     Attributes:
+        pruned: Why the run was pruned; None if it was not.
         trained: Whether the checkpoint to go on from is the end of the training, so that only the test is left.
     """
 
@@ -98,6 +100,7 @@ class RunRecorder(Callback):
         self._stage = ""
         self._first_epoch = 0
         self.trained = False
+        self.pruned: str | None = None
         self._memory: PeakMemory | None = None
         self._certificate = FreezeCertificate()
 
@@ -196,9 +199,10 @@ class RunRecorder(Callback):
             self._certificate.close(_classifier(pl_module).network)
         self.fit_seconds += time.perf_counter() - self._fit_began
         if self._stopping is None:
-            self.record["reason"] = _why_stopped(trainer)
+            self.record["reason"] = self.pruned or _why_stopped(trainer)
         if (self.later or not self.tested) and self._stopping is None:
-            self.record.update(status=TRAINED if self.tested else COMPLETED, finished=now())
+            untested = PRUNED if self.pruned else COMPLETED
+            self.record.update(status=TRAINED if self.tested else untested, finished=now())
         plan = _classifier(pl_module).current_plan()
         if plan.may_end_early and "model" in self.record:  # with the first process alone where only the test is left
             for entry, phase in zip(self.record["model"]["phases"], plan.phases, strict=True):

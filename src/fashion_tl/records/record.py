@@ -18,6 +18,7 @@ from fashion_tl.files import claimed, read_json, sha256, write_json
 BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 COMPLETED, RUNNING, INTERRUPTED, FAILED = "completed", "running", "interrupted", "failed"
 TRAINED = "trained"  # the test is left
+PRUNED = "pruned"  # of a trial that its study has ended early: it is no whole run
 RECORD, CONFIG, METRICS, PREDICTIONS = "run.json", "config.yaml", "metrics.csv", "test_predictions.npz"
 CHECKED = (CONFIG, METRICS, PREDICTIONS)  # whose checksums a record holds
 TYPES: dict[str, type] = {  # what is read of a record; all but the status may be missing or null

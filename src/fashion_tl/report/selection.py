@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.plain_text import clean
-from fashion_tl.records.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, TRAINED, versions
+from fashion_tl.records.record import COMPLETED, FAILED, INTERRUPTED, PRUNED, RUNNING, TRAINED, versions
 from fashion_tl.report.run_files import Run, open_run
 
 VERSION_FOLDER = r"version_(\d+)"
@@ -92,6 +92,7 @@ def open_completed(folder: Path, left_out: list[LeftOut]) -> Run | None:
         return run
     why = {
         FAILED: f"failed: {reason or 'no reason recorded'}",
+        PRUNED: f"{reason or 'pruned'}: a trial that its study has ended early",
         INTERRUPTED: f"interrupted: {reason or 'no reason recorded'}",
         TRAINED: "trained, but not tested",
         RUNNING: f"still running, or killed: started {run.text('started') or 'at an unknown time'}, no end recorded",

@@ -13,6 +13,7 @@ from fashion_tl.callbacks.averaging import make_average
 from fashion_tl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from fashion_tl.callbacks.features import FeatureCache
 from fashion_tl.callbacks.progress_bar import PhaseProgressBar
+from fashion_tl.callbacks.pruning import Pruning, Watch
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.callbacks.tensorboard import TensorBoardPictures
 from fashion_tl.runs.configs import flat
@@ -28,6 +29,7 @@ def callbacks_of(
     logged: bool,
     tested: bool,
     trial: bool,
+    watch: Watch | None = None,
 ) -> list[Callback]:
     """List the callbacks of a run: the plan comes first, checkpoints come last.
 
@@ -39,6 +41,7 @@ def callbacks_of(
         logged: Whether there is a logger.
         tested: Whether a test follows; a candidate of a search keeps its record alone.
         trial: Whether nothing is to be left behind (``trainer.fast_dev_run``).
+        watch: What prunes a candidate of a search.
     """
     given = trainer["callbacks"] or []
     given = [given] if isinstance(given, Callback) else given
@@ -54,6 +57,8 @@ def callbacks_of(
             EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_on_train_epoch_end=False)
         )
     callbacks.append(recorder)
+    if watch is not None:
+        callbacks.append(Pruning(watch, recorder))
     if not tested:  # a candidate of a search keeps its record alone
         return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
     settings = {**flat(config.model), **flat(config.data), "seed": config.seed_everything}

@@ -22,7 +22,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.records.record import RunPaths, newest_completed
-from fashion_tl.runs.parser import make_trainer
+from fashion_tl.runs.parser import make_trainer, without_weights
 from fashion_tl.runs.ranges import check_lengths
 from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_state
 from fashion_tl.seeds import run_seed
@@ -107,8 +107,7 @@ def to_build(config: Namespace, checkpoint: Path | None) -> Namespace:
     if checkpoint is None:
         return config
     changed = config.clone()
-    if "pretrained" in changed.model.init_args:
-        changed.model.init_args.pretrained, changed.model.init_args.init_from = False, None
+    without_weights(changed)
     return changed
 
 

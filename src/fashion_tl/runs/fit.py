@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from fashion_tl.callbacks.features import FeatureCache
+from fashion_tl.callbacks.pruning import Watch
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.callbacks.tensorboard import RunLogger
 from fashion_tl.errors import UserError
@@ -56,7 +57,13 @@ class Run:
         return load_classifier(self.paths.best)
 
 
-def fit(config: Config, changes: Mapping[str, Any] | None = None, tested: bool = True, later: bool = False) -> Run:
+def fit(
+    config: Config,
+    changes: Mapping[str, Any] | None = None,
+    tested: bool = True,
+    later: bool = False,
+    watch: Watch | None = None,
+) -> Run:
     """Train, validate, test the checkpoint that validation chose, and leave a record.
 
     Args:
@@ -64,16 +71,20 @@ def fit(config: Config, changes: Mapping[str, Any] | None = None, tested: bool =
         changes: Settings to change, by flag without the dashes, such as {"trainer.max_epochs": 2}.
         tested: Whether the run is tested and keeps its checkpoints; else it is a candidate of a search.
         later: Whether the test is left to a later call, with "resume".
+        watch: Is told each epoch's validation figure of a candidate, and ends it there by returning True; its record
+            then says that it was pruned.
 
     Raises:
         UserError: If a setting is wrong, or something that the run needs is missing.
     """
     args = arguments(config, changes)
-    return run(parse("fit", args), shlex.join(["fashion-tl", "fit", *args]), tested, later)
+    return run(parse("fit", args), shlex.join(["fashion-tl", "fit", *args]), tested, later, watch)
 
 
-def run(config: Namespace, command: str, tested: bool = True, later: bool = False) -> Run:
+def run(config: Namespace, command: str, tested: bool = True, later: bool = False, watch: Watch | None = None) -> Run:
     """Run a parsed configuration; see ``fit``."""
+    if tested and watch is not None:
+        raise ValueError("a run that may be pruned is a candidate of a search, which is not tested")
     keep_freed_memory()
     stop_looking_for_gpus()
     with quiet(), ExitStack() as held:
@@ -116,7 +127,7 @@ def run(config: Namespace, command: str, tested: bool = True, later: bool = Fals
         logger = built.trainer.logger
         if logger is None:
             logger = RunLogger(paths) if tested and not trial else False
-        callbacks = callbacks_of(config, built.trainer, cache, recorder, bool(logger), tested, trial)
+        callbacks = callbacks_of(config, built.trainer, cache, recorder, bool(logger), tested, trial, watch)
         keeping = any(isinstance(callback, Checkpoint) for callback in callbacks)
         trainer = make_trainer(built.trainer, logger=logger, callbacks=callbacks, enable_checkpointing=keeping)
 

@@ -170,9 +170,14 @@ def _check_search(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
             raise UserError(f"--search cannot try values of {setting}: a search names and keeps its candidates itself.")
         for value in tried:
             candidate = parse("fit", [*args, "--search=null", f"--{setting}={written(value)}"])
-            if "pretrained" in candidate.model.init_args:
-                candidate.model.init_args.pretrained, candidate.model.init_args.init_from = False, None
+            without_weights(candidate)
             instantiate("fit", candidate)
+
+
+def without_weights(config: Namespace) -> None:
+    """Have a classifier built without reading its weights."""
+    if "pretrained" in config.model.init_args:
+        config.model.init_args.pretrained, config.model.init_args.init_from = False, None
 
 
 def dump(verb: str, config: Namespace) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import shutil
 import time
@@ -11,13 +10,13 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 
-from fashion_tl.data.sources import loading_once
 from fashion_tl.errors import UserError
 from fashion_tl.files import claimed
 from fashion_tl.records.record import paths_of, read_record, versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.resume import Version
 from fashion_tl.runs.search import preferred, words
+from fashion_tl.runs.studies import many_runs
 from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.tournament.plan import Cell, Study
 from fashion_tl.tournament.progress import Found, Progress
@@ -102,13 +101,9 @@ def play(study: Study, progress: Progress, processes: int = 1) -> list[Played]:
 def _work(study: Study, given: Mapping[str, Found], channel: Channel) -> None:
     """Make runs that no other process makes, until none is left."""
     found = dict(given)
-    gc.freeze()  # the modules of torch and Lightning, which every run's collection would walk through: half a second
-    try:
-        with loading_once():
-            while _some_left(study, found, channel):
-                pass
-    finally:
-        gc.unfreeze()
+    with many_runs():
+        while _some_left(study, found, channel):
+            pass
 
 
 def _some_left(study: Study, found: dict[str, Found], channel: Channel) -> bool:

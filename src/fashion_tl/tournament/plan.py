@@ -12,15 +12,14 @@ from jsonargparse import Namespace
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import check_name
-from fashion_tl.runs.checks import check_monitor, settle_named_runs
-from fashion_tl.runs.parser import arguments, instantiate, parse
+from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.search import words
+from fashion_tl.runs.studies import check_base, check_run, load_data, named_checkpoints, run_settings
 from fashion_tl.tournament.strategies import Budget, Changes, Strategy
 
 FOLDER = "tournaments"
 OWN = (*NOT_SEARCHED, "seed_everything", "data.label_budget", "data.per_class", "data.split_seed", "data.source")
-ALONE = ("ckpt_path", "trainer.fast_dev_run")  # settings of a single run
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Study:
         merged = {**cell.changes, **candidate}
         key = words(merged)
         if key not in self.settled:  # once: a run's name stands for the same checkpoint throughout
-            self.settled[key] = {**merged, **_checkpoints(self.args, merged)}
+            self.settled[key] = {**merged, **named_checkpoints(self.args, merged)}
         return self.settled[key]
 
     # Every run has a name of its own, so that one that has failed never stands in the way of the others.
@@ -134,16 +133,9 @@ class Study:
     def settings(self, seed: int) -> Changes:
         """Return what belongs to the study itself in a run, by the place of its seed."""
         return {
-            "log_dir": str(self.records),
-            "checkpoint_dir": str(self.checkpoints),
-            "seeds": 1,
-            "search": None,
-            "resume": True,
+            **run_settings(self.records, self.checkpoints),
             "seed_everything": self.seeds[seed],
             "data.split_seed": self.split_seeds[seed],
-            "trainer.logger": False,
-            "trainer.enable_progress_bar": False,
-            "trainer.devices": 1,
         }
 
     def candidates(self, strategy: Strategy) -> Sequence[Changes]:
@@ -177,17 +169,11 @@ def make_study(
         UserError: If a strategy, budget or number is not allowed; nothing has been written.
     """
     base = parse("fit", args)
-    for flag in ALONE:
-        if base[flag]:
-            raise UserError(f"--{flag} is for one run; it cannot go with a {kind}.")
-    if str(base.trainer.devices) not in ("auto", "1") or base.trainer.num_nodes > 1:
-        raise UserError(f"trainer.devices is {base.trainer.devices}: a {kind} runs in one process. Leave it out.")
-    if isinstance(base.seed_everything, bool):
-        raise UserError(f"a {kind} needs the number of its first seed, such as --seed_everything 0.")
+    check_base(base, kind)
     _check_counts(kind, strategies, trials, seeds)
     name = check_name(name or base.name)
-    args = arguments(args, _checkpoints(args, {}))
-    data, first_stage = _built(args)
+    args = arguments(args, named_checkpoints(args, {}))
+    data, first_stage = load_data(args, {"data.label_budget": None})
     own_test = data.loaded is not None and data.loaded.test is not None
     labelled = _labelled(data)
     first, split = base.seed_everything, base.data.split_seed
@@ -217,22 +203,6 @@ def make_study(
     return replace(study, strategies=kept, left_out=left_out)
 
 
-def _checkpoints(args: Sequence[str], changes: Changes) -> Changes:
-    """Return the settings that name runs, with checkpoints in their place: a study's runs have folders of their own.
-
-    Raises:
-        UserError: If there is no such completed run.
-    """
-    given = parse("fit", arguments(args, changes))
-    settled = given.clone()
-    settle_named_runs(settled)
-    settings = ("init_from", "smoothing_confusion", "terms")
-    pairs = [(f"model.{name}", *(each.model.init_args.get(name) for each in (given, settled))) for name in settings]
-    if settled.data.mix is not None:
-        pairs.append(("data.mix.pairs", given.data.mix.pairs, settled.data.mix.pairs))
-    return {flag: after for flag, before, after in pairs if before != after}
-
-
 def _check_counts(kind: str, strategies: Sequence[Strategy], trials: int, seeds: int) -> None:
     if seeds < 1 or trials < 1:
         raise UserError(f"--seeds {seeds}, --trials {trials}: a {kind} needs at least one of each.")
@@ -244,17 +214,6 @@ def _check_counts(kind: str, strategies: Sequence[Strategy], trials: int, seeds:
             f"--trials {trials}: each strategy gets as many, but {', '.join(few)} candidates. Give fewer trials, or "
             "more candidates in --strategies FILE."
         )
-
-
-def _built(args: Sequence[str]) -> tuple[ImageDataModule, str]:
-    """Load the images, all of them; returns them with the name of the network's lowest stage."""
-    config = parse("fit", arguments(args, {"data.label_budget": None, "search": None}))
-    _without_weights(config)
-    built = instantiate("fit", config)
-    data: ImageDataModule = built.data
-    data.prepare_data()
-    data.setup("fit")
-    return data, next(iter(built.model.network.stage_names), "head")
 
 
 def _labelled(data: ImageDataModule) -> dict[str, int]:
@@ -305,19 +264,7 @@ def _check_run(study: Study, cell: Cell, candidate: Changes) -> None:
     if own:
         raise UserError(f"a {study.kind} sets {own[0]} itself; a strategy cannot change it.")
     changes = study.changes(cell, candidate)
-    config = parse("fit", arguments(study.args, {**changes, **study.settings(0), "name": cell.name}))
-    start = config.model.init_args.get("init_from")
-    if start and not Path(start).is_file():
-        raise UserError(f"model.init_from is {start}: there is no such checkpoint. Give the path of a .ckpt file.")
-    _without_weights(config)
-    built = instantiate("fit", config)
-    check_monitor(config.monitor, built.model, built.trainer.callbacks)
-
-
-def _without_weights(config: Namespace) -> None:
-    """Have a classifier built without reading its weights."""
-    if "pretrained" in config.model.init_args:
-        config.model.init_args.pretrained, config.model.init_args.init_from = False, None
+    check_run(study.args, {**changes, **study.settings(0), "name": cell.name})
 
 
 def describe(study: Study) -> str:

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 from fashion_tl.errors import UserError
+from fashion_tl.plain_text import duration
 from fashion_tl.records.record import versions
 from fashion_tl.runs.checks import settle
 from fashion_tl.runs.fit import fit
@@ -215,14 +216,3 @@ def _figure(made: Version) -> str:
         return f"test accuracy {made.record['test']['accuracy']:.4f}"
     best = made.record.get("best") or {}
     return f"{best['monitor']} {best['value']:.4f}" if best else "no validation figure"
-
-
-def duration(seconds: float) -> str:
-    """Write a time in words.
-
-    >>> duration(42), duration(600), duration(8000)
-    ('42 s', '10 min', '2.2 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

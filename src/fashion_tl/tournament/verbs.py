@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_tl.commands import Flag
-from fashion_tl.errors import UserError, check_options, one_line
+from fashion_tl.errors import UserError, check_options
 
 if TYPE_CHECKING:
     from fashion_tl.tournament.plan import Study
@@ -116,18 +116,18 @@ def run_study(study: Study, processes: int = 1, plan_only: bool = False) -> None
         processes: Processes that share the runs.
         plan_only: Whether to stop after the plan.
     """
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
+    from fashion_tl.plain_text import duration
     from fashion_tl.process import threads_of_worker
     from fashion_tl.report.compare import write_report
+    from fashion_tl.runs.studies import stoppable
     from fashion_tl.tournament.engine import play
     from fashion_tl.tournament.page import PAGE, contents_of
     from fashion_tl.tournament.plan import describe
-    from fashion_tl.tournament.progress import Progress, duration, expected_seconds, finished
+    from fashion_tl.tournament.progress import Progress, expected_seconds, finished
     from fashion_tl.tournament.results import results_of
 
     print(describe(study), flush=True)
-    try:
+    with stoppable():
         found = finished(study)
         with threads_of_worker(processes):
             expected = expected_seconds(study, found)
@@ -137,11 +137,6 @@ def run_study(study: Study, processes: int = 1, plan_only: bool = False) -> None
         if plan_only:
             return
         played = play(study, progress, processes)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns both signals into a SystemExit
-        print("stopped; the same command goes on with what is not done yet")
-        raise
-    except MisconfigurationException as error:  # what Lightning finds out only when it is running
-        raise UserError(f"trainer: {one_line(error)}") from error
     results = results_of(study, played)
     write_report(study.logs, contents_of(results))
     print("\n".join(results["conclusion"]))

@@ -1,0 +1,114 @@
+"""What studies of many runs share: what is checked before their first run, and how their runs are made."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.sources import loading_once
+from fashion_tl.errors import UserError, one_line
+from fashion_tl.runs.checks import check_monitor, settle_named_runs
+from fashion_tl.runs.parser import arguments, instantiate, parse, without_weights
+
+ALONE = ("ckpt_path", "trainer.fast_dev_run")  # settings of a single run
+
+
+def check_base(base: Namespace, kind: str) -> None:
+    """Refuse a configuration of which no study can be made.
+
+    Args:
+        base: The parsed configuration.
+        kind: What the study is called, such as "tournament".
+
+    Raises:
+        UserError: If it is for one run, for several processes, or has no seed.
+    """
+    for flag in ALONE:
+        if base[flag]:
+            raise UserError(f"--{flag} is for one run; it cannot go with a {kind}.")
+    if str(base.trainer.devices) not in ("auto", "1") or base.trainer.num_nodes > 1:
+        raise UserError(f"trainer.devices is {base.trainer.devices}: a {kind} runs in one process. Leave it out.")
+    if isinstance(base.seed_everything, bool):
+        raise UserError(f"a {kind} needs the number of its first seed, such as --seed_everything 0.")
+
+
+def run_settings(records: Path, checkpoints: Path) -> dict[str, Any]:
+    """Return what belongs to a study itself in each of its runs: their folders, one process, and no output."""
+    return {
+        "log_dir": str(records),
+        "checkpoint_dir": str(checkpoints),
+        "seeds": 1,
+        "search": None,
+        "resume": True,
+        "trainer.logger": False,
+        "trainer.enable_progress_bar": False,
+        "trainer.devices": 1,
+    }
+
+
+def named_checkpoints(args: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that name runs, with checkpoints in their place: a study's runs have folders of their own.
+
+    Raises:
+        UserError: If there is no such completed run.
+    """
+    given = parse("fit", arguments(args, changes))
+    settled = given.clone()
+    settle_named_runs(settled)
+    settings = ("init_from", "smoothing_confusion", "terms")
+    pairs = [(f"model.{name}", *(each.model.init_args.get(name) for each in (given, settled))) for name in settings]
+    if settled.data.mix is not None:
+        pairs.append(("data.mix.pairs", given.data.mix.pairs, settled.data.mix.pairs))
+    return {flag: after for flag, before, after in pairs if before != after}
+
+
+def load_data(args: Sequence[str], changes: Mapping[str, Any]) -> tuple[ImageDataModule, str]:
+    """Load the images of a configuration; returns them with the name of the network's lowest stage."""
+    config = parse("fit", arguments(args, {**changes, "search": None}))
+    without_weights(config)
+    built = instantiate("fit", config)
+    data: ImageDataModule = built.data
+    data.prepare_data()
+    data.setup("fit")
+    return data, next(iter(built.model.network.stage_names), "head")
+
+
+def check_run(args: Sequence[str], changes: Mapping[str, Any]) -> None:
+    """Refuse a run that would be refused, before the first run of all; nothing is loaded or written."""
+    config = parse("fit", arguments(args, changes))
+    start = config.model.init_args.get("init_from")
+    if start and not Path(start).is_file():
+        raise UserError(f"model.init_from is {start}: there is no such checkpoint. Give the path of a .ckpt file.")
+    without_weights(config)
+    built = instantiate("fit", config)
+    check_monitor(config.monitor, built.model, built.trainer.callbacks)
+
+
+@contextmanager
+def many_runs() -> Iterator[None]:
+    """Have the runs within load the same images once, and be free of what only the first one pays for."""
+    gc.freeze()  # the modules of torch and Lightning, which every run's collection would walk through: half a second
+    try:
+        with loading_once():
+            yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Say how to go on when a study is stopped, and tell what Lightning refuses as a mistake of the user."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns both signals into a SystemExit
+        print("stopped; the same command goes on with what is not done yet")
+        raise
+    except MisconfigurationException as error:  # what Lightning finds out only when it is running
+        raise UserError(f"trainer: {one_line(error)}") from error

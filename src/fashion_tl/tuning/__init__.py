@@ -1,0 +1,1 @@
+"""A study of hyperparameters: its space, its trials by several processes, its page (Optuna)."""

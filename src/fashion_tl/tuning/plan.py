@@ -1,0 +1,252 @@
+"""A study of hyperparameters: what it tries on which configuration, and whether all of it is allowed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fashion_tl.errors import UserError, check_options
+from fashion_tl.files import read_json, write_json
+from fashion_tl.plain_text import flatten
+from fashion_tl.records.record import check_name
+from fashion_tl.runs.configs import read_yaml
+from fashion_tl.runs.parser import arguments, dump, parse
+from fashion_tl.runs.ranges import NOT_SEARCHED
+from fashion_tl.runs.resume import FREE
+from fashion_tl.runs.search import words
+from fashion_tl.runs.studies import check_base, check_run, load_data, named_checkpoints, run_settings
+from fashion_tl.tuning.space import Space, grid
+
+FOLDER, STUDY, JOURNAL = "tuning", "study.json", "journal.log"
+TRIALS = 40
+# What a study sets itself, and what its figures could not be compared across.
+OWN = (
+    *(*NOT_SEARCHED, "study", "seed_everything", "monitor", "find_lr", "trainer.fast_dev_run"),
+    *("data.source", "data.label_budget", "data.per_class", "data.split_seed", "data.val_fraction"),
+    *("trainer.logger", "trainer.devices", "trainer.num_nodes", "trainer.limit_val_batches", "trainer.callbacks"),
+)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A study: what is tried, and where its files lie.
+
+    Attributes:
+        name: Its name, which is also that of the tested runs.
+        args: Command-line arguments of the base configuration.
+        space: The settings that are searched.
+        trials: Number of trials.
+        sampler: "tpe", "random" or "grid".
+        pruner: "none", "median" or "hyperband".
+        seed: Seed of the sampler.
+        storage: URL of a database; None for the journal beside the results.
+        logs: Folder of the results.
+        checkpoints: Folder of the trials' checkpoints, which none keeps.
+        monitor: The validation figure that decides.
+        epochs: Epochs of the longest trial; None if nothing says how many.
+        about: What another study of the same name differs in, as plain values.
+        folder: A word that stands for the folder of the results, wherever it is mounted.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    space: Space
+    trials: int
+    sampler: str
+    pruner: str
+    seed: int
+    storage: str | None
+    logs: Path
+    checkpoints: Path
+    monitor: str
+    epochs: int | None
+    about: Mapping[str, Any] = field(repr=False)
+    folder: str = ""
+
+    @property
+    def records(self) -> Path:
+        """Folder of the trials' records."""
+        return self.logs / "runs"
+
+    @property
+    def minimises(self) -> bool:
+        """Whether less is better."""
+        return self.monitor.endswith("loss")
+
+    def trial_name(self, place: int) -> str:
+        """Name the run of a trial, by its place from 0."""
+        return f"trial{place:04}"
+
+    def run_settings(self, changes: Mapping[str, Any], place: int) -> dict[str, Any]:
+        """Return all that the run of a trial changes."""
+        return {**changes, **run_settings(self.records, self.checkpoints), "name": self.trial_name(place)}
+
+
+def make_tuning(
+    flags: Sequence[str],
+    space: Space,
+    trials: int | None,
+    sampler: str,
+    pruner: str,
+    storage: str | None,
+    seed: int | None,
+    name: str | None,
+) -> Tuning:
+    """Plan a study and check everything that can be known before its first trial.
+
+    Args:
+        flags: Command-line arguments of the base configuration.
+        space: The settings that are searched.
+        trials: Number of trials; ``TRIALS``, or all of a grid, if None.
+        sampler: "tpe", "random" or "grid".
+        pruner: "none", "median" or "hyperband".
+        storage: URL of a database; None for a journal.
+        seed: Seed of the sampler; that of the configuration if None.
+        name: Its name; that of the configuration and ".tuned" if None.
+
+    Raises:
+        UserError: If a setting, a value or a number is not allowed, or a study of that name is another one; nothing has
+            been written.
+    """
+    base = parse("fit", flags)
+    check_base(base, "study")
+    count = TRIALS if trials is None else trials
+    if sampler == "grid":
+        if trials is not None:
+            raise UserError("--trials does not go with --sampler grid, which tries all combinations. Leave it out.")
+        count = len(grid(space))
+    check_options(trials=(count, 1), sampler_seed=(0 if seed is None else seed, 0))
+    if storage is not None and "://" not in storage:
+        raise UserError(f"--storage {storage} is no URL of a database, such as sqlite:///trials.db.")
+    own_name = check_name(name or f"{base.name}.tuned")
+    args = arguments(flags, named_checkpoints(flags, {}))
+    _check_space(args, space)
+    data, _ = load_data(args, {})
+    tuning = Tuning(
+        own_name,
+        tuple(args),
+        space,
+        count,
+        sampler,
+        pruner,
+        base.seed_everything if seed is None else seed,
+        storage,
+        base.log_dir / FOLDER / own_name,
+        base.checkpoint_dir / FOLDER / own_name,
+        base.monitor,
+        _epochs(base.trainer.max_epochs, space),
+        {
+            "space": {setting.key: setting.about for setting in space},
+            "sampler": sampler,
+            "sampler_seed": base.seed_everything if seed is None else seed,
+            "pruner": pruner,
+            "configuration": _compared(args, space),
+            "data": {key: value for key, value in data.identity.items() if "images" in key or key == "source"},
+        },
+    )
+    _check_earlier(tuning)
+    return tuning
+
+
+def _check_space(args: Sequence[str], space: Space) -> None:
+    """Refuse a space of which a trial at an end of a range, or with a choice, would be refused."""
+    for setting in space:
+        if any(f"{setting.key}.".startswith(f"{own}.") for own in OWN):
+            raise UserError(
+                f"{setting.key} cannot be searched: a study sets it itself, or figures could not be compared across "
+                "its values."
+            )
+        for value in setting.ends:
+            changes = {setting.key: value}
+            try:
+                check_run(args, changes)
+            except UserError as error:
+                raise UserError(f"the space at {words(changes)}: {error}") from error
+
+
+def _epochs(base: int, space: Space) -> int | None:
+    """Return the epochs of the longest trial; None if nothing says how many."""
+    for setting in space:
+        if setting.key == "trainer.max_epochs":
+            base = max(setting.ends)
+    return base if base > 0 else None
+
+
+def _compared(args: Sequence[str], space: Space) -> dict[str, str]:
+    """Return what a study's configuration says of figures, without what is searched, as text by dotted names."""
+    text = dump("fit", parse("fit", args))
+    settings = {key.replace(".init_args.", "."): value for key, value in flatten(read_yaml(text, "it")).items()}
+    free = tuple(f"{name}." for name in (*FREE, *(setting.key for setting in space)))
+    return {key: value for key, value in settings.items() if not f"{key}.".startswith(free)}
+
+
+def _check_earlier(tuning: Tuning) -> None:
+    """Refuse a study whose folder holds another one."""
+    path = tuning.logs / STUDY
+    if not path.exists():
+        if (tuning.logs / JOURNAL).exists():
+            raise UserError(f"{tuning.logs} has trials, but no {STUDY}. Move it away, or give another --name.")
+        return
+    try:
+        earlier = read_json(path)
+        check_same(tuning, {**earlier["about"], "storage": earlier["storage"]}, str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}. Move {tuning.logs} away, or give another --name.") from error
+
+
+def check_same(tuning: Tuning, earlier: Mapping[str, Any], where: str) -> None:
+    """Refuse a study that is not the earlier one of its name.
+
+    Args:
+        tuning: The study.
+        earlier: What was noted of the earlier one.
+        where: Where it was noted.
+
+    Raises:
+        UserError: The differences are named.
+    """
+    now = {**tuning.about, **({"storage": shown_storage(tuning)} if "storage" in earlier else {})}
+    before_text, now_text = flatten(dict(earlier)), flatten(now)
+    told = [
+        f"{key}: {before_text.get(key, 'not there')}, now {now_text.get(key, 'not there')}"
+        for key in sorted(before_text.keys() | now_text.keys())
+        if before_text.get(key) != now_text.get(key)
+    ]
+    if told:
+        more = f" (and {len(told) - 8} more)" if told[8:] else ""
+        raise UserError(
+            f"{where} is of another study: {'; '.join(told[:8])}{more}. Give its settings, or another --name."
+        )
+
+
+def shown_storage(tuning: Tuning) -> str:
+    """Name the storage without a password."""
+    if tuning.storage is None:
+        return JOURNAL
+    scheme, _, rest = tuning.storage.partition("://")
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}://{user.partition(':')[0]}{at}{place}"
+
+
+def note_folder(tuning: Tuning) -> str:
+    """Note what the study is in its folder, once; returns the word that stands for the folder."""
+    path = tuning.logs / STUDY
+    if not path.exists():
+        noted = {"folder": uuid.uuid4().hex, "storage": shown_storage(tuning), "about": dict(tuning.about)}
+        write_json(path, noted)
+    return str(read_json(path)["folder"])
+
+
+def describe(tuning: Tuning) -> str:
+    """Say in a few lines what is about to be tried."""
+    lines = [
+        f"study {tuning.name}: {tuning.trials} trials by {tuning.sampler}, pruner {tuning.pruner}, "
+        f"{'least' if tuning.minimises else 'most'} {tuning.monitor} is best; in {tuning.logs}"
+    ]
+    lines += [f"  {setting.text}" for setting in tuning.space]
+    if tuning.storage is not None:
+        lines.append(f"  trials are shared by {shown_storage(tuning)}")
+    return "\n".join(lines)

@@ -1,0 +1,202 @@
+"""The work of a process on a study: trials that no other process runs, until enough are finished."""
+
+from __future__ import annotations
+
+import csv
+import io
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from optuna.trial import TrialState
+
+from fashion_tl.errors import UserError, one_line
+from fashion_tl.files import claimed
+from fashion_tl.records.record import METRICS, PRUNED, RunPaths, paths_of, read_record, versions
+from fashion_tl.runs.fit import fit
+from fashion_tl.runs.studies import check_run, many_runs
+from fashion_tl.runs.workers import Channel
+from fashion_tl.training.divergence import DivergedError
+from fashion_tl.tuning.events import write_trial
+from fashion_tl.tuning.plan import Tuning
+from fashion_tl.tuning.space import brief
+from fashion_tl.tuning.study import BEAT, storage_errors
+from fashion_tl.tuning.trials import Trials
+
+WAIT = 0.5  # seconds until a process asks again for trials that others run
+TURN = 0.02  # seconds until it asks again whether it may make the next one
+
+
+@dataclass(frozen=True)
+class News:
+    """What has become of a trial.
+
+    Attributes:
+        place: Its place, from 0.
+        settings: Its values.
+        outcome: Its figure, or why it has none.
+        seconds: What it took.
+        finished: Trials that are finished by then.
+        best: The best figure by then, and its trial; None if there is none.
+    """
+
+    place: int
+    settings: Mapping[str, Any]
+    outcome: str
+    seconds: float
+    finished: int
+    best: tuple[float, int] | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the run of a trial has ended.
+
+    Attributes:
+        value: Its figure; None if it was pruned or has none.
+        why: Why it has none.
+        record: Its record; empty if it left none.
+        paths: Its folders; None if it left none.
+    """
+
+    value: float | None
+    why: str | None
+    record: Mapping[str, Any]
+    paths: RunPaths | None
+
+
+def work(tuning: Tuning, channel: Channel) -> None:
+    """Run trials that no other process runs, until enough are finished."""
+    with storage_errors(tuning), Trials(tuning) as trials, many_runs():
+        while _some_left(trials, channel):
+            pass
+
+
+def _some_left(trials: Trials, channel: Channel) -> bool:
+    """Run a trial that was left, or the next one, or wait for others; returns False if all are finished."""
+    for trial in trials.counted:
+        if trials.is_left(trial) and _taken(trials, trial.number, channel):
+            return True
+    number = _asked(trials)
+    if number is not None:
+        _taken(trials, number, channel)
+        return True
+    if all(trial.state.is_finished() for trial in trials.counted):
+        return False
+    time.sleep(WAIT)
+    trials.give_up_dead()
+    return True
+
+
+def _asked(trials: Trials) -> int | None:
+    """Make the next trial when no other process of the folder does."""
+    while True:
+        with claimed(trials.tuning.records / ".next.claim") as mine:
+            if mine:
+                return trials.ask()
+        time.sleep(TURN)
+
+
+def _taken(trials: Trials, number: int, channel: Channel) -> bool:
+    """Run a trial, unless another process does; returns whether it was this one."""
+    with claimed(trials.tuning.records / f".{number}.claim") as mine:
+        if not mine or trials.read(number).state != TrialState.RUNNING:
+            return False
+        with _signs_of_life(trials, number):
+            channel.tell(_run(trials, number))
+    return True
+
+
+def _run(trials: Trials, number: int) -> News:
+    began = time.perf_counter()
+    settings = trials.suggest(number)
+    place = trials.place(trials.read(number))
+    outcome = _outcome(trials, number, place, settings)
+    spent = outcome.record.get("time") or {}
+    about = {
+        "version": None if outcome.paths is None else f"{outcome.paths.name}/{outcome.paths.logs.name}",
+        "epochs": len(spent.get("epoch_seconds") or ()),
+        "seconds": spent.get("fit_seconds"),
+    }
+    trials.tell(number, outcome.value, outcome.why, about)
+    if outcome.paths is not None:
+        reported = trials.read(number).intermediate_values
+        write_trial(outcome.paths.logs, settings, trials.tuning.monitor, reported, outcome.value)
+    monitor = trials.tuning.monitor
+    told = outcome.why or f"{monitor} {outcome.value:.4f}"
+    best = trials.best
+    found = None if best is None or best.value is None else (best.value, trials.place(best))
+    return News(place, settings, told, time.perf_counter() - began, len(trials.finished), found)
+
+
+def _outcome(trials: Trials, number: int, place: int, settings: Mapping[str, Any]) -> Outcome:
+    """Make the run of a trial, without what it prints; one that was done before is taken as it is."""
+    tuning = trials.tuning
+    changes = tuning.run_settings(settings, place)
+    # What an earlier process has reported was answered then.
+    answered = max(trials.read(number).intermediate_values, default=-1)
+
+    def watch(epoch: int, value: float) -> bool:
+        return epoch >= answered and trials.report(number, epoch, value)
+
+    try:
+        with redirect_stdout(io.StringIO()):
+            run = fit(list(tuning.args), changes, tested=False, watch=watch)
+    except DivergedError:
+        return _failed(tuning, place, "diverged")
+    except torch.OutOfMemoryError:
+        return _failed(tuning, place, "out of memory")
+    except UserError as error:
+        try:
+            check_run(tuning.args, changes)
+        except UserError as refusal:  # of these values together; each of them alone is allowed
+            return Outcome(None, f"refused: {one_line(refusal)}", {}, None)
+        raise UserError(f"study {tuning.name}: trial {place} ({brief(settings)}): {error}") from error
+    if run.found and run.paths is not None:  # its figures too are what others are compared with
+        for epoch, value in _figures(run.paths, tuning.monitor).items():
+            watch(epoch, value)
+    if run.record["status"] == PRUNED:
+        return Outcome(None, str(run.record["reason"]), run.record, run.paths)
+    best = run.record.get("best")
+    return Outcome(best and best["value"], None if best else "no validation figure", run.record, run.paths)
+
+
+def _figures(paths: RunPaths, monitor: str) -> dict[int, float]:
+    """Read the validation figure of each epoch of a run."""
+    rows = csv.DictReader(io.StringIO((paths.logs / METRICS).read_text(encoding="utf-8")))
+    return {int(row["epoch"]): float(row[monitor]) for row in rows if row.get(monitor)}
+
+
+def _failed(tuning: Tuning, place: int, why: str) -> Outcome:
+    name = tuning.trial_name(place)
+    paths = paths_of(tuning.records, tuning.checkpoints, name, versions(tuning.records, name)[-1])
+    return Outcome(None, why, read_record(paths.logs), paths)
+
+
+@contextmanager
+def _signs_of_life(trials: Trials, number: int) -> Iterator[None]:
+    """Have a database know that a trial runs, for machines that do not see its claim."""
+    if trials.tuning.storage is None:
+        yield
+        return
+    trials.beat(number)
+    done = threading.Event()
+
+    def beat() -> None:
+        try:
+            while not done.wait(BEAT):
+                trials.beat(number)
+        except Exception:  # the trial itself meets the same and says why; without signs others may run it again
+            return
+
+    thread = threading.Thread(target=beat, name=f"trial {number}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,149 @@
+"""Mistakes of a user: each one message, status 2, and nothing is written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fashion_tl.errors import UserError
+from fashion_tl.tuning.space import Setting, grid, read_space
+
+from .conftest import STUDIES, Tune
+
+LR = "model.lr: {float: [0.001, 0.1]}\n"
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        ("{", "is not YAML"),
+        ("- a\n", "is not a mapping of settings"),
+        ("{}", "has no settings to search"),
+        ("model.lr: [0.1, 0.01]", "Did you mean {choices: [0.1, 0.01]}"),
+        ("model.lr: 0.1", "is 0.1: give KEY"),
+        ("model.lr: {flot: [0.1, 0.2]}", "are no values to search"),
+        ("model.lr: {float: [0.1, 0.2], logg: true}", "did you mean 'log'"),
+        ("model.lr: {float: [0.1, 0.2], int: [1, 2]}", "has float and int: give one of"),
+        ("model.lr: {log: true}", "has none of them"),
+        ("model.lr: {float: [0.2, 0.1]}", "the first must be the lower one"),
+        ("model.lr: {float: [0, 0.1], log: true}", "the logarithm needs a range above 0"),
+        ("model.lr: {float: [0.1]}", "must be [LOW, HIGH]"),
+        ("model.lr: {float: [a, b]}", "'a' is no finite number"),
+        ("model.lr: {float: [.nan, 1]}", "nan is no finite number"),
+        ("model.lr: {float: [0.1, .inf]}", "inf is no finite number"),
+        ("model.lr: {float: [0.1, 0.2], log: 3}", "log is 3"),
+        ("model.lr: {float: [0.1, 0.2], step: 0.5}", "step is 0.5, allowed is more than 0 to 0.1"),
+        ("model.lr: {float: [0.1, 0.9], step: 0.1, log: true}", "exclude each other"),
+        ("data.batch_size: {int: [1.5, 3]}", "1.5 is no whole number"),
+        ("data.batch_size: {int: [true, 3]}", "True is no whole number"),
+        ("model.optimizer: {choices: [sgd]}", "at least two values"),
+        ("model.optimizer: {choices: [sgd, sgd]}", "two of them are the same"),
+        ("model.optimizer: {choices: sgd}", "must be a list"),
+        ("model.optimizer: {choices: [sgd, adamw], log: true}", "neither log nor step"),
+        ("model.optimizer: {choices: [2020-01-01, adamw]}", "Write it as text"),
+    ],
+)
+def test_a_space_that_is_none_is_refused(workdir: Path, space: str, told: str) -> None:
+    Path("space.yaml").write_text(space)
+    with pytest.raises(UserError) as refused:
+        read_space(Path("space.yaml"))
+    assert told in str(refused.value)
+
+
+def test_a_space_may_be_written_in_sections_and_without_points(workdir: Path) -> None:
+    Path("space.yaml").write_text(
+        "model:\n  lr: {float: [1e-4, 1e-1], log: true}\n  optimizer: {choices: [sgd, adamw]}\n"
+        "data.augment.hflip: {choices: [0, 0.5]}\ndata: {batch_size: {int: [16, 64], step: 16}}\n"
+    )
+    found = read_space(Path("space.yaml"))
+    assert found == (
+        Setting("model.lr", "float", 1e-4, 1e-1, log=True),
+        Setting("model.optimizer", "choices", choices=("sgd", "adamw")),
+        Setting("data.augment.hflip", "choices", choices=(0, 0.5)),
+        Setting("data.batch_size", "int", 16, 64, step=16),
+    )
+    assert found[3].params() == [16, 32, 48, 64]
+    assert found[2].value("0.5") == 0.5
+    with pytest.raises(UserError, match=r"model\.lr: a grid needs values that can be counted"):
+        grid(found)
+    with pytest.raises(UserError, match="11,000 combinations"):
+        grid((Setting("a", "int", 1, 110), Setting("b", "int", 1, 100)))
+
+
+@pytest.mark.parametrize(
+    ("space", "args", "told"),
+    [
+        (LR, ("--trials", "0"), "--trials is 0"),
+        (LR, ("--processes", "0"), "--processes is 0"),
+        (LR, ("--seeds", "0"), "--seeds is 0"),
+        (LR, ("--sampler_seed", "-1"), "--sampler_seed is -1"),
+        (LR, ("--sampler", "tpp"), "did you mean 'tpe'"),
+        (LR, ("--sampler", "grid"), "a grid needs values that can be counted"),
+        ("data.batch_size: {int: [8, 16]}", ("--sampler", "grid", "--trials", "2"), "does not go with --sampler grid"),
+        (LR, ("--storage", "trials.db"), "is no URL of a database"),
+        (LR, ("--storage", "nosql://somewhere/trials"), "cannot be used"),
+        (LR, ("--storage", "sqlite:////nowhere/at/all/trials.db"), "unable to open database file"),
+        (LR, ("--ckpt_path", "last"), "cannot go with a study"),
+        (LR, ("--trainer.devices", "2"), "a study runs in one process"),
+        (LR, ("--seed_everything", "true"), "number of its first seed"),
+        (LR, ("--monitor", "val/acuracy"), "did you mean 'val/accuracy'"),
+        (LR, ("--model.lrr", "1"), "did you mean model.lr"),
+        (LR, ("--model.init_from", "nothing"), "nothing"),
+        (LR, ("--name", "a/b"), "a run's name is made of"),
+        ("model.lrr: {float: [0.1, 0.2]}", (), "did you mean model.lr"),
+        ("model.lr: {float: [-0.1, 0.2]}", (), "model.lr=-0.1"),
+        ("model.optimizer: {choices: [sgd, adamx]}", (), "did you mean 'adam"),
+        ("model.train: {choices: [head, layer99]}", (), "model.train=layer99"),
+        ("data.batch_size: {float: [8, 16]}", (), "data.batch_size=8.0"),
+        ("seed_everything: {int: [0, 9]}", (), "seed_everything cannot be searched"),
+        ("data.label_budget: {int: [2, 9]}", (), "data.label_budget cannot be searched"),
+        ("data.source.num_train: {int: [20, 90]}", (), "data.source.num_train cannot be searched"),
+        ("name: {choices: [a, b]}", (), "name cannot be searched"),
+    ],
+)
+def test_mistakes_leave_nothing(tune: Tune, capsys, space: str, args: tuple[str, ...], told: str) -> None:
+    Path("space.yaml").write_text(space)
+    assert tune(*args) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.startswith("fashion-tl: error: ")
+    assert len(said.splitlines()) == 1
+    assert {path.name for path in Path().iterdir()} <= {"space.yaml"}
+
+
+def test_without_optuna_it_says_what_to_install(tune: Tune, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert tune() == 2
+    assert "pip install 'fashion-tl[tune]'" in capsys.readouterr().err
+
+
+def test_without_a_space_it_asks_for_one(workdir: Path, capsys) -> None:
+    from fashion_tl.cli import main
+
+    assert main(["tune", "--name", "a"]) == 2
+    assert "--space FILE" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_files_that_are_damaged_are_told(tune: Tune, capsys) -> None:
+    few = ("--trials", "1", "--trainer.max_epochs", "1")
+    assert tune(*few) == 0
+    journal, study = STUDIES / "tiny" / "journal.log", STUDIES / "tiny" / "study.json"
+    lines, noted = journal.read_bytes(), study.read_text()
+    for damaged in (lines[: len(lines) // 2] + b"\xff\n" + lines[len(lines) // 2 :], b"{}\n", b"garbage\n" + lines):
+        journal.write_bytes(damaged)
+        assert tune(*few) == 2
+        assert "journal.log is damaged" in capsys.readouterr().err
+        assert journal.read_bytes() == damaged
+    journal.write_bytes(lines)
+    for text in ("{}", noted.replace("median", "none"), "nothing"):
+        study.write_text(text)
+        assert tune(*few) == 2
+        assert "study.json is damaged" in capsys.readouterr().err
+    study.unlink()
+    assert tune(*few) == 2
+    assert "has trials, but no study.json" in capsys.readouterr().err
+    study.write_text(noted)
+    assert tune(*few) == 0

@@ -1,0 +1,301 @@
+"""Studies of hyperparameters as a user meets them: from the command line to the tested best trial."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from tests.report.conftest import read_page
+
+from fashion_tl.records.record import versions
+from fashion_tl.runs import fit
+
+from .conftest import BASE, SPACE, STUDIES, Tune, results_of, trials_of, write_space
+
+EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments" / "tuning"
+FEW = ("--trials", "4", "--pruner", "none")
+
+
+def study_of(name: str) -> optuna.Study:
+    """Open the study itself."""
+    storage = JournalStorage(JournalFileBackend(str(STUDIES / name / "journal.log")))
+    return optuna.load_study(study_name=None, storage=storage)
+
+
+def records_of(name: str) -> list[dict[str, Any]]:
+    """Read the records of all trials, by their names."""
+    return [json.loads(path.read_text()) for path in sorted((STUDIES / name / "runs").glob("*/version_*/run.json"))]
+
+
+@pytest.mark.slow
+def test_a_study_from_its_plan_to_its_tested_best_trial(tune: Tune, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tune(*FEW, "--plan_only") == 0
+    shown = capsys.readouterr().out
+    assert "study tiny: 4 trials by tpe, pruner none, most val/accuracy is best" in shown
+    assert "  model.lr: 0.0001 to 0.1, logarithmic" in shown
+    assert not Path("lightning_logs").exists()
+
+    assert tune(*FEW, "--seeds", "2") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert [line.partition(" model.lr=")[0] for line in lines] == [f"[{n + 1}/4] trial {n}" for n in range(4)]
+    assert "best 0." in lines[0]
+
+    folder, results = STUDIES / "tiny", results_of("tiny")
+    plots = ("history", "importance", "parallel_coordinates")
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if "runs" not in p.parts and p.is_file()} == {
+        *("index.html", "table.md", "results.json", "manifest.json", "best.yaml", "study.json", "journal.log"),
+        *(f"plots/{name}.{kind}" for name in plots for kind in ("svg", "png")),
+    }
+    assert not list((folder / "runs").glob(".*"))
+    # A trial is an ordinary run with its own values, whose figure is of validation: nothing of it was tested.
+    records = records_of("tiny")
+    assert [record["name"] for record in records] == [f"trial{n:04}" for n in range(4)]
+    for row, record in zip(results["trials"], records, strict=True):
+        assert record["status"] == "completed"
+        assert row["value"] == record["best"]["value"]
+        assert "test" not in record
+        config = yaml.safe_load((folder / "runs" / row["version"] / "config.yaml").read_text())
+        own = config["model"]["init_args"]
+        given = {"model.lr": own["lr"], "model.optimizer": own["optimizer"]}
+        assert {**given, "data.batch_size": config["data"]["batch_size"]} == row["settings"]
+        assert not (folder / "runs" / row["version"] / "test_predictions.npz").exists()
+    assert not list(Path("checkpoints/tuning").rglob("*.ckpt"))
+    # The best one, the first of equally good ones, is run again with a test for each seed.
+    values = [row["value"] for row in results["trials"]]
+    assert results["best"] == values.index(max(values))
+    assert versions(Path("lightning_logs"), "tiny") == [0, 1]
+    tested = [json.loads(path.read_text()) for path in sorted(Path("lightning_logs/tiny").glob("*/run.json"))]
+    assert [record["seed"] for record in tested] == [0, 1]
+    assert results["tested"]["accuracies"] == [record["test"]["accuracy"] for record in tested]
+    assert tested[0]["best"]["value"] == max(values)  # the same run as the trial, with a test
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["model"]["init_args"]["lr"] == results["trials"][results["best"]]["settings"]["model.lr"]
+    assert "extends" not in best or best["extends"] is None
+    page = (folder / "index.html").read_text()
+    table = read_page(page).one("section", aria_labelledby="trials").one("table")
+    rows = [[cell.text.strip() for cell in (*row.all("th"), *row.all("td"))] for row in table.one("tbody").all("tr")]
+    ranked = sorted(results["trials"], key=lambda row: -row["value"])
+    assert [row[:2] for row in rows] == [[str(row["trial"]), f"{row['value']:.4f}"] for row in ranked]
+    assert f"Trial {results['best']} is best" in page
+    assert "0 of 4 trials were pruned; that saved 0 of 8 epochs" in page
+
+    # The same command runs nothing again; more trials go on.
+    monkeypatch.setattr("fashion_tl.tuning.worker.fit", None)
+    assert tune(*FEW, "--seeds", "2") == 0
+    assert "4 trials are finished already" in capsys.readouterr().out
+    assert results_of("tiny") == results
+    monkeypatch.undo()
+
+
+@pytest.mark.slow
+def test_the_same_study_has_the_same_trials_whoever_runs_them(tune: Tune, capfd: pytest.CaptureFixture[str]) -> None:
+    chance = (*FEW, "--sampler", "random", "--trainer.max_epochs", "1")
+    assert tune(*chance, "--name", "one") == 0
+    capfd.readouterr()
+    # What chance draws does not depend on the trials before: two processes run the same ones, each of them once.
+    assert tune(*chance, "--name", "two", "--processes", "2") == 0
+    assert trials_of("two") == trials_of("one")
+    told = sorted(line.split()[2] for line in capfd.readouterr().out.splitlines() if line.startswith("["))
+    assert told == ["0", "1", "2", "3"]
+    assert [trial.state for trial in study_of("two").trials] == [TrialState.COMPLETE] * 4
+    assert not list((STUDIES / "two" / "runs").glob(".*"))
+    assert {path.name for path in (STUDIES / "two" / "runs").glob("*/version_*")} == {"version_0"}
+
+
+@pytest.mark.slow
+def test_more_trials_go_on_as_one_longer_study(tune: Tune) -> None:
+    assert tune("--trials", "6", "--name", "whole") == 0
+    assert tune("--trials", "3", "--name", "parts") == 0
+    assert tune("--trials", "6", "--name", "parts") == 0
+    assert trials_of("parts") == trials_of("whole")
+
+
+@pytest.mark.slow
+def test_stopped_twice_it_ends_with_the_same_trials(
+    tune: Tune, stop_at: Callable[[int, int, BaseException], None], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    fitting: Any = fit
+    assert tune("--trials", "4", "--name", "whole") == 0
+    callbacks_of = fitting.callbacks_of
+    for runs_before, (stop, status) in enumerate(((KeyboardInterrupt(), 130), (SIGTERMException(), 143))):
+        runs = itertools.count()
+        monkeypatch.setattr(fitting, "callbacks_of", callbacks_of)
+        stop_at(1, 0, stop)  # in the second epoch of a run
+        stopping = fitting.callbacks_of
+        monkeypatch.setattr(
+            fitting,
+            "callbacks_of",
+            lambda *a, n=runs_before, r=runs, s=stopping: (s if next(r) == n else callbacks_of)(*a),
+        )
+        capsys.readouterr()
+        assert tune("--trials", "4", "--name", "stopped") == status
+        assert "the same command goes on" in capsys.readouterr().out
+        assert not (STUDIES / "stopped" / "results.json").exists()
+        assert [trial.state for trial in study_of("stopped").trials][-1] == TrialState.RUNNING
+    monkeypatch.setattr(fitting, "callbacks_of", callbacks_of)
+    assert tune("--trials", "4", "--name", "stopped") == 0
+    assert trials_of("stopped") == trials_of("whole")
+    assert len(study_of("stopped").trials) == 4
+
+
+@pytest.mark.slow
+def test_a_grid_has_every_combination_once(tune: Tune) -> None:
+    write_space(
+        {
+            "model.lr": {"float": [0.01, 0.03], "step": 0.02},
+            "model.train": {"choices": ["head", {0: "head", 1: ["stem", "head"]}]},
+            "data.batch_size": {"int": [32, 64], "step": 32},
+        }
+    )
+    assert tune("--sampler", "grid", "--pruner", "none") == 0
+    found = [tuple(json.dumps(value) for value in row["settings"].values()) for row in trials_of("tiny")]
+    assert found == [
+        (lr, train, size)
+        for lr in ("0.01", "0.03")
+        for train in ('"head"', '{"0": "head", "1": ["stem", "head"]}')
+        for size in ("32", "64")
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_pruned_trials_end_early_by_validation_alone(tune: Tune, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    long = ("--trials", "8", "--trainer.max_epochs", "3", "--monitor", "val/loss", "--model.train", "all")
+    assert tune(*long, "--name", "pruned") == 0
+    rows, records = results_of("pruned")["trials"], records_of("pruned")
+    pruned = [row for row in rows if row["state"] == "pruned"]
+    assert pruned
+    assert len(pruned) < 8
+    for row, record in zip(rows, records, strict=True):
+        assert "test" not in record
+        epochs = len(record["time"]["epoch_seconds"])
+        assert row["epochs"] == epochs
+        assert (record["status"] == "pruned") == (row["state"] == "pruned") == (epochs < 3)
+        if row["state"] == "pruned":
+            assert record["reason"] == row["why"] == f"pruned after epoch {epochs}"
+            assert row["value"] is None
+    # The rule itself: worse than the median of the finished trials at that epoch, after five of them.
+    trials = study_of("pruned").trials
+    for trial in trials[5:]:
+        before = [each for each in trials[: trial.number] if each.state == TrialState.COMPLETE]
+        for epoch, _ in sorted(trial.intermediate_values.items())[:2]:
+            own = min(value for step, value in trial.intermediate_values.items() if step <= epoch)
+            known = sorted(each.intermediate_values[epoch] for each in before)
+            half = len(known) // 2
+            median = known[half] if len(known) % 2 else (known[half - 1] + known[half]) / 2
+            assert (own > median) == (trial.state == TrialState.PRUNED and epoch == max(trial.intermediate_values))
+    saved = sum(3 - row["epochs"] for row in pruned)
+    assert f"that saved {saved} of 24 epochs" in (STUDIES / "pruned" / "index.html").read_text()
+    shown = capsys.readouterr().out
+    assert f"{len(pruned)}" in shown
+    assert "pruned after epoch 1 (" in shown
+
+    # A pruned record is no whole run: without its journal the study runs it again, and nothing else.
+    again: list[str] = []
+    run = fit.run
+
+    def counted(config: Any, *args: Any) -> Any:
+        made = run(config, *args)
+        if not made.found:
+            again.append(config.name)
+        return made
+
+    monkeypatch.setattr("fashion_tl.runs.fit.run", counted)
+    for name in ("journal.log", "study.json"):
+        (STUDIES / "pruned" / name).unlink()
+    first = trials_of("pruned")
+    assert tune(*long, "--name", "pruned") == 0
+    assert again == [f"trial{row['trial']:04}" for row in pruned]
+    assert trials_of("pruned") == first
+
+
+@pytest.mark.slow
+def test_a_trial_of_a_process_that_was_killed_is_run_again(tune: Tune) -> None:
+    assert tune(*FEW, "--name", "whole") == 0
+    command = [sys.executable, "-m", "fashion_tl", "tune", *BASE, "--space", "space.yaml", *FEW, "--name", "killed"]
+    with subprocess.Popen([*command, "--trainer.max_epochs", "2"], start_new_session=True) as process:
+        while process.poll() is None and not list((STUDIES / "killed" / "runs").glob("trial0001/version_0/run.json")):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert [trial.state for trial in study_of("killed").trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert tune(*FEW, "--name", "killed") == 0
+    assert trials_of("killed") == trials_of("whole")
+    assert len(study_of("killed").trials) == 4
+
+
+@pytest.mark.slow
+def test_trials_without_a_figure_are_told_and_count(tune: Tune, capsys) -> None:
+    write_space({"model.lr": {"choices": [1e18, 0.01]}, "model.optimizer": {"choices": ["sgd", "adamw"]}})
+    wild = ("--model.train", "all", "--model.warmup", "0", "--trainer.max_epochs", "1")
+    assert tune("--sampler", "grid", *wild) == 0
+    rows = trials_of("tiny")
+    assert [row["state"] for row in rows].count("without a figure") >= 1
+    assert rows[0]["why"] == "diverged"
+    assert "diverged (" in capsys.readouterr().out
+    assert len(rows) == 4
+    write_space({"ema": {"choices": [None, 0.9]}, "swa": {"choices": [None, 0.5]}})  # each alone, not both
+    assert tune("--sampler", "grid", "--name", "both") == 0
+    rows = trials_of("both")
+    assert [row["state"] for row in rows] == ["done", "done", "done", "without a figure"]
+    assert rows[3]["why"].startswith("refused: ")
+    assert not (STUDIES / "both" / "runs" / "trial0003").exists()
+
+
+@pytest.mark.slow
+def test_tensorboard_has_the_values_of_every_trial_beside_its_figure(tune: Tune) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert tune("--trials", "2", "--trainer.max_epochs", "1") == 0
+    for row in trials_of("tiny"):
+        events = EventAccumulator(str(STUDIES / "tiny" / "runs" / row["version"]))
+        events.Reload()
+        assert events.Scalars("final/val_accuracy")[0].value == pytest.approx(row["value"])
+        assert [event.step for event in events.Scalars("val/accuracy")] == [0]
+        text = str(events.SummaryMetadata("_hparams_/session_start_info"))
+        assert "hparams" in text
+        assert set(SPACE) <= {word for word in SPACE if word in text}
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_spaces_of_the_experiments_are_allowed(tune: Tune, path: Path) -> None:
+    shutil.copy(path, "space.yaml")
+    assert tune("--plan_only") == 0
+
+
+@pytest.mark.slow
+def test_another_space_or_other_data_is_refused(tune: Tune, capsys) -> None:
+    assert tune("--trials", "1", "--sampler", "random") == 0
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file() and path.name != "space.yaml"}
+    same = ("--trials", "2", "--sampler", "random")
+    for more, told in (
+        (("--pruner", "none"), "pruner: median, now none"),
+        (("--sampler_seed", "3"), "sampler_seed: 0, now 3"),
+        (("--data.source.num_train", "130"), "data.images: "),
+        (("--data.split_seed", "3"), "data.train_images: "),
+        (("--model.label_smoothing", "0.1"), "configuration.model.label_smoothing: 0.0, now 0.1"),
+        (("--storage", "sqlite:///trials.db"), "storage: journal.log, now sqlite:///trials.db"),
+    ):
+        assert tune(*same, *more) == 2
+        assert told in (said := capsys.readouterr().err)
+        assert "another --name" in said
+    write_space({**SPACE, "model.lr": {"float": [1e-4, 1.0], "log": True}})
+    assert tune(*same) == 2
+    assert "space.model.lr.float: [0.0001, 0.1], now [0.0001, 1.0]" in capsys.readouterr().err
+    assert before == {
+        path: path.read_bytes() for path in Path().rglob("*") if path.is_file() and path.name != "space.yaml"
+    }
