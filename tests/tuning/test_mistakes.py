@@ -91,6 +91,7 @@ def test_a_space_may_be_written_in_sections_and_without_points(workdir: Path) ->
         (LR, ("--monitor", "val/acuracy"), "did you mean 'val/accuracy'"),
         (LR, ("--model.lrr", "1"), "did you mean model.lr"),
         (LR, ("--model.init_from", "nothing"), "nothing"),
+        (LR, ("--find_lr", "true"), "--find_lr true sets model.lr and model.backbone_lr itself"),
         (LR, ("--name", "a/b"), "a run's name is made of"),
         ("model.lrr: {float: [0.1, 0.2]}", (), "did you mean model.lr"),
         ("model.lr: {float: [-0.1, 0.2]}", (), "model.lr=-0.1"),

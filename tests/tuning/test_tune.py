@@ -25,6 +25,7 @@ from tests.report.conftest import read_page
 
 from fashion_tl.records.record import versions
 from fashion_tl.runs import fit
+from fashion_tl.training.divergence import DivergedError
 
 from .conftest import BASE, SPACE, STUDIES, Tune, results_of, trials_of, write_space
 
@@ -254,6 +255,23 @@ def test_trials_without_a_figure_are_told_and_count(tune: Tune, capsys) -> None:
     assert [row["state"] for row in rows] == ["done", "done", "done", "without a figure"]
     assert rows[3]["why"].startswith("refused: ")
     assert not (STUDIES / "both" / "runs" / "trial0003").exists()
+
+
+@pytest.mark.slow
+def test_the_report_comes_even_where_the_best_trial_diverges_with_another_seed(
+    tune: Tune, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(*_: object) -> None:
+        raise DivergedError("the loss is not finite.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fashion_tl.runs.search.repeat", diverges)
+        assert tune("--trials", "2") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fashion-tl: error: the best trial of tiny, trained again: the loss is not finite.")
+    assert len(trials_of("tiny")) == 2
+    assert (STUDIES / "tiny" / "index.html").is_file()
+    assert tune("--trials", "2") == 0  # and the same command tests it, if it can
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from fashion_tl.records.record import check_name
 from fashion_tl.runs.configs import read_yaml
 from fashion_tl.runs.parser import arguments, dump, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
-from fashion_tl.runs.resume import FREE
+from fashion_tl.runs.resume import FOUND, FREE
 from fashion_tl.runs.search import words
 from fashion_tl.runs.studies import check_base, check_run, load_data, named_checkpoints, run_settings
 from fashion_tl.tuning.space import Space, grid
@@ -121,6 +121,8 @@ def make_tuning(
     check_options(trials=(count, 1), sampler_seed=(0 if seed is None else seed, 0))
     if storage is not None and "://" not in storage:
         raise UserError(f"--storage {storage} is no URL of a database, such as sqlite:///trials.db.")
+    if base.find_lr and any(setting.key in FOUND for setting in space):
+        raise UserError("--find_lr true sets model.lr and model.backbone_lr itself: leave it, or them, out.")
     own_name = check_name(name or f"{base.name}.tuned")
     args = arguments(flags, named_checkpoints(flags, {}))
     _check_space(args, space)

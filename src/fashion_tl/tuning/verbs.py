@@ -103,10 +103,11 @@ def finish(tuning: Tuning, trials: Trials, seeds: int) -> None:
     """Test the best trial of a study and write its report, unless another process does.
 
     Raises:
-        UserError: If no trial has a figure.
+        UserError: If no trial has a figure, or the best one diverges with another seed.
     """
     from fashion_tl.files import claimed
     from fashion_tl.report.compare import write_report
+    from fashion_tl.training.divergence import DivergedError
     from fashion_tl.tuning.page import PAGE, contents_of
     from fashion_tl.tuning.results import results_of
 
@@ -114,9 +115,16 @@ def finish(tuning: Tuning, trials: Trials, seeds: int) -> None:
         if not mine:
             print("another process tests the best trial and writes the report")
             return
-        runs = test_best(tuning, trials, seeds)
+        runs: list[Run] = []
+        diverged = None
+        try:
+            runs = test_best(tuning, trials, seeds)
+        except DivergedError as error:  # which the report of the trials does not depend on
+            diverged = error
         results = results_of(tuning, trials, runs)
         write_report(tuning.logs, contents_of(results))
+    if diverged is not None:
+        raise UserError(f"the best trial of {tuning.name}, trained again: {diverged} The trials: {tuning.logs / PAGE}")
     if not runs:
         raise UserError(f"no trial of {tuning.name} has a finite validation figure: {tuning.logs / PAGE} says why.")
     print(f"study {tuning.name}: {tuning.logs / PAGE}")
