@@ -79,6 +79,18 @@ def test_scratch_is_told_on_both_sides_of_the_crossing() -> None:
     assert f"cross at about {labels:,.0f} labels" in told
 
 
+def test_sentences_begin_with_a_capital_letter_or_a_name() -> None:
+    significant = {("all", "scratch"): 0.001, ("probe", "scratch"): 0.001, ("probe", "all"): 0.001}
+    found = results({"probe": [0.7], "all": [0.8], "scratch": [0.2]}, significant)
+    alone = {**found, "budgets": [""], "crossings": []}
+    alone |= {part: [{**each, "budget": ""} for each in found[part]] for part in ("cells", "pairs")}
+    told = " ".join(conclude(alone))
+    assert "Nothing cheaper than all (2.0 s) keeps up with it. Every strategy with pretrained weights is" in told
+    level = {**alone, "pairs": [{**each, "p_adjusted": 1.0} for each in alone["pairs"]]}
+    assert conclude(level)[0].startswith("No difference between strategies is significant.")
+    assert all(sentence[0].isupper() or sentence.startswith(("all ", "probe ")) for sentence in told.split(". "))
+
+
 @pytest.mark.parametrize(("scratch", "told"), [([0.6, 0.7], "does not reach all"), ([0.9, 0.95], "is ahead of all")])
 def test_no_crossing_is_said_so(scratch: list[float], told: str) -> None:
     found = results({"all": [0.8, 0.85], "scratch": scratch}, {})

@@ -64,7 +64,8 @@ def _accuracy(results: Mapping[str, Any]) -> str:
             for name, under in others.items()
             if under
         ]
-        told.append(f"{at}{'; '.join(some)}." if some else f"{at}no difference between strategies is significant.")
+        none = _begun(at, "no difference between strategies is significant.")
+        told.append(f"{at}{'; '.join(some)}." if some else none)
     return " ".join(told) or "There are not two strategies with figures to compare."
 
 
@@ -86,7 +87,10 @@ def _price(results: Mapping[str, Any]) -> str:
             )
         elif behind:
             told.append(
-                f"{_at(budget)}nothing cheaper than {best['strategy']} ({best['seconds']:.1f} s) keeps up with it."
+                _begun(
+                    _at(budget),
+                    f"nothing cheaper than {best['strategy']} ({best['seconds']:.1f} s) keeps up with it.",
+                )
             )
     return " ".join([*told, *_scratch(results)]) or "Nothing can be said of the price: no difference is significant."
 
@@ -108,7 +112,10 @@ def _scratch(results: Mapping[str, Any]) -> list[str]:
             if under := beaten(results, budget, name):
                 text = f"{name} is significantly more accurate than {_list(list(under))}."
                 ahead.setdefault(text, []).append(budget)
-        told += [f"{_at(*budgets)}{text}" for text, budgets in (*behind.items(), *ahead.items())]
+        told += [
+            _begun(_at(*budgets), text) if text.startswith("every ") else f"{_at(*budgets)}{text}"
+            for text, budgets in (*behind.items(), *ahead.items())
+        ]
         if behind and ahead:
             crossed = [each for each in results["crossings"] if each["scratch"] == name and each["labels"] is not None]
             told += [
@@ -147,6 +154,11 @@ def _at(*budgets: str) -> str:
     numbers = [budget for budget in budgets if budget != "all"]
     some = [f"{_list(numbers)} labels a class"] if numbers else []
     return f"With {_list([*some, *(['all labels'] if 'all' in budgets else [])])}, "
+
+
+def _begun(at: str, text: str) -> str:
+    """Write a sentence behind the budgets that it is about, or with a capital letter."""
+    return f"{at}{text}" if at else f"{text[0].upper()}{text[1:]}"
 
 
 def _list(names: Sequence[str]) -> str:
