@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = sorted(
     p
     for p in FOLDER.rglob("*.yaml")
-    if p.name not in ("base.yaml", "budgets.yaml", "additions.yaml", "boundaries.yaml")
+    if p.name not in ("base.yaml", "budgets.yaml", "additions.yaml", "additions_more.yaml", "boundaries.yaml")
     and p.parent.name != "tuning"  # spaces of a search: tests/tuning
 )
 

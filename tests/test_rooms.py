@@ -54,3 +54,9 @@ def test_files_are_written_in_one_place() -> None:
     memory = {"records/analysis.py", "training/checkpoints.py"}  # archives, which files.py then writes
     kernel = {"process.py"}  # a switch of Linux
     assert {path.relative_to(SRC).as_posix() for path in found} == places | memory | kernel
+
+
+@pytest.mark.parametrize("path", sorted(SRC.rglob("*.j2")), ids=lambda path: path.name)
+def test_no_macro_of_a_template_is_hidden_by_another(path: Path) -> None:
+    names = re.findall(r"{%-? *macro +(\w+)", path.read_text(encoding="utf-8"))
+    assert len(names) == len(set(names))
