@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,7 +95,13 @@ def _enter(tree: Path, output: Path) -> None:
     os.chdir(tree)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "fashion_tl")]:
         del sys.modules[name]
-    sys.path[:] = [str(tree / "src"), *(path for path in sys.path if Path(path or ".").resolve() not in _OWN)]
+    # A process that a test spawns imports the main module of this one, and tests from the copy.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.path[:] = [
+        str(tree / "src"),
+        str(tree),
+        *(path for path in sys.path if Path(path or ".").resolve() not in _OWN),
+    ]
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
     os.environ["PYTHONPATH"] = str(tree / "src")
