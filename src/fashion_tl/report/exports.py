@@ -5,11 +5,16 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fashion_tl.report.columns import COLUMNS, interval_text
 from fashion_tl.report.figures import SCALARS, Comparison, Spread
 from fashion_tl.report.selection import LeftOut
+from fashion_tl.report.svg import Plot
+
+PAGE, RESULTS, MARKDOWN = "index.html", "results.json", "table.md"  # of a study
 
 
 def csv_text(sections: Sequence[Comparison]) -> str:
@@ -102,3 +107,21 @@ def _cell(text: str) -> str:
     for character in "\\`*_[]|":
         escaped = escaped.replace(character, f"\\{character}")
     return escaped
+
+
+def study_contents(results: Mapping[str, Any], plots: Sequence[Plot], page: str, table: str) -> dict[str, str | bytes]:
+    """Return the files of a study's report: page, table in Markdown, results, plots.
+
+    Args:
+        results: The results, as plain values.
+        plots: Its plots.
+        page: Its page.
+        table: Its table in Markdown.
+
+    Returns:
+        Contents by path.
+    """
+    contents: dict[str, str | bytes] = {RESULTS: json.dumps(results, indent=1, allow_nan=False) + "\n"}
+    for plot in plots:
+        contents[f"plots/{plot.name}.svg"], contents[f"plots/{plot.name}.png"] = plot.svg, plot.png
+    return {**contents, MARKDOWN: table, PAGE: page}

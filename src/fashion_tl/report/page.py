@@ -17,6 +17,7 @@ from fashion_tl.report.svg import Plot
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+ASSETS = {"style": "page.css", "script": "page.js"}
 FOLDED = 160  # letters of a reason that are shown; the rest is folded away
 
 
@@ -31,7 +32,6 @@ def page(sections: Sequence[Comparison], plots: dict[str, Plot], left_out: Seque
     """
     entries = [entry for compared in sections for entry in compared.entries]
     newest = max((entry.run.text("finished") or "" for entry in entries), default="")
-    folder = files("fashion_tl.report") / "templates"
     written = (
         environment()
         .get_template("page.html.j2")
@@ -40,8 +40,7 @@ def page(sections: Sequence[Comparison], plots: dict[str, Plot], left_out: Seque
             count=len(entries),
             log_dir=log_dir,
             newest=newest[:16].replace("T", " "),
-            style=(folder / "page.css").read_text(encoding="utf-8"),
-            script=(folder / "page.js").read_text(encoding="utf-8"),
+            **assets(),
             sections=[section(compared, plots, log_dir) for compared in sections],
             alarms=[f"{entry.label}: {text}." for entry in entries for text in entry.run.alarms],
             left_out=left_out,
@@ -66,3 +65,9 @@ def environment() -> Environment:
     )
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return made
+
+
+def assets() -> dict[str, str]:
+    """Return what each page holds beside its contents: its style and its script."""
+    folder = files("fashion_tl.report") / "templates"
+    return {name: (folder / file).read_text(encoding="utf-8") for name, file in ASSETS.items()}

@@ -112,7 +112,7 @@ def _some_left(study: Study, found: dict[str, Found], channel: Channel) -> bool:
     for task in _left(study, found):
         with claimed(study.records / f".{task.name}.claim") as mine:
             taken = taken or not mine
-            found.update({other.name: made for other, made, _ in channel.heard()})
+            _hear(found, channel)
             if not mine or _is_made(task, found):
                 continue
             began = time.perf_counter()
@@ -122,8 +122,15 @@ def _some_left(study: Study, found: dict[str, Found], channel: Channel) -> bool:
         return True
     if taken:
         time.sleep(WAIT)
-        found.update({other.name: made for other, made, _ in channel.heard()})
+        _hear(found, channel)
     return taken
+
+
+def _hear(found: dict[str, Found], channel: Channel) -> None:
+    """Take what other workers have made; their news may be older than what is known."""
+    for task, made, _ in channel.heard():
+        if not _is_made(task, found):
+            found[task.name] = made
 
 
 def _left(study: Study, found: Mapping[str, Found]) -> Iterator[Task]:

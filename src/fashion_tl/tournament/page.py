@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from fashion_tl.plots.style import style
-from fashion_tl.report.exports import markdown_table
-from fashion_tl.report.page import environment
+from fashion_tl.report.exports import markdown_table, study_contents
+from fashion_tl.report.page import assets, environment
 from fashion_tl.report.pairs import p_text
 from fashion_tl.report.svg import Plot
 from fashion_tl.report.tables import Cell, Row, Table, missing, named, number, table
@@ -18,7 +16,6 @@ from fashion_tl.tournament.charts import Line, charts, lines_of
 from fashion_tl.tournament.conclusion import MINUS, SIGNIFICANT, cells_at
 
 Results = Mapping[str, Any]
-PAGE, RESULTS, MARKDOWN = "index.html", "results.json", "table.md"
 
 
 def contents_of(results: Results) -> dict[str, str | bytes]:
@@ -30,10 +27,7 @@ def contents_of(results: Results) -> dict[str, str | bytes]:
     with style():
         plots = list(charts(results))
         whole = page(results, plots)
-    contents: dict[str, str | bytes] = {RESULTS: json.dumps(results, indent=1, allow_nan=False) + "\n"}
-    for plot in plots:
-        contents[f"plots/{plot.name}.svg"], contents[f"plots/{plot.name}.png"] = plot.svg, plot.png
-    return {**contents, MARKDOWN: markdown(results), PAGE: whole}
+    return study_contents(results, plots, whole, markdown(results))
 
 
 def page(results: Results, plots: Sequence[Plot]) -> str:
@@ -43,7 +37,6 @@ def page(results: Results, plots: Sequence[Plot]) -> str:
         results: The results.
         plots: Its plots.
     """
-    folder = files("fashion_tl.report") / "templates"
     lines = lines_of(results)
     written = (
         environment()
@@ -51,8 +44,7 @@ def page(results: Results, plots: Sequence[Plot]) -> str:
         .render(
             results=results,
             about=about(results),
-            style=(folder / "page.css").read_text(encoding="utf-8"),
-            script=(folder / "page.js").read_text(encoding="utf-8"),
+            **assets(),
             runs=list(lines.values()),
             overview=_overview(results, lines) if len(results["budgets"]) > 1 else None,
             tables=[_table(results, budget, lines) for budget in results["budgets"]],

@@ -119,9 +119,10 @@ def run_study(study: Study, processes: int = 1, plan_only: bool = False) -> None
     from fashion_tl.plain_text import duration
     from fashion_tl.process import threads_of_worker
     from fashion_tl.report.compare import write_report
+    from fashion_tl.report.exports import PAGE
     from fashion_tl.runs.studies import stoppable
     from fashion_tl.tournament.engine import play
-    from fashion_tl.tournament.page import PAGE, contents_of
+    from fashion_tl.tournament.page import contents_of
     from fashion_tl.tournament.plan import describe
     from fashion_tl.tournament.progress import Progress, expected_seconds, finished
     from fashion_tl.tournament.results import results_of

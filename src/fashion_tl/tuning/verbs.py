@@ -107,8 +107,9 @@ def finish(tuning: Tuning, trials: Trials, seeds: int) -> None:
     """
     from fashion_tl.files import claimed
     from fashion_tl.report.compare import write_report
+    from fashion_tl.report.exports import PAGE
     from fashion_tl.training.divergence import DivergedError
-    from fashion_tl.tuning.page import PAGE, contents_of
+    from fashion_tl.tuning.page import contents_of
     from fashion_tl.tuning.results import results_of
 
     with claimed(tuning.logs / ".best.claim") as mine:
