@@ -17,7 +17,7 @@ SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch study studies compare runs tensorboard demo test coverage test-fast fuzz soak bench bench-peers mutation licences audit check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies recipe recipes compare runs tensorboard demo test coverage test-fast fuzz soak bench bench-peers mutation licences audit check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,8 @@ help: ## list the targets and variables
 	@echo "variables: BACKBONE=$(BACKBONE) IMAGE_SIZE=$(IMAGE_SIZE) DATA=$(DATA) DATA_DIR=$(DATA_DIR)"
 	@echo "           ARGS='more command-line flags', such as ARGS='--trainer.max_epochs 2 --seed_everything 1'"
 	@echo "           SOLVE=1 (phase1: solve the head instead of training it)"
-	@echo "           SEEDS=3 (several runs, one seed after the other) QUICK=1 and STUDY=name (studies)"
+	@echo "           SEEDS=3 (several runs, one seed after the other) PROCESSES=2 (studies, recipes: two at a time)"
+	@echo "           QUICK=1 STUDY=name RECIPE=name WEIGHTS=folder of folders with weights (studies, recipes)"
 
 setup: $(STAMP) ## make .venv with pinned versions (every other target does it when needed)
 
@@ -47,14 +48,21 @@ two_phase: $(STAMP) ## both phases in one run with a schedule
 scratch: $(STAMP) ## train the scratch CNN, test, record
 	$(FIT) -c experiments/scratch.yaml $(DATA_FLAGS) $(SEED_FLAGS) $(ARGS)
 
-STUDIES := $(BIN)/python experiments/studies/run.py --root '$(DATA_DIR)' $(if $(QUICK),--quick) \
+EXPERIMENTS = $(BIN)/python experiments/run.py $(1) --root '$(DATA_DIR)' $(if $(QUICK),--quick) $(SEED_FLAGS) \
+  $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
   $(if $(filter-out file default,$(origin BACKBONE)),--backbone '$(BACKBONE)')
 
 studies: $(STAMP) ## run every system of the studies that is not done yet (QUICK=1: a small part of each)
-	$(STUDIES) $(SEED_FLAGS) $(ARGS)
+	$(call EXPERIMENTS,studies) $(ARGS)
 
 study: $(STAMP) ## run one of them: make study STUDY=light_cnn
-	$(STUDIES) $(if $(STUDY),--only '$(STUDY)') $(SEED_FLAGS) $(ARGS)
+	$(call EXPERIMENTS,studies) $(if $(STUDY),--only '$(STUDY)') $(ARGS)
+
+recipes: $(STAMP) ## run the best known ways of training (docs/recipes.md) that are not done yet
+	$(call EXPERIMENTS,best) $(ARGS)
+
+recipe: $(STAMP) ## run one of them: make recipe RECIPE=scratch SEEDS=3
+	$(call EXPERIMENTS,best) $(if $(RECIPE),--only '$(RECIPE)') $(ARGS)
 
 compare: $(STAMP) ## one report over the newest completed run of each name: reports/index.html
 	$(BIN)/fashion-tl compare $(ARGS)

@@ -204,11 +204,11 @@ MUTATIONS = (
         ("tests/records/test_record.py", "tests/test_resume.py", "-k", "taken or live"),
     ),
     Mutation(
-        "a run of a study is one process's",
-        "tournament/engine.py",
-        "            if not mine or _is_made(task, found):",
-        "            if _is_made(task, found):",
-        ("tests/tournament/test_tournament.py", "-k", "two_processes"),
+        "a run of several is one process's",
+        "runs/jobs.py",
+        "if mine and jobs.is_left(job)",
+        "if jobs.is_left(job)",
+        ("tests/runs/test_jobs.py",),
     ),
     Mutation(
         "a worker that is killed is started again",
@@ -226,11 +226,18 @@ MUTATIONS = (
     ),
     # Studies of hyperparameters
     Mutation(
-        "a trial that another process runs is not run",
-        "tuning/worker.py",
-        "if not mine or trials.read",
-        "if trials.read",
-        ("tests/tuning/test_trials.py", "-k", "claimed"),
+        "a run that another process has made meanwhile is not made again",
+        "runs/jobs.py",
+        "if mine and jobs.is_left(job)",
+        "if mine",
+        ("tests/runs/test_jobs.py",),
+    ),
+    Mutation(
+        "other seeds of a name are not in the way of one",
+        "runs/resume.py",
+        "if any(not _within(key, varied) for key in changed)",
+        "if changed",
+        ("tests/runs/test_search.py", "-k", "in_the_way"),
     ),
     Mutation(
         "machines make no more trials than were asked for",

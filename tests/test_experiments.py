@@ -94,7 +94,7 @@ def test_experiment_holds_differences_only_and_says_what_it_asks(path: Path):
 @pytest.fixture
 def studies(workdir: Path, monkeypatch: pytest.MonkeyPatch):
     """The programme behind ``make studies``, whose runs only note their command; those of the set fail."""
-    spec = importlib.util.spec_from_file_location("studies_run", FOLDER / "studies" / "run.py")
+    spec = importlib.util.spec_from_file_location("experiments_run", FOLDER / "run.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -113,9 +113,9 @@ def studies(workdir: Path, monkeypatch: pytest.MonkeyPatch):
 def test_studies_go_on_after_a_failure_and_hand_on_other_flags(studies, capsys):
     run, commands, failing = studies
     failing.add("light_cnn")
-    assert run(["--quick", "--seeds", "3", "--trainer.accelerator", "cpu"]) == 1
+    assert run(["studies", "--quick", "--seeds", "3", "--trainer.accelerator", "cpu"]) == 1
     assert len(commands) == len(list((FOLDER / "studies").glob("*.yaml")))
-    assert all(command[-4:] == ["--seeds", "3", "--trainer.accelerator", "cpu"] for command in commands)
+    assert all(command[-4:] == ["--seeds=3", "--resume=true", "--trainer.accelerator", "cpu"] for command in commands)
     assert any("--model.pretrained" in command for command in commands)
     outcome = capsys.readouterr().out
     assert "light_cnn" in outcome
@@ -124,16 +124,43 @@ def test_studies_go_on_after_a_failure_and_hand_on_other_flags(studies, capsys):
 
 def test_one_study_is_chosen_by_name_and_what_is_done_is_skipped(studies, workdir: Path, capsys):
     run, commands, _ = studies
-    assert run(["--only", "light_cnn", "--backbone", "resnet18"]) == 0
+    assert run(["studies", "--only", "light_cnn", "--backbone", "resnet18"]) == 0
     assert [Path(command[command.index("-c") + 1]).stem for command in commands] == ["light_cnn"]
     assert "--model.backbone" not in commands[0]
-    assert run(["--only", "light_cmm"]) == 2
+    assert run(["studies", "--only", "light_cmm"]) == 2
     assert "light_cnn" in capsys.readouterr().err
     done = workdir / "lightning_logs/light_cnn/version_0"
     write_record(done, {"status": "completed"})
     (workdir / "checkpoints/light_cnn/version_0").mkdir(parents=True)
     (workdir / "checkpoints/light_cnn/version_0/best.ckpt").touch()
     commands.clear()
-    assert run([]) == 0
+    assert run(["studies"]) == 0
     assert "light_cnn" not in [Path(command[command.index("-c") + 1]).stem for command in commands]
     assert "already done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "backbone", "name"),
+    [
+        ((), None, "resnet18_frozen"),
+        (("--backbone", "local-dir:/w/tf_x.in1k"), "local-dir:/w/tf_x.in1k", "resnet18_frozen.tf_x"),
+        (("--backbone", "resnet50.a1_in1k"), "resnet50.a1_in1k", "resnet18_frozen.resnet50"),
+        (("--weights", "/w"), "local-dir:/w/resnet18.tv_in1k", "resnet18_frozen"),
+    ],
+)
+def test_a_run_with_another_backbone_says_so_in_its_name(studies, given, backbone, name) -> None:
+    run, commands, _ = studies
+    assert run(["studies", "--only", "resnet18_frozen", *given]) == 0
+    command = commands[0]
+    assert command[command.index("--name") + 1] == name
+    assert (command[command.index("--model.backbone") + 1] if "--model.backbone" in command else None) == backbone
+
+
+def test_recipes_are_run_with_seeds_and_the_probe_is_solved_once(studies) -> None:
+    run, commands, _ = studies
+    assert run(["best", "--seeds", "3", "--processes", "2"]) == 0
+    verbs = {Path(command[command.index("-c") + 1]).stem: command[3] for command in commands}
+    assert set(verbs) == {path.stem for path in (FOLDER / "best").glob("*.yaml")}
+    assert {stem for stem, verb in verbs.items() if verb == "probe"} == {"lite0_probe"}
+    for command in commands:
+        assert ("--seeds=3" in command and "--processes=2" in command) == (command[3] == "fit")

@@ -96,6 +96,7 @@ COSTLY = {  # what is allowed, but takes long: none of it is tried between these
     "data.augment.translate": (8, 1001),
     "data.num_workers": (2, 257),
     "seeds": (1, 10_001),
+    "processes": (1, 1025),
 }
 WORDS: dict[str, tuple[str, ...]] = {
     "model.train": ("head", "all", "block2", "2", "layer4"),
@@ -129,6 +130,7 @@ OWN: dict[str, Any] = {
     "cache_dtype": str | None,
     "compile": bool | str,
     "seeds": int,
+    "processes": int,
     "study": dict[str, Any] | None,
     "ckpt_path": str | None,
     "resume": bool,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fashion_tl.errors import UserError
-from fashion_tl.records.record import COMPLETED, read_record, versions
+from fashion_tl.records.record import COMPLETED, RunPaths, next_paths, read_record, versions
 from fashion_tl.runs.fit import Run
 from fashion_tl.runs.search import search
 
@@ -26,8 +26,9 @@ class Runs:
         self.monitor, self.figures = monitor, figures
         self.asked: list[dict[str, Any]] = []
 
-    def __call__(self, config: list[str], changes: dict[str, Any], tested: bool = True) -> Run:
+    def __call__(self, config: list[str], changes: dict[str, Any], tested: bool, varied: Any) -> Run:
         assert not tested
+        assert varied
         figure = self.figures[len(self.asked)]
         self.asked.append(changes)
         return Run(None, {"best": {} if figure is None else {"monitor": self.monitor, "value": figure, "epoch": 0}})
@@ -39,7 +40,9 @@ def test_the_best_by_the_monitored_figure_wins(monitor: str, chosen: int) -> Non
     values: dict[str, list[Any]] = {"model.lr": [0.1, 0.2], "model.schedule": ["cosine", "step"]}
     found = search(["--name", "phase1"], values, runner=runs)
     tried = [{"model.lr": lr, "model.schedule": s} for lr in (0.1, 0.2) for s in ("cosine", "step")]
-    assert runs.asked == [{"seeds": 1, "search": None, **each, "name": "phase1.search"} for each in tried]
+    assert runs.asked == [
+        {"seeds": 1, "search": None, "processes": 1, **each, "name": "phase1.search"} for each in tried
+    ]
     assert found == tried[chosen]
 
 
@@ -100,3 +103,84 @@ def test_other_verbs_and_one_run_only_flags(fit: Fit, capsys) -> None:
         assert main(["fit", *config, *flags]) == 2
         assert "is for one run" in capsys.readouterr().err
     assert versions(LOGS, "run") == [0]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_candidates_and_seeds_as_one(fit: Fit, capsys) -> None:
+    several = ("--search", "{model.lr: [1.0e+18, 0.003, 0.01]}", "--seeds", "2", "--model.optimizer", "sgd", *BY_LOSS)
+    assert fit(*several, name="one") == 0
+    best = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("search: best"))
+    for _ in range(2):  # the second time all are taken as they are
+        assert fit(*several, "--processes", "2", name="two") == 0
+        shown = capsys.readouterr().out
+        assert best in shown
+        assert shown.count("search 1/3: model.lr=1e+18: ") == 1
+        assert all(shown.count(f"seed {seed}: test accuracy") == 1 for seed in (0, 1))
+    for name in ("", ".search"):
+        figures = [
+            sorted(
+                (record["model"]["lr"], record["seed"], str(record.get("best")), str(record.get("test")))
+                for record in (read_record(LOGS / f"{which}{name}" / f"version_{v}") for v in range(2 + bool(name)))
+            )
+            for which in ("one", "two")
+        ]
+        assert figures[0] == figures[1]
+        assert versions(LOGS, f"two{name}") == list(range(2 + bool(name)))
+    assert list(LOGS.rglob("*.claim")) == []
+
+
+def test_versions_of_the_same_search_that_are_not_done_are_not_in_the_way(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from fashion_tl.callbacks.recorder import RunRecorder
+    from fashion_tl.runs.fit import fit as make
+
+    original = RunRecorder.on_train_start
+
+    def stop(self: RunRecorder, *started: Any) -> None:
+        original(self, *started)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecorder, "on_train_start", stop)
+        assert fit("--seed_everything", "5") == 130
+    config = LOGS / "run" / "version_0" / "config.yaml"
+    changes = {"resume": True, "log_dir": str(LOGS), "seed_everything": 6}
+    with pytest.raises(UserError, match="seed_everything: 5, now 6"):
+        make(config, changes)
+    with pytest.raises(UserError, match="seed_everything: 5, now 6"):
+        make(config, changes, varied=("model.lr", "seed"))
+    run = make(config, changes, varied=("seed_everything",))
+    assert run.paths is not None
+    assert (run.paths.version, run.record["status"]) == (1, COMPLETED)
+
+
+def test_a_number_that_another_process_has_just_taken_is_left_to_it(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def late(log_dir: Path, checkpoint_dir: Path, name: str) -> RunPaths:
+        paths = next_paths(log_dir, checkpoint_dir, name)
+        asked.append(paths.version)
+        if len(asked) == 1:
+            paths.logs.mkdir(parents=True)  # by another process, between this and the start
+        return paths
+
+    monkeypatch.setattr("fashion_tl.runs.fit.next_paths", late)
+    assert fit() == 0
+    assert asked == [0, 1]
+    assert list((LOGS / "run" / "version_0").iterdir()) == []
+    assert read_record(LOGS / "run" / "version_1")["status"] == COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ((), "there is one run"),
+        (("--seeds", "2", "--trainer.devices", "2"), "Leave one of the two out"),
+        (("--search", "{processes: [1, 2]}"), "cannot try values of processes"),
+    ],
+)
+def test_processes_that_have_nothing_to_share_are_refused(fit: Fit, capsys, flags, reason) -> None:
+    assert fit(*flags, "--processes", "2") == 2
+    assert reason in capsys.readouterr().err
+    assert not LOGS.exists()

@@ -242,19 +242,11 @@ def test_a_study_that_is_not_ours_is_refused(make: Make, tmp_path: Path) -> None
         make("first", about={"a": 2})
 
 
-def test_a_claimed_trial_is_not_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fashion_tl.files import claimed
-
-    trials, ran = make(), list[int]()
+def test_a_claimed_trial_is_not_run(make: Make) -> None:
+    trials = make()
     number = trials.ask()
     assert number == 0
-    monkeypatch.setattr(worker, "_run", lambda _, number: ran.append(number))
-
-    class Channel:
-        def tell(self, news: object) -> None: ...
-        def heard(self) -> list[object]:
-            return []
-
+    runs = worker._Runs(trials)
     script = (
         "import sys; from pathlib import Path; from fashion_tl.files import claimed\n"
         "with claimed(Path(sys.argv[1])) as mine:\n    print(mine, flush=True); sys.stdin.read()"
@@ -266,9 +258,10 @@ def test_a_claimed_trial_is_not_run(make: Make, monkeypatch: pytest.MonkeyPatch)
     with other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
-        assert not worker._taken(trials, 0, Channel())
+        with runs.claim(0) as mine:
+            assert not mine
         other.kill()
-    assert worker._taken(trials, 0, Channel())
-    assert ran == [0]
-    with claimed(claim) as mine:
+    with runs.claim(0) as mine:
         assert mine
+        assert runs.is_left(0)
+    assert not claim.exists()

@@ -208,7 +208,7 @@ def test_pruned_trials_end_early_by_validation_alone(tune: Tune, monkeypatch: py
 
     # A pruned record is no whole run: without its journal the study runs it again, and nothing else.
     again: list[str] = []
-    run = fit.run
+    run = fit._run
 
     def counted(config: Any, *args: Any) -> Any:
         made = run(config, *args)
@@ -216,7 +216,7 @@ def test_pruned_trials_end_early_by_validation_alone(tune: Tune, monkeypatch: py
             again.append(config.name)
         return made
 
-    monkeypatch.setattr("fashion_tl.runs.fit.run", counted)
+    monkeypatch.setattr("fashion_tl.runs.fit._run", counted)
     for name in ("journal.log", "study.json"):
         (STUDIES / "pruned" / name).unlink()
     first = trials_of("pruned")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fashion_tl.errors import UserError, out_of_range
 
 MOST = 8192  # filters or units of a layer
+DEEPEST = 100  # residual blocks at one resolution
 
 
 def _check(widths: Sequence[int], **counts: int) -> None:
@@ -81,20 +82,36 @@ class LightCNN(nn.Module):
     Args:
         in_channels: Channels of the images.
         widths: Filters at full, half and quarter resolution.
+        blocks: Residual blocks at full, half and quarter resolution.
         dropout: Dropout before the head, 0 to 1.
     """
 
-    def __init__(self, in_channels: int, widths: Sequence[int] = (32, 64, 112), dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int] = (32, 64, 112),
+        blocks: Sequence[int] = (0, 1, 1),
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         _check(widths)
-        if len(widths) != 3:
-            raise UserError(f"model.network_args.widths has {len(widths)} values; network 'light' needs 3.")
+        repeats = {f"blocks[{i}]": (count, 0, DEEPEST) for i, count in enumerate(blocks)}
+        if problems := out_of_range(repeats, "model.network_args."):
+            raise UserError("; ".join(problems) + ".")
+        for name, values in (("widths", widths), ("blocks", blocks)):
+            if len(values) != 3:
+                raise UserError(f"model.network_args.{name} has {len(values)} values; network 'light' needs 3.")
+        if problems := out_of_range(
+            {f"blocks[{i}]": (n, 0, MOST) for i, n in enumerate(blocks)}, "model.network_args."
+        ):
+            raise UserError("; ".join(problems) + ".")
         first, second, third = widths
-        self.stem = nn.Sequential(_ConvNorm(in_channels, first), nn.MaxPool2d(2))
-        self.middle = nn.Sequential(_ConvNorm(first, second), _Residual(second), nn.MaxPool2d(2))
+        stem, middle, top = ([_Residual(w) for _ in range(n)] for w, n in zip(widths, blocks, strict=True))
+        self.stem = nn.Sequential(_ConvNorm(in_channels, first), *stem, nn.MaxPool2d(2))
+        self.middle = nn.Sequential(_ConvNorm(first, second), *middle, nn.MaxPool2d(2))
         self.top = nn.Sequential(
             _ConvNorm(second, third),
-            _Residual(third),
+            *top,
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             *([nn.Dropout(dropout)] if dropout > 0 else []),

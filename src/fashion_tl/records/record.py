@@ -105,6 +105,10 @@ def next_paths(log_dir: Path, checkpoint_dir: Path, name: str) -> RunPaths:
     return paths_of(log_dir, checkpoint_dir, check_name(name), max(taken, default=-1) + 1)
 
 
+class TakenError(UserError):
+    """A new version of a run has a number that another process has just taken."""
+
+
 @contextmanager
 def taken(paths: RunPaths, new: bool) -> Iterator[None]:
     """Hold a version of a run: no other process can start it, or go on with it, until this one is done or dead.
@@ -114,15 +118,14 @@ def taken(paths: RunPaths, new: bool) -> Iterator[None]:
         new: Whether its log folder is to be made.
 
     Raises:
-        UserError: If another process has taken the version.
+        TakenError: If another process has begun a new version of that number.
+        UserError: If another process goes on with the version.
     """
-    refusal = UserError(
-        f"another process has taken {paths.logs}: "
-        + ("start this one again." if new else "wait until it is done, or stop it.")
-    )
     with claimed(paths.logs.with_name(f".{paths.logs.name}.lock")) as mine:
-        if not mine or (new and paths.logs.exists()):
-            raise refusal
+        if new and (not mine or paths.logs.exists()):
+            raise TakenError(f"another process has taken {paths.logs}: start this one again.")
+        if not mine:
+            raise UserError(f"another process has taken {paths.logs}: wait until it is done, or stop it.")
         if new:
             paths.logs.mkdir()
         yield

@@ -114,7 +114,8 @@ def to_build(config: Namespace, checkpoint: Path | None) -> Namespace:
 def to_record(config: Namespace) -> Namespace:
     """Return the configuration that a record keeps: it runs the whole again, once."""
     changed = config.clone()
-    changed.ckpt_path, changed.resume, changed.seeds, changed.search = None, False, 1, None
+    changed.ckpt_path, changed.resume = None, False
+    changed.seeds, changed.search, changed.processes = 1, None, 1
     return changed
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.callbacks.tensorboard import RunLogger
 from fashion_tl.errors import UserError
 from fashion_tl.process import is_first_process, keep_freed_memory, own_device, stop_looking_for_gpus
-from fashion_tl.records.record import FAILED, RunPaths, next_paths, read_record, taken, write_record
+from fashion_tl.records.record import FAILED, RunPaths, TakenError, next_paths, read_record, taken, write_record
 from fashion_tl.runs import checks
 from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
@@ -63,6 +63,7 @@ def fit(
     tested: bool = True,
     later: bool = False,
     watch: Watch | None = None,
+    varied: Collection[str] = (),
 ) -> Run:
     """Train, validate, test the checkpoint that validation chose, and leave a record.
 
@@ -73,25 +74,31 @@ def fit(
         later: Whether the test is left to a later call, with "resume".
         watch: Is told each epoch's validation figure of a candidate, and ends it there by returning True; its record
             then says that it was pruned.
+        varied: Settings in which other runs of the name may differ: those of the same search, or other seeds. They
+            are not in the way of ``--resume``, whether they are done or not.
 
     Raises:
         UserError: If a setting is wrong, or something that the run needs is missing.
     """
-    args = arguments(config, changes)
-    return run(parse("fit", args), shlex.join(["fashion-tl", "fit", *args]), tested, later, watch)
-
-
-def run(config: Namespace, command: str, tested: bool = True, later: bool = False, watch: Watch | None = None) -> Run:
-    """Run a parsed configuration; see ``fit``."""
     if tested and watch is not None:
         raise ValueError("a run that may be pruned is a candidate of a search, which is not tested")
+    args = arguments(config, changes)
+    command = shlex.join(["fashion-tl", "fit", *args])
+    while True:
+        with suppress(TakenError):  # another process has begun the version that was to be this run
+            return _run(parse("fit", args), command, tested, later, watch, varied)
+
+
+def _run(
+    config: Namespace, command: str, tested: bool, later: bool, watch: Watch | None, varied: Collection[str]
+) -> Run:
     keep_freed_memory()
     stop_looking_for_gpus()
     with quiet(), ExitStack() as held:
         # What belongs to the whole run is decided by the first process; the recorder tells the others.
         first, trial = is_first_process(), bool(config.trainer.fast_dev_run)
         checkpoint = checks.settle(config)
-        found = find_version(config) if config.resume else None
+        found = find_version(config, varied) if config.resume else None
         if found is not None:
             if found.done or (later and found.trained):
                 if first:

@@ -96,6 +96,7 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--find_lr", type=bool, default=False, help="Search the learning rate before training.")
     add("--seeds", type=int, default=1, help="Runs to make, each with the next seed.")
     add("--search", type=dict[str, list[Any]] | None, help="Values to try first: {model.lr: [0.001, 0.01]}.")
+    add("--processes", type=int, default=1, help="Processes that share the runs of --search and --seeds.")
     add("--study", type=dict[str, Any] | None, help="A study's figures, to set beside the run's.")
     add("--resume", type=bool, default=False, help="Go on with the name's newest version if it is not done.")
     add("--ckpt_path", type=str | None, help="Checkpoint to go on from, or to evaluate: last, best or a path.")

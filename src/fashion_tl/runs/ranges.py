@@ -43,6 +43,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
     "swa": SHARE,
     "cache_views": (1, 1_000_000),
     "seeds": (1, 10_000),
+    "processes": (1, 1024),
     "trainer.num_nodes": (1, 10_000),
     "trainer.fast_dev_run": (0, _UP),
     "trainer.min_epochs": (0, _UP),
@@ -70,7 +71,10 @@ BATCHES = ("train_batches", "val_batches", "test_batches", "predict_batches")
 SHARES = (*(f"trainer.limit_{name}" for name in BATCHES), "trainer.val_check_interval")
 DURATIONS = ("trainer.max_time", "trainer.val_check_interval")
 # A candidate is named, seeded and kept by the search itself.
-NOT_SEARCHED = ("name", "seeds", "search", "resume", "log_dir", "checkpoint_dir", "ckpt_path", "config", "extends")
+NOT_SEARCHED = (
+    *("name", "seeds", "search", "processes", "resume", "log_dir", "checkpoint_dir"),
+    *("ckpt_path", "config", "extends"),
+)
 LAUNCHERS = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID", "TORCHELASTIC_RUN_ID")  # what sets the processes of others up
 LARGEST = 2**63 - 1
 STRENGTHS = (1e-9, 1e9)  # of a penalty; outside, rounding decides
@@ -112,6 +116,8 @@ def check_settings(config: Namespace, verb: str) -> None:
         if isinstance(config[key], str | Mapping | Namespace):
             _check_duration(key, config[key])
     _check_devices(config.trainer)
+    if verb == "fit" and config.processes > 1:
+        _check_processes(config)
     if verb in ("fit", "probe"):
         _check_folders(config)
     if verb == "fit":
@@ -229,6 +235,21 @@ def _check_devices(trainer: Namespace) -> None:
         raise UserError(f"trainer.devices is {devices}: this machine has {cores} CPU cores. Give 1 to {cores}.")
 
 
+def _check_processes(config: Namespace) -> None:
+    """Refuse processes that have no runs to share, or whose runs would take several processes each."""
+    if config.seeds == 1 and not config.search:
+        raise UserError(
+            f"processes is {config.processes}, and there is one run: they share the runs of --seeds and --search. "
+            "Leave it out; --trainer.devices has several processes make one run."
+        )
+    devices = str(config.trainer.devices)
+    if devices not in ("auto", "1") or config.trainer.num_nodes > 1:
+        raise UserError(
+            f"processes is {config.processes} and trainer.devices {devices}: runs that several processes share take "
+            "one device each. Leave one of the two out."
+        )
+
+
 def _is_there(accelerator: str) -> bool:
     try:
         return bool(AcceleratorRegistry.get(accelerator).is_available())
@@ -256,7 +277,8 @@ def _check_probe(config: Namespace) -> None:
         raise unknown_name("pooling", config.pool, POOLS, "Set it with --pool.")
     if config.strengths is not None and not config.strengths:
         raise UserError("strengths is an empty list: leave it out, or give one or more, such as [0.01, 0.1].")
-    for flag, given in (("seeds", config.seeds > 1), ("search", config.search), ("resume", config.resume)):
+    several = (("seeds", config.seeds > 1), ("processes", config.processes > 1), ("search", config.search))
+    for flag, given in (*several, ("resume", config.resume)):
         if given:
             raise UserError(f"--{flag} is for training: a probe is solved, the same each time. Leave it out.")
     tried = {f"strengths[{i}]": (strength, *STRENGTHS) for i, strength in enumerate(config.strengths or ())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from fashion_tl.training.plan import Progress
 
 # What changes neither weights nor figures beyond their last bits, or only where they lie, or what is run at all.
 FREE = {
-    *("name", "seeds", "search", "ckpt_path", "extends"),
+    *("name", "seeds", "search", "processes", "ckpt_path", "extends"),
     *("log_dir", "checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "cache", "cache_keep", "resume", "study"),
     *("find_lr", "data.num_workers", "data.source.root", "data.eval_batch_size"),
     *(f"trainer.{name}" for name in ("accelerator", "logger", "log_every_n_steps", "profiler", "barebones")),
@@ -69,11 +70,12 @@ class Version:
         return bool(self.record.get("diverged"))
 
 
-def find_version(config: Namespace, study: bool = False) -> Version | None:
+def find_version(config: Namespace, varied: Collection[str] = (), study: bool = False) -> Version | None:
     """Find the newest version of the run's name that the same configuration has made; see ``--resume``.
 
     Args:
         config: The settled configuration.
+        varied: Settings in which other versions may differ without being in the way.
         study: Whether the run is one of a study, which goes on without being told to.
 
     Returns:
@@ -83,7 +85,7 @@ def find_version(config: Namespace, study: bool = False) -> Version | None:
         UserError: If the newest version is of another configuration and not done, the differences are named; or if the
             files of a version are damaged.
     """
-    newest: tuple[Version, list[str]] | None = None
+    newest: tuple[Version, dict[str, str]] | None = None
     asked, way = "--resume true: ", "leave --resume out for a new version"
     if study:
         asked, way = "", "give another --name"
@@ -94,24 +96,32 @@ def find_version(config: Namespace, study: bool = False) -> Version | None:
         try:
             version = Version(paths, read_record(paths.logs))
             verify(paths.logs, CONFIG, version.record)
-            told = changed_settings(paths, config)
+            changed = changed_settings(paths, config)
         except UserError as error:
             raise UserError(
                 f"{asked}{paths.logs} cannot be read: {str(error).rstrip('.')}. Move it away, or {way}."
             ) from error
-        if not told:
+        if not changed:
             return version
-        newest = newest or (version, told)
+        if any(not _within(key, varied) for key in changed):
+            newest = newest or (version, changed)
     if newest is None or newest[0].done or newest[0].diverged:
         return None
+    told = "; ".join([*newest[1].values()][:8])
     raise UserError(
-        f"{asked}{newest[0].paths.logs} is not done, but of another configuration: {'; '.join(newest[1][:8])}. "
+        f"{asked}{newest[0].paths.logs} is not done, but of another configuration: {told}. "
         f"Give its settings, {'' if study else 'another --name, '}or {way}."
     )
 
 
-def changed_settings(paths: RunPaths, config: Namespace) -> list[str]:
-    """Name each setting that changes weights or figures and is not as a version's ``config.yaml`` has it.
+def _within(key: str, settings: Collection[str]) -> bool:
+    """Say whether a setting is one of several, or lies within one of them."""
+    wholes = [setting.replace(".init_args.", ".") for setting in settings]
+    return any(key == whole or key.startswith(f"{whole}.") for whole in wholes)
+
+
+def changed_settings(paths: RunPaths, config: Namespace) -> dict[str, str]:
+    """Say of each setting that changes weights or figures and is not as a version's ``config.yaml`` has it.
 
     Raises:
         UserError: If that file cannot be read.
@@ -123,11 +133,11 @@ def changed_settings(paths: RunPaths, config: Namespace) -> list[str]:
     free = FREE | (FOUND if config.find_lr else set())
     if config.seed_everything is True:
         free.add("seed_everything")
-    return [
-        f"{key}: {saved.get(key)}, now {now.get(key)}"
+    return {
+        key: f"{key}: {saved.get(key)}, now {now.get(key)}"
         for key in sorted((saved.keys() | now.keys()) - free)
         if saved.get(key) != now.get(key)
-    ]
+    }
 
 
 def resolve_checkpoint(config: Namespace) -> Path | None:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_tl.errors import UserError
+from fashion_tl.files import claimed
 from fashion_tl.records.record import versions
 from fashion_tl.runs.fit import Run, fit
+from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.parser import Config, arguments, parse, written
+from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.training.divergence import DivergedError
 
 Runner = Callable[..., Run]
+ONE = {"seeds": 1, "search": None, "processes": 1}  # what makes a single run of a configuration of several
 
 
 def search(
-    config: Config, values: Mapping[str, list[Any]], changes: Mapping[str, Any] | None = None, runner: Runner = fit
+    config: Config,
+    values: Mapping[str, list[Any]],
+    changes: Mapping[str, Any] | None = None,
+    processes: int = 1,
+    runner: Runner = fit,
 ) -> dict[str, Any]:
     """Train a candidate for every combination of values and return the changes that make the best.
 
@@ -29,10 +42,11 @@ def search(
         config: As for ``fit``.
         values: The values to try of each setting, by its flag without the dashes.
         changes: Settings to change in all of them.
+        processes: Processes that share the candidates; with several, those that are done are taken.
         runner: What trains a candidate, as ``fit`` does.
 
     Returns:
-        The best value of each setting.
+        The best value of each setting; of equally good candidates that of the first.
 
     Raises:
         UserError: If a setting has no values, or no candidate has a finite figure.
@@ -42,48 +56,160 @@ def search(
         raise UserError(f"--search has no values for {', '.join(empty)}.")
     args = arguments(config, changes)
     parsed = parse("fit", args)
-    name = parsed.name
-    if not parsed.resume and versions(parsed.log_dir, f"{name}.search"):
-        _say(f"search: all candidates are trained; --resume true takes those of {name}.search that are done.")
-    combinations = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
-    chosen = best_of(args, combinations, f"{name}.search", runner)
-    if chosen is None:
+    name = f"{parsed.name}.search"
+    if processes == 1 and not parsed.resume and versions(parsed.log_dir, name):
+        _say(f"search: all candidates are trained; --resume true takes those of {name} that are done.")
+    candidates = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
+    parts = [
+        _Part(place, f"search {place + 1}/{len(candidates)}: {words(tried)}", {**tried, "name": name})
+        for place, tried in enumerate(candidates)
+    ]
+    several = _Several(args, parts, tuple(values), parsed.log_dir / name, False, processes > 1, runner)
+    runs = several.make(processes)
+    best = preferred([{} if run is None else run.record for run in runs])
+    if best is None:
         raise UserError("no candidate of the search has a finite validation figure: try lower learning rates.")
-    _say(f"search: best is {words(chosen)}")
-    return chosen
+    _say(f"search: best is {words(candidates[best])}")
+    return candidates[best]
 
 
-def best_of(
-    args: Sequence[str],
-    candidates: Sequence[dict[str, Any]],
-    name: str,
+def repeat(
+    config: Config,
+    seeds: int,
+    changes: Mapping[str, Any] | None = None,
+    processes: int = 1,
     runner: Runner = fit,
-) -> dict[str, Any] | None:
-    """Train candidates and return the one that validation prefers; of equally good ones the first.
+) -> list[Run]:
+    """Run a configuration with its seed and the next ones, each a version of the same name.
 
     Args:
-        args: Command-line arguments.
-        candidates: The settings that each candidate changes.
-        name: The name of the candidates' runs.
-        runner: What trains a candidate, as ``fit`` does.
+        config: As for ``fit``.
+        seeds: Number of runs.
+        changes: Settings to change in all of them.
+        processes: Processes that share the runs; with several, those that are done are taken.
+        runner: What runs each, as ``fit`` does.
 
-    Returns:
-        The settings of the best one; None if no candidate has a finite figure.
+    Raises:
+        UserError: If the configuration has no seed to count from, or a run diverges.
     """
-    records: list[Mapping[str, Any]] = []
-    for number, tried in enumerate(candidates, 1):
-        what = f"search {number}/{len(candidates)}: {words(tried)}"
+    args = arguments(config, changes)
+    parsed = parse("fit", args)
+    first = parsed.seed_everything
+    if isinstance(first, bool):
+        raise UserError(f"seed_everything is {str(first).lower()}: give the number of the first seed, such as 0.")
+    parts = [_Part(place, f"seed {first + place}", {"seed_everything": first + place}) for place in range(seeds)]
+    folder = parsed.log_dir / parsed.name
+    several = _Several(args, parts, ("seed_everything",), folder, True, processes > 1, runner)
+    return [run for run in several.make(processes) if run is not None]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of several runs.
+
+    Attributes:
+        place: Its place, from 0.
+        what: What it is, for people.
+        changes: What it changes.
+    """
+
+    place: int
+    what: str
+    changes: Mapping[str, Any]
+
+
+_News = tuple[int, Run | None, str]  # the place of a run, the run itself unless it has diverged, what it shows
+
+
+@dataclass(frozen=True)
+class _Several:
+    """Runs of one configuration, and of one name.
+
+    Attributes:
+        args: The configuration, as command-line arguments.
+        parts: The runs.
+        varied: The settings in which they differ.
+        folder: Where their records lie.
+        tested: Whether they are tested; else they are candidates.
+        shared: Whether several processes share them: each then says nothing but its result, and takes what is done.
+        runner: What makes a run, as ``fit`` does.
+    """
+
+    args: Sequence[str]
+    parts: Sequence[_Part]
+    varied: tuple[str, ...]
+    folder: Path
+    tested: bool
+    shared: bool
+    runner: Runner
+
+    def make(self, processes: int) -> list[Run | None]:
+        """Make all runs; None stands for a candidate that has diverged."""
+        made: dict[int, Run | None] = {}
+
+        def hear(news: _News) -> None:
+            place, run, shown = news
+            if shown and place not in made:  # else another process has found it done before it heard of it
+                _say(shown)
+            made[place] = run
+
+        share_work(partial(_work, self), processes, hear)
+        return [made[part.place] for part in self.parts]
+
+    def run(self, part: _Part) -> _News:
+        """Make one of them."""
+        changes = {**ONE, **part.changes}
         try:
-            run = runner(args, {"seeds": 1, "search": None, **tried, "name": name}, tested=False)
+            if not self.shared:
+                run = self.runner(self.args, changes, tested=self.tested, varied=self.varied)
+            else:
+                with redirect_stdout(io.StringIO()):
+                    alone = {"resume": True, "trainer.enable_progress_bar": False}
+                    run = self.runner(self.args, {**changes, **alone}, tested=self.tested, varied=self.varied)
         except DivergedError as error:
-            _say(f"{what}: {error}")
-            records.append({})
-            continue
-        records.append(run.record)
-        found = run.record.get("best") or {}
-        _say(f"{what}: {found.get('monitor', '')} {float(found.get('value', math.nan)):.4f}")
-    best = preferred(records)
-    return None if best is None else candidates[best]
+            if self.tested:
+                raise
+            return part.place, None, f"{part.what}: {error}"
+        if not self.tested:
+            best = run.record.get("best") or {}
+            figure = f"{best.get('monitor', '')} {float(best.get('value', math.nan)):.4f}"
+        else:
+            figure = f"test accuracy {run.test['accuracy']:.4f}, {run.paths.logs}" if run.paths else ""
+        return part.place, run, f"{part.what}: {figure}" if self.shared or not self.tested else ""
+
+
+def _work(several: _Several, channel: Channel) -> None:
+    work_off(_Left(several), channel)
+
+
+class _Left:
+    """Those of several runs that are left, as one process knows them."""
+
+    def __init__(self, several: _Several) -> None:
+        self.several, self.made = several, set[int]()
+
+    def left(self) -> Iterator[_Part]:
+        return (part for part in self.several.parts if self.is_left(part))
+
+    def claim(self, part: _Part) -> AbstractContextManager[bool]:
+        """Hold a run, where several share them; the processes of one run make all of them together."""
+        if not self.several.shared:
+            return nullcontext(True)
+        folder = self.several.folder
+        return claimed(folder.with_name(f".{folder.name}.{part.place}.claim"))
+
+    def is_left(self, part: _Part) -> bool:
+        return part.place not in self.made
+
+    def do(self, part: _Part) -> _News:
+        self.made.add(part.place)
+        return self.several.run(part)
+
+    def hear(self, news: _News) -> None:
+        self.made.add(news[0])
+
+    def wait(self) -> bool:
+        return False
 
 
 def preferred(records: Sequence[Mapping[str, Any]]) -> int | None:
@@ -107,25 +233,6 @@ def score(record: Mapping[str, Any]) -> float:
     if not math.isfinite(value):
         return -math.inf
     return -value if str(found.get("monitor", "")).endswith("loss") else value
-
-
-def repeat(config: Config, seeds: int, changes: Mapping[str, Any] | None = None, runner: Runner = fit) -> list[Run]:
-    """Run a configuration with its seed and the next ones, each a version of the same name.
-
-    Args:
-        config: As for ``fit``.
-        seeds: Number of runs.
-        changes: Settings to change in all of them.
-        runner: What runs each, as ``fit`` does.
-
-    Raises:
-        UserError: If the configuration has no seed to count from.
-    """
-    args = arguments(config, changes)
-    first = parse("fit", args).seed_everything
-    if isinstance(first, bool):
-        raise UserError(f"seed_everything is {str(first).lower()}: give the number of the first seed, such as 0.")
-    return [runner(args, {"seeds": 1, "search": None, "seed_everything": first + i}) for i in range(seeds)]
 
 
 @rank_zero_only

@@ -46,6 +46,7 @@ def run_settings(records: Path, checkpoints: Path) -> dict[str, Any]:
         "checkpoint_dir": str(checkpoints),
         "seeds": 1,
         "search": None,
+        "processes": 1,
         "resume": True,
         "trainer.logger": False,
         "trainer.enable_progress_bar": False,

@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.process import keep_freed_memory, stop_looking_for_gpus
 from fashion_tl.runs import checks
-from fashion_tl.runs.fit import run as run_once
+from fashion_tl.runs.fit import fit
 from fashion_tl.runs.parser import instantiate, make_trainer, parse, quiet
 from fashion_tl.runs.resume import check_network
 from fashion_tl.runs.search import repeat, search
@@ -30,17 +30,18 @@ def run(verb: str, flags: list[str]) -> None:
 def _fit(flags: list[str]) -> None:
     config = parse("fit", flags)
     if config.seeds == 1 and not config.search:
-        run_once(config, shlex.join(["fashion-tl", "fit", *flags]))
+        fit(flags)
         return
     for flag, why in (("ckpt_path", config.ckpt_path), ("trainer.fast_dev_run", config.trainer.fast_dev_run)):
         if why:
             raise UserError(f"--{flag} is for one run; it cannot go with --search or --seeds.")
+    shared = config.processes
     try:
-        repeat(flags, config.seeds, search(flags, config.search) if config.search else {})
+        repeat(flags, config.seeds, search(flags, config.search, processes=shared) if config.search else {}, shared)
     except UserError:
         raise
     except BaseException:
-        again = [*flags, *(() if config.resume else ("--resume", "true"))]
+        again = [*flags, *(() if config.resume or shared > 1 else ("--resume", "true"))]
         print(f"To go on with what is not done yet: {shlex.join(['fashion-tl', 'fit', *again])}")
         raise
 

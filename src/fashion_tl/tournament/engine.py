@@ -6,7 +6,7 @@ import io
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,16 +14,14 @@ from fashion_tl.errors import UserError
 from fashion_tl.files import claimed
 from fashion_tl.records.record import paths_of, read_record, versions
 from fashion_tl.runs.fit import Run, fit
+from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.resume import Version
 from fashion_tl.runs.search import preferred, words
-from fashion_tl.runs.studies import many_runs
 from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.tournament.plan import Cell, Study
 from fashion_tl.tournament.progress import Found, Progress
 from fashion_tl.tournament.strategies import Changes
 from fashion_tl.training.divergence import DivergedError
-
-WAIT = 0.5  # seconds until a process asks again for runs that others have taken
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,9 @@ class Task:
     tested: bool
 
 
+News = tuple[Task, Found, float]  # a run, what it has become, seconds
+
+
 def play(study: Study, progress: Progress, processes: int = 1) -> list[Played]:
     """Make all runs of a study.
 
@@ -98,45 +99,39 @@ def play(study: Study, progress: Progress, processes: int = 1) -> list[Played]:
     return [_played(study, cell, found) for cell in study.cells]
 
 
-def _work(study: Study, given: Mapping[str, Found], channel: Channel) -> None:
-    """Make runs that no other process makes, until none is left."""
-    found = dict(given)
-    with many_runs():
-        while _some_left(study, found, channel):
-            pass
+class _Runs:
+    """The runs of a study that are left, as one process knows them."""
+
+    def __init__(self, study: Study, found: Mapping[str, Found]) -> None:
+        self.study, self.found = study, dict(found)
+
+    def left(self) -> Iterator[Task]:
+        for cell in self.study.cells:
+            yield from (task for task in _tasks(self.study, cell, self.found) if self.is_left(task))
+
+    def claim(self, task: Task) -> AbstractContextManager[bool]:
+        return claimed(self.study.records / f".{task.name}.claim")
+
+    def is_left(self, task: Task) -> bool:
+        return not _is_made(task, self.found)
+
+    def do(self, task: Task) -> News:
+        began = time.perf_counter()
+        made = self.found[task.name] = _make(self.study, task), task.candidate
+        _tidy(self.study, task.cell, self.found)
+        return task, made, time.perf_counter() - began
+
+    def hear(self, news: News) -> None:
+        task, made, _ = news
+        if self.is_left(task):  # else the news are older than what is known
+            self.found[task.name] = made
+
+    def wait(self) -> bool:
+        return False
 
 
-def _some_left(study: Study, found: dict[str, Found], channel: Channel) -> bool:
-    """Make the first run that is left and that no other process has taken; returns False if none is left."""
-    taken = False
-    for task in _left(study, found):
-        with claimed(study.records / f".{task.name}.claim") as mine:
-            taken = taken or not mine
-            _hear(found, channel)
-            if not mine or _is_made(task, found):
-                continue
-            began = time.perf_counter()
-            found[task.name] = _make(study, task), task.candidate
-            _tidy(study, task.cell, found)
-            channel.tell((task, found[task.name], time.perf_counter() - began))
-        return True
-    if taken:
-        time.sleep(WAIT)
-        _hear(found, channel)
-    return taken
-
-
-def _hear(found: dict[str, Found], channel: Channel) -> None:
-    """Take what other workers have made; their news may be older than what is known."""
-    for task, made, _ in channel.heard():
-        if not _is_made(task, found):
-            found[task.name] = made
-
-
-def _left(study: Study, found: Mapping[str, Found]) -> Iterator[Task]:
-    """Yield the runs that are left and that can be made now, in their order."""
-    for cell in study.cells:
-        yield from (task for task in _tasks(study, cell, found) if not _is_made(task, found))
+def _work(study: Study, found: Mapping[str, Found], channel: Channel) -> None:
+    work_off(_Runs(study, found), channel)
 
 
 def _is_made(task: Task, found: Mapping[str, Found]) -> bool:

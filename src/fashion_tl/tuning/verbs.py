@@ -96,10 +96,10 @@ def run_tuning(tuning: Tuning, processes: int = 1, seeds: int = 1) -> None:
         with Progress(tuning, done, processes) as progress:
             share_work(partial(work, tuning), processes, progress.add)
         with Trials(tuning) as trials:
-            finish(tuning, trials, seeds)
+            finish(tuning, trials, seeds, processes)
 
 
-def finish(tuning: Tuning, trials: Trials, seeds: int) -> None:
+def finish(tuning: Tuning, trials: Trials, seeds: int, processes: int) -> None:
     """Test the best trial of a study and write its report, unless another process does.
 
     Raises:
@@ -119,7 +119,7 @@ def finish(tuning: Tuning, trials: Trials, seeds: int) -> None:
         runs: list[Run] = []
         diverged = None
         try:
-            runs = test_best(tuning, trials, seeds)
+            runs = test_best(tuning, trials, seeds, processes)
         except DivergedError as error:  # which the report of the trials does not depend on
             diverged = error
         results = results_of(tuning, trials, runs)
@@ -131,7 +131,7 @@ def finish(tuning: Tuning, trials: Trials, seeds: int) -> None:
     print(f"study {tuning.name}: {tuning.logs / PAGE}")
 
 
-def test_best(tuning: Tuning, trials: Trials, seeds: int) -> list[Run]:
+def test_best(tuning: Tuning, trials: Trials, seeds: int, processes: int) -> list[Run]:
     """Write the configuration of the best trial, and run it with a test for each seed; none without a best one."""
     from fashion_tl.files import write_text
     from fashion_tl.runs.checks import to_record
@@ -147,4 +147,4 @@ def test_best(tuning: Tuning, trials: Trials, seeds: int) -> list[Run]:
     text = dump("fit", to_record(parse("fit", arguments(tuning.args, changes))))
     write_text(path, text)
     print(f"best is trial {trials.place(best)}, {brief(trials.settings(best))}: {tuning.monitor} {best.value:.4f}")
-    return repeat(path, seeds, {"resume": True})
+    return repeat(path, seeds, {"resume": True}, min(processes, seeds))

@@ -7,7 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from fashion_tl.errors import UserError, one_line
 from fashion_tl.files import claimed
 from fashion_tl.records.record import METRICS, PRUNED, RunPaths, paths_of, read_record, versions
 from fashion_tl.runs.fit import fit
-from fashion_tl.runs.studies import check_run, many_runs
+from fashion_tl.runs.jobs import work_off
+from fashion_tl.runs.studies import check_run
 from fashion_tl.runs.workers import Channel
 from fashion_tl.training.divergence import DivergedError
 from fashion_tl.tuning.events import write_trial
@@ -27,7 +28,6 @@ from fashion_tl.tuning.space import brief
 from fashion_tl.tuning.study import BEAT, storage_errors
 from fashion_tl.tuning.trials import Trials
 
-WAIT = 0.5  # seconds until a process asks again for trials that others run
 TURN = 0.02  # seconds until it asks again whether it may make the next one
 
 
@@ -71,44 +71,47 @@ class Outcome:
 
 def work(tuning: Tuning, channel: Channel) -> None:
     """Run trials that no other process runs, until enough are finished."""
-    with storage_errors(tuning), Trials(tuning) as trials, many_runs():
-        while _some_left(trials, channel):
-            pass
+    with storage_errors(tuning), Trials(tuning) as trials:
+        work_off(_Runs(trials), channel)
 
 
-def _some_left(trials: Trials, channel: Channel) -> bool:
-    """Run a trial that was left, or the next one, or wait for others; returns False if all are finished."""
-    for trial in trials.counted:
-        if trials.is_left(trial) and _taken(trials, trial.number, channel):
-            return True
-    number = _asked(trials)
-    if number is not None:
-        _taken(trials, number, channel)
-        return True
-    if all(trial.state.is_finished() for trial in trials.counted):
-        return False
-    time.sleep(WAIT)
-    trials.give_up_dead()
-    return True
+class _Runs:
+    """The trials that are left, known by their numbers."""
 
+    def __init__(self, trials: Trials) -> None:
+        self.trials = trials
 
-def _asked(trials: Trials) -> int | None:
-    """Make the next trial when no other process of the folder does."""
-    while True:
-        with claimed(trials.tuning.records / ".next.claim") as mine:
-            if mine:
-                return trials.ask()
-        time.sleep(TURN)
+    def left(self) -> Iterator[int]:
+        """Yield trials that run or were left in this folder, then the next one."""
+        yield from (trial.number for trial in self.trials.counted if self.trials.is_left(trial))
+        number = self._asked()
+        if number is not None:
+            yield number
 
+    def claim(self, number: int) -> AbstractContextManager[bool]:
+        return claimed(self.trials.tuning.records / f".{number}.claim")
 
-def _taken(trials: Trials, number: int, channel: Channel) -> bool:
-    """Run a trial, unless another process does; returns whether it was this one."""
-    with claimed(trials.tuning.records / f".{number}.claim") as mine:
-        if not mine or trials.read(number).state != TrialState.RUNNING:
-            return False
-        with _signs_of_life(trials, number):
-            channel.tell(_run(trials, number))
-    return True
+    def is_left(self, number: int) -> bool:
+        return self.trials.read(number).state == TrialState.RUNNING
+
+    def do(self, number: int) -> News:
+        with _signs_of_life(self.trials, number):
+            return _run(self.trials, number)
+
+    def hear(self, news: News) -> None:
+        """Nothing: the storage tells it."""
+
+    def wait(self) -> bool:
+        self.trials.give_up_dead()
+        return not all(trial.state.is_finished() for trial in self.trials.counted)
+
+    def _asked(self) -> int | None:
+        """Make the next trial when no other process of the folder does."""
+        while True:
+            with claimed(self.trials.tuning.records / ".next.claim") as mine:
+                if mine:
+                    return self.trials.ask()
+            time.sleep(TURN)
 
 
 def _run(trials: Trials, number: int) -> News:
