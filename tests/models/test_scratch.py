@@ -44,7 +44,7 @@ def test_features_have_the_promised_shape(kind: Any, arguments: dict[str, Any], 
     [
         ({"network": "ligth"}, r"unknown network 'ligth'; did you mean 'light'.*--model\.network"),
         ({"network_args": {"droput": 0.1}}, "unknown argument of network 'light' 'droput'; did you mean 'dropout'"),
-        ({"network_args": {"hidden": 8}}, "unknown argument of network 'light' 'hidden'. Allowed: blocks, dropout, widths"),
+        ({"network_args": {"hidden": 8}}, "argument of network 'light' 'hidden'. Allowed: blocks, dropout, widths"),
         ({"network_args": {"in_channels": 3}}, "unknown argument of network 'light' 'in_channels'"),
         ({"network_args": {"widths": [8, 8]}}, r"network_args\.widths has 2 values; network 'light' needs 3"),
         ({"network_args": {"blocks": [1]}}, r"network_args\.blocks has 1 values; network 'light' needs 3"),
