@@ -58,8 +58,8 @@ studies: $(STAMP) ## run every system of the studies that is not done yet (QUICK
 study: $(STAMP) ## run one of them: make study STUDY=light_cnn
 	$(call EXPERIMENTS,studies) $(if $(STUDY),--only '$(STUDY)') $(ARGS)
 
-recipes: $(STAMP) ## run the best known ways of training (docs/recipes.md) that are not done yet
-	$(call EXPERIMENTS,best) $(ARGS)
+recipes: $(STAMP) ## run the best known ways of training (docs/recipes.md) that are not done yet (GPU=1: those for a GPU)
+	$(call EXPERIMENTS,best$(if $(GPU),/gpu)) $(ARGS)
 
 recipe: $(STAMP) ## run one of them: make recipe RECIPE=scratch SEEDS=3
 	$(call EXPERIMENTS,best) $(if $(RECIPE),--only '$(RECIPE)') $(ARGS)

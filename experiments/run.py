@@ -16,7 +16,7 @@ import yaml
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.records.record import newest_completed
 
-FOLDERS = ("studies", "best")
+FOLDERS = ("studies", "best", "best/gpu")
 PROBES = ("lite0_probe",)  # solved, not trained
 
 
