@@ -71,7 +71,8 @@ def write_photographs(root: Path) -> None:
 def test_experiment_runs(path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(os.environ, "FASHION_TL_DATA_DIR", str(workdir))
     write_photographs(workdir)
-    start = content(path).get("model", {}).get("init_args", {}).get("init_from")
+    settings = content(path)["model"]["init_args"]
+    start = settings.get("init_from") or settings.get("terms", {}).get("distillation", {}).get("teachers")
     if start:
         before = next(p for p in FILES if content(p)["name"] == start)
         assert main(["fit", "-c", str(before), *flags(before)]) == 0

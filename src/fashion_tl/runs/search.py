@@ -42,7 +42,8 @@ def search(
         config: As for ``fit``.
         values: The values to try of each setting, by its flag without the dashes.
         changes: Settings to change in all of them.
-        processes: Processes that share the candidates; with several, those that are done are taken.
+        processes: Processes that share the candidates; with several, those that are done are taken, and a script that
+            calls this needs ``if __name__ == "__main__":``, as with ``multiprocessing``.
         runner: What trains a candidate, as ``fit`` does.
 
     Returns:
@@ -86,7 +87,7 @@ def repeat(
         config: As for ``fit``.
         seeds: Number of runs.
         changes: Settings to change in all of them.
-        processes: Processes that share the runs; with several, those that are done are taken.
+        processes: Processes that share the runs, see ``search``.
         runner: What runs each, as ``fit`` does.
 
     Raises:
