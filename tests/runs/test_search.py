@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import COMPLETED, RunPaths, next_paths, read_record, versions
 from fashion_tl.runs.fit import Run
 from fashion_tl.runs.search import search
+from fashion_tl.training.classifier import ImageClassifier
 
 from ..conftest import Fit
 
@@ -184,3 +186,26 @@ def test_processes_that_have_nothing_to_share_are_refused(fit: Fit, capsys, flag
     assert fit(*flags, "--processes", "2") == 2
     assert reason in capsys.readouterr().err
     assert not LOGS.exists()
+
+
+@pytest.mark.slow
+def test_a_device_without_memory_ends_a_run_and_passes_over_a_candidate(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    original = ImageClassifier.training_step
+
+    def step(self: ImageClassifier, *args: Any) -> Any:
+        if self.trainer.datamodule.batch_size > 16:  # type: ignore[attr-defined]
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
+        return original(self, *args)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", step)
+    assert fit("--data.batch_size", "32", name="large") == 2
+    told = capsys.readouterr().err
+    assert "the memory of the device is full: CUDA out of memory. Tried" in told
+    assert "Give a smaller --data.batch_size" in told
+    assert read_record(LOGS / "large" / "version_0")["status"] == "failed"
+    assert fit("--search", "{data.batch_size: [32, 16]}", *BY_LOSS) == 0
+    shown = capsys.readouterr().out
+    assert "search 1/2: data.batch_size=32: CUDA out of memory. Tried to allocate 2 GiB." in shown
+    assert "search: best is data.batch_size=16" in shown

@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from optuna.storages import JournalStorage
@@ -255,6 +256,32 @@ def test_trials_without_a_figure_are_told_and_count(tune: Tune, capsys) -> None:
     assert [row["state"] for row in rows] == ["done", "done", "done", "without a figure"]
     assert rows[3]["why"].startswith("refused: ")
     assert not (STUDIES / "both" / "runs" / "trial0003").exists()
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_out_of_memory_counts_wherever_that_is(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fashion_tl.callbacks.features import FeatureCache
+    from fashion_tl.training.classifier import ImageClassifier
+
+    def full(where: type, name: str, batch_size: int) -> None:
+        original = getattr(where, name)
+
+        def method(self: Any, *args: Any) -> Any:
+            data = args[1] if name == "check" else self.trainer.datamodule
+            if data.batch_size == batch_size:
+                raise torch.OutOfMemoryError("no memory is left.")
+            return original(self, *args)
+
+        monkeypatch.setattr(where, name, method)
+
+    full(FeatureCache, "check", 8)  # before there is a record
+    full(ImageClassifier, "training_step", 16)
+    write_space({"data.batch_size": {"choices": [8, 16, 24]}})
+    assert tune("--sampler", "grid") == 0
+    rows = trials_of("tiny")
+    assert [row["why"] for row in rows] == ["out of memory", "out of memory", None]
+    assert [row["version"] for row in rows] == [None, "trial0001/version_0", "trial0002/version_0"]
+    assert results_of("tiny")["best"] == 2
 
 
 @pytest.mark.slow

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
-from fashion_tl.errors import UserError, one_line
+from fashion_tl.errors import UserError
 from fashion_tl.probe.linear import StageProbe, probe_stage
 from fashion_tl.probe.result import linear_of, record_probe
 from fashion_tl.probe.stages import read_stages
@@ -22,6 +21,7 @@ from fashion_tl.records.environment import now
 from fashion_tl.records.record import RunPaths, read_record
 from fashion_tl.runs import checks
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
+from fashion_tl.runs.refusals import as_user_errors
 from fashion_tl.runs.resume import check_network
 from fashion_tl.seeds import seeded
 from fashion_tl.training.classifier import ImageClassifier
@@ -53,10 +53,8 @@ class Probe:
 
 def main(args: Sequence[str]) -> None:
     """Run the verb with command-line arguments."""
-    try:
+    with as_user_errors():
         _run(args)
-    except MisconfigurationException as error:  # what Lightning finds out only when it is running
-        raise UserError(f"trainer: {one_line(error)}") from error
 
 
 def probe(config: Config, changes: Mapping[str, Any] | None = None) -> Probe:

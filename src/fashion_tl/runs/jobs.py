@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
+from fashion_tl.runs.refusals import as_user_errors
 from fashion_tl.runs.studies import many_runs
 from fashion_tl.runs.workers import Channel
 
@@ -42,8 +43,11 @@ def work_off(jobs: Jobs[Any], channel: Channel) -> None:
     Args:
         jobs: The jobs.
         channel: What tells the others what was done.
+
+    Raises:
+        UserError: If a job meets a mistake of the user.
     """
-    with many_runs():
+    with as_user_errors(), many_runs():
         while _one(jobs, channel):
             pass
 

@@ -6,9 +6,13 @@ import difflib
 import inspect
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from fashion_tl.errors import UserError, one_line, shown, unknown_name
 from fashion_tl.imports import import_class
@@ -25,6 +29,24 @@ _WORDS = {
     "dict": "a mapping",
     "NoneType": "null",
 }
+
+
+@contextmanager
+def as_user_errors() -> Iterator[None]:
+    """Tell as mistakes of the user what shows only while a run is made.
+
+    Raises:
+        UserError: If Lightning refuses a setting, or the memory of a device is full.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {one_line(error)}") from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the memory of the device is full: {one_line(error)} Give a smaller --data.batch_size (and "
+            "--trainer.accumulate_grad_batches to make up for it), or --trainer.precision bf16-mixed."
+        ) from error
 
 
 def refusal(

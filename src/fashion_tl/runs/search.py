@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from fashion_tl.errors import UserError
+from fashion_tl.errors import UserError, one_line
 from fashion_tl.files import claimed
 from fashion_tl.records.record import versions
 from fashion_tl.runs.fit import Run, fit
@@ -119,7 +120,7 @@ class _Part:
     changes: Mapping[str, Any]
 
 
-_News = tuple[int, Run | None, str]  # the place of a run, the run itself unless it has diverged, what it shows
+_News = tuple[int, Run | None, str]  # the place of a run, the run itself if it has a figure, what it shows
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class _Several:
     runner: Runner
 
     def make(self, processes: int) -> list[Run | None]:
-        """Make all runs; None stands for a candidate that has diverged."""
+        """Make all runs; None stands for a candidate without a figure."""
         made: dict[int, Run | None] = {}
 
         def hear(news: _News) -> None:
@@ -167,10 +168,10 @@ class _Several:
                 with redirect_stdout(io.StringIO()):
                     alone = {"resume": True, "trainer.enable_progress_bar": False}
                     run = self.runner(self.args, {**changes, **alone}, tested=self.tested, varied=self.varied)
-        except DivergedError as error:
+        except (DivergedError, torch.OutOfMemoryError) as error:
             if self.tested:
                 raise
-            return part.place, None, f"{part.what}: {error}"
+            return part.place, None, f"{part.what}: {one_line(error)}"
         if not self.tested:
             best = run.record.get("best") or {}
             figure = f"{best.get('monitor', '')} {float(best.get('value', math.nan)):.4f}"

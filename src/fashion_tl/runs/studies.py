@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.sources import loading_once
-from fashion_tl.errors import UserError, one_line
+from fashion_tl.errors import UserError
 from fashion_tl.runs.checks import check_monitor, settle_named_runs
 from fashion_tl.runs.parser import arguments, instantiate, parse, without_weights
+from fashion_tl.runs.refusals import as_user_errors
 
 ALONE = ("ckpt_path", "trainer.fast_dev_run")  # settings of a single run
 
@@ -105,11 +105,10 @@ def many_runs() -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Say how to go on when a study is stopped, and tell what Lightning refuses as a mistake of the user."""
+    """Say how to go on when a study is stopped, and tell mistakes of the user as such."""
     try:
-        yield
+        with as_user_errors():
+            yield
     except (KeyboardInterrupt, SystemExit):  # Lightning turns both signals into a SystemExit
         print("stopped; the same command goes on with what is not done yet")
         raise
-    except MisconfigurationException as error:  # what Lightning finds out only when it is running
-        raise UserError(f"trainer: {one_line(error)}") from error

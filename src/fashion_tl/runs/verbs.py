@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-from fashion_tl.errors import UserError, one_line
+from fashion_tl.errors import UserError
 from fashion_tl.process import keep_freed_memory, stop_looking_for_gpus
 from fashion_tl.runs import checks
 from fashion_tl.runs.fit import fit
 from fashion_tl.runs.parser import instantiate, make_trainer, parse, quiet
+from fashion_tl.runs.refusals import as_user_errors
 from fashion_tl.runs.resume import check_network
 from fashion_tl.runs.search import repeat, search
 from fashion_tl.seeds import seeded
@@ -18,13 +17,11 @@ from fashion_tl.seeds import seeded
 
 def run(verb: str, flags: list[str]) -> None:
     """Run ``fit``, ``validate`` or ``test`` with command-line arguments."""
-    try:
+    with as_user_errors():
         if verb == "fit":
             _fit(flags)
         else:
             _evaluate(verb, flags)
-    except MisconfigurationException as error:  # what Lightning finds out only when it is running
-        raise UserError(f"trainer: {one_line(error)}") from error
 
 
 def _fit(flags: list[str]) -> None:

@@ -176,7 +176,10 @@ def _figures(paths: RunPaths, monitor: str) -> dict[int, float]:
 
 def _failed(tuning: Tuning, place: int, why: str) -> Outcome:
     name = tuning.trial_name(place)
-    paths = paths_of(tuning.records, tuning.checkpoints, name, versions(tuning.records, name)[-1])
+    made = versions(tuning.records, name)
+    if not made:  # the device was full before training began
+        return Outcome(None, why, {}, None)
+    paths = paths_of(tuning.records, tuning.checkpoints, name, made[-1])
     return Outcome(None, why, read_record(paths.logs), paths)
 
 
