@@ -41,16 +41,16 @@ MUTATIONS = (
     ),
     Mutation(
         "test images that are split off do not train",
-        "data/datamodule.py",
-        "train, val = stay[kept], stay[held]",
-        "train, val = kept, held",
+        "data/splits.py",
+        "return indices[kept], indices[held]",
+        "return kept, held",
         ("tests/data/test_datamodule.py",),
     ),
     Mutation(
         "a class with too few images is refused",
         "data/datamodule.py",
         "            if lost:\n",
-        "            if lost and not labels.numel():\n",
+        "            if lost and not splits:\n",
         ("tests/data/test_image_folder.py",),
     ),
     Mutation(
