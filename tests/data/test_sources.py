@@ -22,7 +22,7 @@ from fashion_tl.data.sources import Source, load, loading_once
 
 def parts(source: Source) -> list[ImageSet]:
     loaded = source.load()
-    return [part for part in (loaded.train, loaded.test) if part is not None]
+    return [part for part in (loaded.train, loaded.val, loaded.test) if part is not None]
 
 
 class SourceContract(ABC):
@@ -78,7 +78,7 @@ class SourceContract(ABC):
             assert torch.equal(sent[len(part) - 1][0], part[-1][0])
 
     def test_the_data_module_takes_it(self) -> None:
-        data = ImageDataModule(self.make(), batch_size=4, val_fraction=0.25, num_workers=0)
+        data = ImageDataModule(self.make(), batch_size=4, num_workers=0)
         data.setup()
         images, labels = next(iter(data.train_dataloader()))
         assert len(images) == len(labels) == 4
@@ -125,6 +125,10 @@ class TestImageFolder(SourceContract):
 
 class TestDividedImageFolder(TestImageFolder):
     splits = ("train", "test")
+
+
+class TestImageFolderWithValidation(TestImageFolder):
+    splits = ("train", "val", "test")
 
 
 class TestImageFolderOnDisk(TestImageFolder):
