@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fashion_tl.callbacks.features import FeatureCache as FeatureCache
+    from fashion_tl.data.csv_table import CSV as CSV
     from fashion_tl.data.datamodule import ImageDataModule as ImageDataModule
     from fashion_tl.data.fashion_mnist import FashionMNIST as FashionMNIST
     from fashion_tl.data.garments import SyntheticGarments as SyntheticGarments
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fashion_tl.training.transfer import TransferClassifier as TransferClassifier
 
 _HOMES = {
+    "CSV": "data.csv_table",
     "FashionMNIST": "data.fashion_mnist",
     "FeatureCache": "callbacks.features",
     "FreezeUnfreeze": "training.freezing",

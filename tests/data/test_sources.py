@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fashion_tl.data.csv_table import CSV
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
@@ -135,6 +136,24 @@ class TestImageFolderOnDisk(TestImageFolder):
     @pytest.fixture(autouse=True)
     def no_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+
+
+class TestCSV(TestImageFolder):
+    splits = ("train", "val", "test")
+
+    def make(self) -> Source:
+        rows = [f"{path.relative_to(self.root)},{path.parent.name}" for path in sorted(self.root.rglob("*.png"))]
+        (self.root / "all.csv").write_text("\n".join(["path,label", *rows]))
+        return CSV("all.csv", root=self.root, storage_size=8)
+
+
+class TestCSVWithSplits(TestCSV):
+    def make(self) -> Source:
+        names = [path.relative_to(self.root).as_posix() for path in sorted(self.root.rglob("*.png"))]
+        rows = [f"{name}\t{name.split('/')[1]}\t{name.split('/')[0]}" for name in names]
+        (self.root / "all.csv").write_text("\n".join(["file\tkind\tset", *rows]))
+        columns = {"path_column": "file", "label_column": "kind", "split_column": "set"}
+        return CSV("all.csv", root=self.root, storage_size=8, **columns)
 
 
 def test_sources_that_differ_are_not_shared() -> None:

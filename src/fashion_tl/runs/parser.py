@@ -20,6 +20,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from fashion_tl.data.csv_table import CSV
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
@@ -42,7 +43,7 @@ VERBS = {
     "probe": "Solve a linear classifier on the features of every stage, without training; record the last stage's.",
 }
 CLASSES = {  # what can be named without its module
-    "data.source": (FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects),
+    "data.source": (CSV, FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects),
     "model": (ScratchClassifier, TransferClassifier),
 }
 MAX_EPOCHS = 10  # where neither epochs nor steps are given
