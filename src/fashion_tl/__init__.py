@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fashion_tl.data.garments import SyntheticGarments as SyntheticGarments
     from fashion_tl.data.image_folder import ImageFolder as ImageFolder
     from fashion_tl.data.objects import SyntheticObjects as SyntheticObjects
+    from fashion_tl.data.torchvision_sets import TorchVision as TorchVision
     from fashion_tl.runs.fit import fit as fit
     from fashion_tl.runs.search import repeat as repeat
     from fashion_tl.runs.search import search as search
@@ -33,6 +34,7 @@ _HOMES = {
     "ScratchClassifier": "training.scratch",
     "SyntheticGarments": "data.garments",
     "SyntheticObjects": "data.objects",
+    "TorchVision": "data.torchvision_sets",
     "TransferClassifier": "training.transfer",
     "fit": "runs.fit",
     "load_classifier": "training.loading",

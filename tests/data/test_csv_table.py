@@ -238,7 +238,9 @@ def test_all_kinds_of_mistakes_are_told_together(photos: Path) -> None:
     with pytest.raises(UserError) as caught:
         CSV(photos / "t.csv", split_column="set")
     told = str(caught.value)
-    assert all(part in told for part in ("empty cells", "other than 3 cells", "splits other", "'h' in line 6, ... (6 in"))
+    assert all(
+        part in told for part in ("empty cells", "other than 3 cells", "splits other", "'h' in line 6, ... (6 in")
+    )
 
 
 @pytest.mark.parametrize(

@@ -208,9 +208,7 @@ def _index(table: Path, rows: list[Row]) -> FolderIndex:
     return FolderIndex(class_names, parts["train"], parts.get("test"), parts.get("val"), groups)
 
 
-def _by(
-    rows: Iterable[Row], key: Callable[[Row], str], value: Callable[[Row], Hashable]
-) -> dict[str, set[Hashable]]:
+def _by(rows: Iterable[Row], key: Callable[[Row], str], value: Callable[[Row], Hashable]) -> dict[str, set[Hashable]]:
     """Collect a value of the rows by a key of theirs."""
     found: dict[str, set[Hashable]] = defaultdict(set)
     for row in rows:

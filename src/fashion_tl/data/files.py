@@ -132,7 +132,9 @@ def to_square(image: Image.Image, size: int, resize: str, crop: float = 1.0) -> 
     if resize == "pad":
         width, height = (max(1, round(side * size / max(rgb.size))) for side in rgb.size)
         square = Image.new("RGB", (size, size))
-        square.paste(rgb.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
+        square.paste(
+            rgb.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2)
+        )
     else:
         # The crop is a box of the resampling itself: the same pixels, but a 10000 x 1 image never grows first.
         side = crop * min(rgb.size) if resize == "crop" else None

@@ -150,7 +150,7 @@ def load_folder(
             return error.reason
         return None
 
-    reasons = _in_threads(read, len(paths), "reading images")
+    reasons = in_threads(read, len(paths), "reading images")
     unreadable = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
     if unreadable and not skip_unreadable:
         raise UnreadableImageError(_unreadable_message(unreadable, len(paths)))
@@ -194,14 +194,14 @@ def folder_fingerprint(entries: Entries) -> str:
 
     digest = hashlib.sha256()
     common = os.path.commonpath([path.parent for path, _ in entries]) if entries else ""
-    contents = _in_threads(content, len(entries), "identifying the images")
+    contents = in_threads(content, len(entries), "identifying the images")
     for (path, label), told in zip(entries, contents, strict=True):
         name = os.fsencode(path.relative_to(common).as_posix())
         digest.update(name + f"\0{label} {told.hex()}\n".encode())
     return digest.hexdigest()
 
 
-def _in_threads(task: Callable[[int], _Result], count: int, description: str) -> list[_Result]:
+def in_threads(task: Callable[[int], _Result], count: int, description: str) -> list[_Result]:
     """Run a task for 0 to count - 1 in threads, with a progress bar.
 
     Pillow decodes and hashlib hashes without the interpreter's lock.

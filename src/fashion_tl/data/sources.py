@@ -110,6 +110,8 @@ def _is_plain(value: object) -> bool:
     """Say whether the text of a value tells it apart from every other value."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
     if is_dataclass(value) and not isinstance(value, type):
         return all(_is_plain(getattr(value, each.name)) for each in fields(value))
     return value is None or isinstance(value, str | int | float | Path)

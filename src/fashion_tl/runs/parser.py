@@ -26,6 +26,7 @@ from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.data.objects import SyntheticObjects
+from fashion_tl.data.torchvision_sets import TorchVision
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.imports import search_working_directory
 from fashion_tl.runs.configs import expand_extends
@@ -43,7 +44,7 @@ VERBS = {
     "probe": "Solve a linear classifier on the features of every stage, without training; record the last stage's.",
 }
 CLASSES = {  # what can be named without its module
-    "data.source": (CSV, FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects),
+    "data.source": (CSV, FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects, TorchVision),
     "model": (ScratchClassifier, TransferClassifier),
 }
 MAX_EPOCHS = 10  # where neither epochs nor steps are given
