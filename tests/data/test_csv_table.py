@@ -213,7 +213,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         r"no rows for 'val' of 'cat': each class needs images in each split",
     ),
     "torn group": (
-        rows("path,label,set,g", *(f"{n}/{i}.png,{n},{s},7" for n in ("cat", "dog") for i, s in enumerate(["train", "val"]))),
+        rows("path,label,set,g", *(f"{n}/{i}.png,{n},{s},7" for n in ("cat", "dog") for i, s in ((0, "train"), (1, "val")))),
         {"split_column": "set", "group_column": "g"},
         r"divides groups between splits: '7' \(train in line 2, val in line 3\)",
     ),
@@ -244,8 +244,9 @@ def test_all_kinds_of_mistakes_are_told_together(photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "message"), [("gone.csv", r"the table .*gone\.csv does not exist.*--data\.source\.file"), ("cat", "is not a file")]
-)  # fmt: skip
+    ("file", "message"),
+    [("gone.csv", r"the table .*gone\.csv does not exist.*--data\.source\.file"), ("cat", "is not a file")],
+)
 def test_no_table(photos: Path, file: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         CSV(file, root=photos)

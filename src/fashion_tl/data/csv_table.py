@@ -192,10 +192,10 @@ def _index(table: Path, rows: list[Row]) -> FolderIndex:
         )
     sides = _by([row for row in rows if row.group], lambda row: row.group, lambda row: row.split)
     if torn := [group for group, found in sides.items() if len(found) > 1]:
-        told = [
-            f"{group[:40]!r} ({', '.join(f'{row.split} in line {row.line}' for row in _one_of_each_split(rows, group))})"
-            for group in torn
-        ]
+        told = []
+        for group in torn:
+            places = (f"{row.split} in line {row.line}" for row in _one_of_each_split(rows, group))
+            told.append(f"{group[:40]!r} ({', '.join(places)})")
         raise UserError(f"{table} divides groups between splits: {_first(told)}. Put each group into one split.")
     ordered = sorted(rows, key=lambda row: (row.label, row.path.as_posix()))
     parts = {

@@ -92,7 +92,7 @@ def _splits(root: Path, names: list[str]) -> dict[str, Path]:
     if names and not divided and {name.lower() for name in names} <= _SPLIT_NAMES:
         raise UserError(
             f"{root} has {', '.join(map(repr, names))}, but 'train' and 'test' are needed, or 'train' and 'val', spelt "
-            f"like this. Rename or add the other one, or give {root / names[0]} itself and the test set is split from it."
+            f"like this. Rename or add the other one, or give {root / names[0]} itself: the test set is split from it."
         )
     if not divided:
         return {"train": root}

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from fashion_tl.data.files import UnreadableImageError, check_header, decode_image
-from fashion_tl.data.folder_index import Entries, scan_folder
+from fashion_tl.data.folder_index import Entries, FolderIndex, scan_folder
 from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.data.sources import Loaded, Source, data_root

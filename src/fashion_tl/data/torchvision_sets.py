@@ -86,8 +86,8 @@ class TorchVision(Source):
             self.channels, size = images.shape[1], images.shape[-1]
             if storage_size not in (None, size):
                 raise UserError(
-                    f"data.source.storage_size is {storage_size}, but {name} has images of {size} pixels. Leave it out; "
-                    f"the network sees them at --data.image_size."
+                    f"data.source.storage_size is {storage_size}, but {name} has images of {size} pixels. Leave it "
+                    "out; the network sees them at --data.image_size."
                 )
             self.storage_size = size
             self.labels: list[int] = torch.unique(labels).tolist()  # type: ignore[no-untyped-call]
@@ -203,8 +203,8 @@ class TorchVision(Source):
                     self.root.rmdir()
         except _NOT_FETCHED as error:
             raise UserError(
-                f"{self.name} is missing or damaged in {self.root} and cannot be downloaded ({one_line(error)}). Name the folder that "
-                "holds it, as torchvision lays it out, with --data.source.root or FASHION_TL_DATA_DIR. "
+                f"{self.name} is missing or damaged in {self.root} and cannot be downloaded ({one_line(error)}). Name "
+                "the folder that holds it, as torchvision lays it out, with --data.source.root or FASHION_TL_DATA_DIR. "
                 "`--data.source SyntheticGarments` needs no download."
             ) from error
 
