@@ -64,8 +64,8 @@ def test_a_folder_and_a_table_of_it_train_and_predict_alike(workdir: Path) -> No
 def test_a_backbone_of_one_channel_on_grey_images(fit: Fit, workdir: Path) -> None:
     assert fit("--model.backbone_args", "{in_chans: 1}", "--model.train", "{0: head}") == 0
     record = read_record(workdir / "lightning_logs/run/version_0")
-    assert record["input"]["channels"] == 1
+    assert record["model"]["input"]["channels"] == 1
     assert record["data"]["channels"] == 1
-    assert len(record["input"]["mean"]) == 1
+    assert len(record["model"]["input"]["mean"]) == 1
     Image.new("RGB", (40, 30), "red").save(workdir / "red.png")
     assert main(["predict", str(workdir / "checkpoints/run/version_0/best.ckpt"), "red.png"]) == 0

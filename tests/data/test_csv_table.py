@@ -213,7 +213,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         r"no rows for 'val' of 'cat': each class needs images in each split",
     ),
     "torn group": (
-        rows("path,label,set,g", *(f"{n}/{i}.png,{n},{s},7" for n in ("cat", "dog") for i, s in ((0, "train"), (1, "val")))),
+        rows("path,label,set,g", *(f"{n}/0.png,{n},train,7\n{n}/1.png,{n},val,7" for n in ("cat", "dog"))),
         {"split_column": "set", "group_column": "g"},
         r"divides groups between splits: '7' \(train in line 2, val in line 3\)",
     ),

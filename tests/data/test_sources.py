@@ -152,8 +152,8 @@ class TestCSVWithSplits(TestCSV):
         names = [path.relative_to(self.root).as_posix() for path in sorted(self.root.rglob("*.png"))]
         rows = [f"{name}\t{name.split('/')[1]}\t{name.split('/')[0]}" for name in names]
         (self.root / "all.csv").write_text("\n".join(["file\tkind\tset", *rows]))
-        columns = {"path_column": "file", "label_column": "kind", "split_column": "set"}
-        return CSV("all.csv", root=self.root, storage_size=8, **columns)
+        table = self.root / "all.csv"
+        return CSV(table, path_column="file", label_column="kind", split_column="set", storage_size=8)
 
 
 def test_sources_that_differ_are_not_shared() -> None:

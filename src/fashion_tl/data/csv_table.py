@@ -193,18 +193,19 @@ def _index(table: Path, rows: list[Row]) -> FolderIndex:
     sides = _by([row for row in rows if row.group], lambda row: row.group, lambda row: row.split)
     if torn := [group for group, found in sides.items() if len(found) > 1]:
         told = []
-        for group in torn:
+        for group in torn[:_NAMED]:
             places = (f"{row.split} in line {row.line}" for row in _one_of_each_split(rows, group))
             told.append(f"{group[:40]!r} ({', '.join(places)})")
-        raise UserError(f"{table} divides groups between splits: {_first(told)}. Put each group into one split.")
+        raise UserError(
+            f"{table} divides groups between splits: {_first([*told, *torn[_NAMED:]])}. Put each group into one split."
+        )
     ordered = sorted(rows, key=lambda row: (row.label, row.path.as_posix()))
-    parts = {
-        split: [(row.path, class_names.index(row.label)) for row in ordered if row.split == split] for split in splits
-    }
+    numbers = {name: number for number, name in enumerate(class_names)}
+    parts = {split: [(row.path, numbers[row.label]) for row in ordered if row.split == split] for split in splits}
     groups = None
     if sides:
-        numbers = {group: number for number, group in enumerate(sorted(sides))}
-        groups = [numbers[row.group] for row in ordered if row.split == "train"]
+        places = {group: number for number, group in enumerate(sorted(sides))}
+        groups = [places[row.group] for row in ordered if row.split == "train"]
     return FolderIndex(class_names, parts["train"], parts.get("test"), parts.get("val"), groups)
 
 

@@ -90,7 +90,7 @@ class TorchVision(Source):
                     "out; the network sees them at --data.image_size."
                 )
             self.storage_size = size
-            self.labels: list[int] = torch.unique(labels).tolist()  # type: ignore[no-untyped-call]
+            self.labels: list[int] = torch.unique(labels).tolist()
             names = _names(train) or [str(label) for label in range(max(self.labels) + 1)]
         else:
             self.channels = 3
