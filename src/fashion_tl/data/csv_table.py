@@ -204,8 +204,8 @@ def _index(table: Path, rows: list[Row]) -> FolderIndex:
     parts = {split: [(row.path, numbers[row.label]) for row in ordered if row.split == split] for split in splits}
     groups = None
     if sides:
-        places = {group: number for number, group in enumerate(sorted(sides))}
-        groups = [places[row.group] for row in ordered if row.split == "train"]
+        group_numbers = {group: number for number, group in enumerate(sorted(sides))}
+        groups = [group_numbers[row.group] for row in ordered if row.split == "train"]
     return FolderIndex(class_names, parts["train"], parts.get("test"), parts.get("val"), groups)
 
 
