@@ -9,11 +9,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fashion_tl.callbacks.features import FeatureCache as FeatureCache
+    from fashion_tl.data.csv_table import CSV as CSV
     from fashion_tl.data.datamodule import ImageDataModule as ImageDataModule
     from fashion_tl.data.fashion_mnist import FashionMNIST as FashionMNIST
     from fashion_tl.data.garments import SyntheticGarments as SyntheticGarments
     from fashion_tl.data.image_folder import ImageFolder as ImageFolder
     from fashion_tl.data.objects import SyntheticObjects as SyntheticObjects
+    from fashion_tl.data.torchvision_sets import TorchVision as TorchVision
     from fashion_tl.runs.fit import fit as fit
     from fashion_tl.runs.search import repeat as repeat
     from fashion_tl.runs.search import search as search
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from fashion_tl.training.transfer import TransferClassifier as TransferClassifier
 
 _HOMES = {
+    "CSV": "data.csv_table",
     "FashionMNIST": "data.fashion_mnist",
     "FeatureCache": "callbacks.features",
     "FreezeUnfreeze": "training.freezing",
@@ -31,6 +34,7 @@ _HOMES = {
     "ScratchClassifier": "training.scratch",
     "SyntheticGarments": "data.garments",
     "SyntheticObjects": "data.objects",
+    "TorchVision": "data.torchvision_sets",
     "TransferClassifier": "training.transfer",
     "fit": "runs.fit",
     "load_classifier": "training.loading",

@@ -189,6 +189,24 @@ def test_stretch_equals_torchvision(tmp_path: Path) -> None:
     assert torch.equal(pixels, tvf.pil_to_tensor(tvf.resize(image, [24, 24])))
 
 
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (10, 10), (3, 200), (200, 3)])
+def test_pad_keeps_the_whole_image_and_its_aspect(tmp_path: Path, height: int, width: int) -> None:
+    image, size = noise(height, width), 24
+    pixels = decode_image(save(tmp_path / "a.png", image), size, "pad", 0.5)  # a share to crop has no say
+    scaled = [max(1, round(side * size / max(height, width))) for side in (height, width)]
+    expected = tvf.pil_to_tensor(tvf.resize(image, scaled))
+    top, left = ((size - side) // 2 for side in scaled)
+    inside = (slice(None), slice(top, top + scaled[0]), slice(left, left + scaled[1]))
+    assert torch.equal(pixels[inside], expected)
+    pixels[inside] = 0
+    assert pixels.sum() == 0
+
+
+def test_pad_of_a_line(tmp_path: Path) -> None:
+    pixels = decode_image(save(tmp_path / "line.png", Image.new("RGB", (30000, 1), RED)), 4, "pad")
+    assert pixels[0].sum(1).tolist() == [0, 4 * 255, 0, 0]
+
+
 def test_narrow_image_does_not_grow(tmp_path: Path) -> None:
     # Scaled before the crop it would take 2 GB.
     assert_colour(save(tmp_path / "line.png", Image.new("RGB", (30000, 1), RED)), RED)
@@ -433,13 +451,54 @@ def test_one_class(tmp_path: Path) -> None:
     assert "at least two" in message
 
 
-@pytest.mark.parametrize("name", ["val", "validation", "Valid"])
+@pytest.mark.parametrize("name", ["val", "validation", "valid"])
 def test_validation_folder(tree: Path, name: str) -> None:
-    (tree / name).mkdir()
+    for label in ("cat", "dog"):
+        save(tree / name / label / "v.png", noise(9, 9))
+    index = scan_folder(tree)
+    assert index.val == [(tree / name / "cat/v.png", 0), (tree / name / "dog/v.png", 1)]
+    assert list(index.parts) == ["train", "test", "val"]
+    shutil.rmtree(tree / "test")
+    assert scan_folder(tree) == FolderIndex(index.class_names, index.train, None, index.val)
+
+
+def test_images_of_a_validation_folder_validate(tree: Path) -> None:
+    for number, label in enumerate(("cat", "dog")):
+        save(tree / "val" / label / "v.png", noise(9, 9, 50 + number))
+    data = ImageDataModule(ImageFolder(tree), image_size=8, num_workers=0)
+    data.setup()
+    assert data.describe()["sizes"] == {"train": 7, "val": 2, "test": 3}
+    expected = torch.stack([decode_image(tree / "val" / label / "v.png", 8, "crop", 0.875) for label in ("cat", "dog")])
+    assert torch.equal(torch.cat(list(data.in_order("val", 4))), expected)
+
+
+def test_moving_an_image_from_train_to_validation_makes_other_data(tree: Path) -> None:
+    for number, label in enumerate(("cat", "dog")):
+        save(tree / "val" / label / "v.png", noise(9, 9, 50 + number))
+    first = ImageFolder(tree, storage_size=8).load().fingerprint
+    (tree / "train/cat/3.png").rename(tree / "val/cat/3.png")
+    assert ImageFolder(tree, storage_size=8).load().fingerprint != first
+
+
+@pytest.mark.parametrize("names", [("val", "valid"), ("Valid",), ("Val", "val")])
+def test_validation_folders_of_other_names(tree: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        save(tree / name / "cat/0.png")
     message = scan_error(tree)
-    assert repr(name) in message
-    assert "by seed" in message
-    assert "Move its images" in message
+    assert all(repr(name) in message for name in names)
+    assert "one validation folder is allowed, called 'val', 'validation', 'valid', beside train/" in message
+
+
+def test_a_validation_folder_without_training(tree: Path) -> None:
+    (tree / "train").rename(tree / "val")
+    assert "beside train/" in scan_error(tree)
+    (tree / "test").rename(tree / "dog")  # would be classes
+    assert "beside train/" in scan_error(tree)
+
+
+def test_a_class_that_validation_lacks(tree: Path) -> None:
+    save(tree / "val/cat/0.png")
+    assert f"{tree / 'val'} has no folder for 'dog', which another split has" in scan_error(tree)
 
 
 @pytest.mark.parametrize("names", [["train"], ["test"], ["Test", "Train"]])
@@ -478,7 +537,7 @@ def test_folder_that_cannot_be_listed(tree: Path, monkeypatch: pytest.MonkeyPatc
 # Loading
 
 
-@pytest.mark.parametrize("resize", ["crop", "stretch"])
+@pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
 def test_memory_and_disk_hold_the_same(tree: Path, resize: str) -> None:
     entries = scan_folder(tree).train
     memory, left_out = load_folder(entries, 8, resize, 1.0, IN_MEMORY, False)
@@ -667,7 +726,7 @@ def test_a_class_with_too_few_images_to_divide(tmp_path: Path, counts: dict[str,
 
 def every_entry(root: Path) -> list[tuple[Path, int]]:
     index = scan_folder(root)
-    return index.train + (index.test or [])
+    return [entry for entries in index.parts.values() for entry in entries]
 
 
 def test_fingerprint_is_that_of_a_copy(tree: Path, tmp_path: Path) -> None:

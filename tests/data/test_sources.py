@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fashion_tl.data.csv_table import CSV
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
@@ -22,7 +23,7 @@ from fashion_tl.data.sources import Source, load, loading_once
 
 def parts(source: Source) -> list[ImageSet]:
     loaded = source.load()
-    return [part for part in (loaded.train, loaded.test) if part is not None]
+    return [part for part in (loaded.train, loaded.val, loaded.test) if part is not None]
 
 
 class SourceContract(ABC):
@@ -78,7 +79,7 @@ class SourceContract(ABC):
             assert torch.equal(sent[len(part) - 1][0], part[-1][0])
 
     def test_the_data_module_takes_it(self) -> None:
-        data = ImageDataModule(self.make(), batch_size=4, val_fraction=0.25, num_workers=0)
+        data = ImageDataModule(self.make(), batch_size=4, num_workers=0)
         data.setup()
         images, labels = next(iter(data.train_dataloader()))
         assert len(images) == len(labels) == 4
@@ -127,10 +128,32 @@ class TestDividedImageFolder(TestImageFolder):
     splits = ("train", "test")
 
 
+class TestImageFolderWithValidation(TestImageFolder):
+    splits = ("train", "val", "test")
+
+
 class TestImageFolderOnDisk(TestImageFolder):
     @pytest.fixture(autouse=True)
     def no_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+
+
+class TestCSV(TestImageFolder):
+    splits = ("train", "val", "test")
+
+    def make(self) -> Source:
+        rows = [f"{path.relative_to(self.root)},{path.parent.name}" for path in sorted(self.root.rglob("*.png"))]
+        (self.root / "all.csv").write_text("\n".join(["path,label", *rows]))
+        return CSV("all.csv", root=self.root, storage_size=8)
+
+
+class TestCSVWithSplits(TestCSV):
+    def make(self) -> Source:
+        names = [path.relative_to(self.root).as_posix() for path in sorted(self.root.rglob("*.png"))]
+        rows = [f"{name}\t{name.split('/')[1]}\t{name.split('/')[0]}" for name in names]
+        (self.root / "all.csv").write_text("\n".join(["file\tkind\tset", *rows]))
+        table = self.root / "all.csv"
+        return CSV(table, path_column="file", label_column="kind", split_column="set", storage_size=8)
 
 
 def test_sources_that_differ_are_not_shared() -> None:

@@ -161,7 +161,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "model.class_names": ("[a, b]", "3"),
     "model.input_spec": ("{channels: 3}", "3"),
     "model": ("ImageClassifier", "fashion_tl.training.classifier.ImageClassifier", "LightningModule"),
-    "data.source": ("Source", "SyntheticSource", "ImageFolder"),
+    "data.source": ("Source", "SyntheticSource", "ImageFolder", "CSV", "TorchVision"),
     "data.source.num_train": ("0", "39", "10000001"),
     "data.image_size": ("0", "3", "4097"),
     "data.per_class": ("0",),
@@ -285,6 +285,37 @@ VERBS: tuple[Case, ...] = (
 )  # fmt: skip
 
 
+# Of a source of files, each with its arguments; the tables and folders are those of ``make_sources``.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "ImageFolder": (
+        *("folder=gone", "folder=a_file", "folder=torn", "folder=val_alone", "folder=two_vals"),
+        *("folder=whole resize=padd", "folder=whole crop=0", "folder=whole skip_unreadable=maybe"),
+    ),
+    "CSV": (
+        *("file=gone.csv", "file=a_folder", "file=fifo.yaml", "file=bytes.yaml", "file=empty.yaml", "file=a_file"),
+        *("file=good.csv label_column=lable", "file=good.csv path_column=x", "file=good.csv split_column=set"),
+        *(
+            "file=good.csv group_column=g",
+            "file=good.csv folder=gone",
+            "file=good.csv resize=padd",
+            "file=good.csv crop=2",
+        ),
+        *("file=labels.csv", "file=split.csv split_column=set", "file=group.csv split_column=set group_column=g"),
+        *("file=good.csv delimiter=;", "file=good.csv storage_size=0", "file="),
+    ),
+    "TorchVision": (
+        *(
+            "name=MNISTT",
+            "name=",
+            "name=CocoDetection",
+            "name=MNIST arguments={split:x}",
+            "name=EMNIST arguments={split:x}",
+        ),
+        *("name=DTD arguments={split:val}", "name=MNIST arguments=3", "name=EMNIST", "name=MNIST size=3"),
+    ),
+}
+
+
 def _flag(name: str, value: str) -> Case:
     return ("fit", f"--{name}={value}")
 
@@ -359,6 +390,52 @@ def other_cases() -> Iterator[tuple[str, Case]]:
     """Yield a name and a case of every other kind."""
     for case in (*ARGUMENTS, *VERBS):
         yield " ".join(part[:40] for part in case) or "empty", case
+
+
+def source_cases() -> Iterator[tuple[str, Case]]:
+    """Yield a name and a case for every source of files that cannot be read, and a share that it does not take."""
+    flags = ("--data.source.root", ".", "--data.image_size", "8")
+    for source, given in SOURCES.items():
+        for text in given:
+            values = (f"--data.source.{each}" for each in text.split())
+            yield f"{source} {text}", ("fit", "--data.source", source, *flags, *values)
+    whole = (
+        "fit",
+        "--data.source",
+        "ImageFolder",
+        *flags,
+        "--data.source.folder",
+        "whole",
+        "--data.val_fraction",
+        "0.1",
+    )
+    yield "val_fraction of a source with validation images", whole
+
+
+def make_sources(folder: Path) -> None:
+    """Lay out what the cases of sources name: four images of each class and split."""
+    image = b"P5 4 4 255 " + bytes(range(16))
+    parts = {
+        "whole": ("train", "val", "test"),
+        "torn": ("train",),
+        "val_alone": ("val", "cat"),
+        "two_vals": ("train", "val", "valid"),
+    }
+    for name, splits in parts.items():
+        for split in splits:
+            for label in ("cat", "dog"):
+                (folder / name / split / label).mkdir(parents=True)
+                for number in range(4):
+                    (folder / name / split / label / f"{number}.pgm").write_bytes(image + bytes([number]))
+    rows = [f"whole/train/{label}/{number}.pgm,{label}" for label in ("cat", "dog") for number in range(4)]
+    tables = {
+        "good": ("path,label", rows),
+        "labels": ("path,label", [*rows, rows[0].replace(",cat", ",dog")]),
+        "split": ("path,label,set", [f"{row},{'dev' if '2' in row else 'train'}" for row in rows]),
+        "group": ("path,label,set,g", [f"{row},{'val' if '2' in row else 'train'},one" for row in rows]),
+    }
+    for name, (header, lines) in tables.items():
+        (folder / f"{name}.csv").write_text("\n".join([header, *lines]))
 
 
 def make_files(folder: Path) -> None:

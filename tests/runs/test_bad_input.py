@@ -23,6 +23,7 @@ INTERNALS = ("Traceback", "Parser key", "jsonargparse", "<class ", "Namespace(",
 pytestmark = pytest.mark.slow
 
 FLAGS, FILES, OTHERS = (dict(cases()) for cases in (bad_input.flag_cases, bad_input.file_cases, bad_input.other_cases))
+SOURCES = dict(bad_input.source_cases())
 BACKBONES = [(name, value) for name, values in bad_input.TRANSFER.items() for value in values]
 
 
@@ -75,6 +76,13 @@ def test_a_configuration(refused, workdir: Path, content: str) -> None:
 def test_arguments_and_verbs(refused, case: bad_input.Case) -> None:
     given = SCRATCH if case[0] in ("fit", "test", "validate") else ()
     refused(case[0], *given, *case[1:])
+
+
+@pytest.mark.parametrize("case", SOURCES.values(), ids=SOURCES)
+def test_a_source(refused, workdir: Path, case: bad_input.Case) -> None:
+    bad_input.make_sources(workdir)
+    network = ("--model", "ScratchClassifier", "--model.network", "plain", "--model.network_args={widths: [3, 4]}")
+    refused(*case, *network, "--trainer.max_epochs", "1")
 
 
 @pytest.mark.parametrize(("name", "value"), BACKBONES, ids=[f"{name} {value}" for name, value in BACKBONES])

@@ -26,11 +26,11 @@ from fashion_tl.data.batches import (
     fingerprint,
 )
 from fashion_tl.data.fashion_mnist import FashionMNIST
-from fashion_tl.data.images import ImageSet, InMemoryImages
+from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.mixing import Mix, Mixer
 from fashion_tl.data.sources import Loaded, Source, load
-from fashion_tl.data.splits import budget_split, stratified_split, take_per_class
+from fashion_tl.data.splits import divide
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float
 from fashion_tl.data.views import DrawnViews
 from fashion_tl.errors import UserError, out_of_range
@@ -49,14 +49,15 @@ class ImageDataModule(LightningDataModule):
     else features are not cached.
 
     Args:
-        source: Where the images come from: FashionMNIST (if not given), ImageFolder, SyntheticGarments,
-            SyntheticObjects, or the class path of any subclass of ``fashion_tl.data.sources.Source``.
+        source: Where the images come from: FashionMNIST (if not given), ImageFolder, CSV, TorchVision,
+            SyntheticGarments, SyntheticObjects, or the class path of any subclass of
+            ``fashion_tl.data.sources.Source``.
         image_size: Height and width that the network sees, in pixels; those of the stored images if not given.
         interpolation: How images are resized: bilinear, bicubic (both antialiased) or nearest.
         batch_size: Images in a training batch.
         eval_batch_size: Images in a validation or test batch.
         val_fraction: Share of each class's training images held out for validation, above 0 and below 1; 1/12 if not
-            given, 1/5 of a label budget.
+            given, 1/5 of a label budget. A source with validation images of its own takes none.
         test_fraction: Share of each class held out for the test where a source has no test set of its own.
         label_budget: Labelled images of each class, to train and to validate on; a smaller budget takes a subset of a
             larger one. All if not given.
@@ -84,6 +85,7 @@ class ImageDataModule(LightningDataModule):
         mix: Mix | None = None,
     ) -> None:
         super().__init__()
+        self._val_fraction_given = val_fraction is not None
         if val_fraction is None:
             val_fraction = 1 / 12 if label_budget is None else 1 / 5
         problems = [
@@ -147,38 +149,39 @@ class ImageDataModule(LightningDataModule):
         if self.splits:
             return
         self.loaded = load(self.source)
-        labels = self.loaded.train.labels
-        stay = torch.arange(len(labels))
-        test: tuple[ImageSet, Tensor]
-        if self.loaded.test is None:
-            stay, held = stratified_split(labels, self.test_fraction, self.split_seed)
-            test = (self.loaded.train, held)
-        else:
-            test = (self.loaded.test, torch.arange(len(self.loaded.test)))
-        if self.label_budget is not None:
-            train, val = budget_split(labels, stay, self.label_budget, self.val_fraction, self.split_seed)
-        else:
-            kept, held = stratified_split(labels[stay], self.val_fraction, self.split_seed)
-            train, val = stay[kept], stay[held]
-        if self.per_class is not None:
-            train = take_per_class(labels, train, self.per_class, self.split_seed)
-        spec = self.input_spec
+        if self.loaded.val is not None and self._val_fraction_given:
+            raise UserError(
+                f"data.val_fraction is {self.val_fraction}, but {self.source_name} has validation images of its own: "
+                "none are split off. Leave it out, or take a source without them."
+            )
+        chosen = divide(
+            self.loaded, self.val_fraction, self.test_fraction, self.label_budget, self.per_class, self.split_seed
+        )
+        spec, sets = self.input_spec, self.loaded.sets
         decoded = f"{self.loaded.fingerprint} {spec['storage_size']} {spec['resize']} {spec['crop']}"
-        self.splits = {
-            "train": Split(self.loaded.train, train, decoded),
-            "val": Split(self.loaded.train, val, decoded),
-            "test": Split(*test, f"{decoded} {'test' if self.loaded.test is not None else 'train'}"),
+        # Indices alone would not tell the first image of one set from that of another.
+        tags = {
+            "train": decoded,
+            "val": decoded if self.loaded.val is None else f"{decoded} val",
+            "test": f"{decoded} {'train' if self.loaded.test is None else 'test'}",
         }
-        for name, split in self.splits.items():
+        splits = {name: Split(sets[name], chosen[name], tags[name]) for name in chosen}
+        for name, split in splits.items():
             if len(split) == 0:
                 raise UserError(f"no images are left for {name}: there are too few in {self.source_name}.")
-        divided = tuple(self.splits) if self.loaded.test is None else ("train", "val")
+        self._check_classes(self.loaded, splits)
+        self.splits = splits
+
+    def _check_classes(self, loaded: Loaded, splits: Mapping[str, Split]) -> None:
+        """Refuse splits of the training images that a class is lost to."""
+        divided, every = loaded.divided, set(loaded.train.labels.tolist())
+        unit = "images" if loaded.groups is None else "groups of images"
         for name in divided:
-            lost = set(labels.tolist()) - set(self.splits[name].labels.tolist())
+            lost = every - set(splits[name].labels.tolist())
             if lost:
                 raise UserError(
                     f"no image of class {self.class_names[min(lost)]!r} is left for {name}: a class needs at least "
-                    f"{len(divided)} images, for {', '.join(divided)}. Add images, or remove the class."
+                    f"{len(divided)} {unit}, for {', '.join(divided)}. Add images, or remove the class."
                 )
 
     def set_mix(self, mix: Mix) -> None:

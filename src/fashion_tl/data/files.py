@@ -104,7 +104,8 @@ def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tenso
     Args:
         path: The image file.
         size: Height and width of the result, in pixels.
-        resize: "crop" keeps a square around the centre; "stretch" scales each side to ``size``.
+        resize: "crop" keeps a square around the centre; "stretch" scales each side to ``size``; "pad" scales the longer
+            side to ``size`` and fills the rest with black, on both sides alike.
         crop: Side of that square as a share of the shorter side, above 0 to 1; ImageNet's custom is 0.875.
 
     Returns:
@@ -115,13 +116,32 @@ def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tenso
     """
     with _unreadable(path), _verified(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        rgb = _to_rgb(image)
+        return to_square(image, size, resize, crop)
+
+
+def to_square(image: Image.Image, size: int, resize: str, crop: float = 1.0) -> Tensor:
+    """Bring an image of any mode and proportions to a square RGB image; see ``decode_image``.
+
+    Returns:
+        uint8 (3, size, size), values 0 to 255.
+
+    Raises:
+        ValueError: If its pixels cannot be brought to 8 bits.
+    """
+    rgb = _to_rgb(image)
+    if resize == "pad":
+        width, height = (max(1, round(side * size / max(rgb.size))) for side in rgb.size)
+        square = Image.new("RGB", (size, size))
+        square.paste(
+            rgb.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2)
+        )
+    else:
         # The crop is a box of the resampling itself: the same pixels, but a 10000 x 1 image never grows first.
         side = crop * min(rgb.size) if resize == "crop" else None
         left, top = ((length - (side or length)) / 2 for length in rgb.size)
         box = (left, top, rgb.width - left, rgb.height - top)
-        pixels = np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR, box=box))
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)))
 
 
 def _verified(path: Path) -> Image.Image:

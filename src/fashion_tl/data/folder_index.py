@@ -12,9 +12,13 @@ from fashion_tl.errors import UserError
 
 Entries: TypeAlias = Sequence[tuple[Path, int]]
 
-_LAYOUT = "Allowed: a folder with one subfolder of images per class, or with such folders train/ and test/."
-_VALIDATION_NAMES = {"val", "valid", "validation"}
-_SPLIT_NAMES = {"train", "training", "test", "testing"}
+VALIDATION_NAMES = ("val", "validation", "valid")
+
+_LAYOUT = (
+    "Allowed: a folder with one subfolder of images per class, or with such folders train/ and test/, train/ and val/, "
+    "or all three."
+)
+_SPLIT_NAMES = {"train", "training", "test", "testing", *VALIDATION_NAMES}
 
 
 @dataclass(frozen=True)
@@ -24,20 +28,30 @@ class FolderIndex:
     Attributes:
         class_names: Names of the classes, sorted; a label is an index into them.
         train: Path and label of each training image, class by class, sorted by path.
-        test: The same for the test images; None if the folder is not divided and the caller has to split `train`.
+        test: The same for the test images; None if they are to be split off `train`.
+        val: The same for the validation images.
+        groups: The group of each training image, from 0; None if each image stands for itself.
     """
 
     class_names: tuple[str, ...]
     train: list[tuple[Path, int]]
     test: list[tuple[Path, int]] | None
+    val: list[tuple[Path, int]] | None = None
+    groups: list[int] | None = None
+
+    @property
+    def parts(self) -> dict[str, list[tuple[Path, int]]]:
+        """The entries of each split that the files are divided into, in the order train, test, val."""
+        parts = {"train": self.train, "test": self.test, "val": self.val}
+        return {name: entries for name, entries in parts.items() if entries is not None}
 
 
 def scan_folder(root: Path) -> FolderIndex:
     """List the images of a folder without opening one.
 
-    If `root` has train/ and test/, each with one subfolder per class, other folders beside these two are left alone;
-    else `root` itself has one subfolder per class. Images count at any depth below their class folder; hidden files,
-    hidden folders and files without a suffix of `SUFFIXES` do not.
+    If `root` has train/ and at least one of test/ and val/ (or validation/, valid/), each with one subfolder per class,
+    other folders beside these are left alone; else `root` itself has one subfolder per class. Images count at any depth
+    below their class folder; hidden files, hidden folders and files without a suffix of `SUFFIXES` do not.
 
     Args:
         root: The image folder.
@@ -46,17 +60,13 @@ def scan_folder(root: Path) -> FolderIndex:
         The classes and files, in an order that depends on nothing but their names.
 
     Raises:
-        UserError: The folder does not have this layout, a class is empty, or train/ and test/ differ in their classes.
+        UserError: The folder does not have this layout, a class is empty, or the splits differ in their classes.
     """
     if not root.is_dir():
         wrong = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"the image folder {root} {wrong}. {_LAYOUT} Give such a folder, absolute or below the root.")
     try:
-        names = _subfolders(root)
-        _check_split_names(root, names)
-        if not {"train", "test"} <= set(names):
-            return _index({"": root})
-        return _index({"train": root / "train", "test": root / "test"})
+        return _index(_splits(root, _subfolders(root)))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be listed: {error.strerror}. Allow it or remove it.") from error
 
@@ -66,23 +76,32 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _check_split_names(root: Path, names: list[str]) -> None:
-    """Refuse folders of splits that would be taken for classes or silently left out."""
-    validation = [name for name in names if name.lower() in _VALIDATION_NAMES]
-    if validation:
+def _splits(root: Path, names: list[str]) -> dict[str, Path]:
+    """Find the folders of splits among the subfolders of a folder; "train" alone for one that is not divided.
+
+    Raises:
+        UserError: If folders of splits would be taken for classes or silently left out.
+    """
+    validation = [name for name in names if name.lower() in VALIDATION_NAMES]
+    divided = "train" in names and bool({"test", *validation} & set(names))
+    if len(validation) > 1 or (validation and not divided) or not set(validation) <= set(VALIDATION_NAMES):
         raise UserError(
-            f"{root} has a folder {validation[0]!r}, but the validation set is split from the training images by seed. "
-            f"Move its images into the class folders of train/, rename it to 'test' if there is no test/, or remove it."
+            f"{root} has {', '.join(map(repr, validation))}, but one validation folder is allowed, called "
+            f"{', '.join(map(repr, VALIDATION_NAMES))}, beside train/. Rename, move or remove the others."
         )
-    if names and {name.lower() for name in names} <= _SPLIT_NAMES and not {"train", "test"} <= set(names):
+    if names and not divided and {name.lower() for name in names} <= _SPLIT_NAMES:
         raise UserError(
-            f"{root} has {', '.join(map(repr, names))}, but 'train' and 'test' are needed, spelt like this and both. "
-            f"Rename or add the other one, or give {root / names[0]} itself and the test set is split from it."
+            f"{root} has {', '.join(map(repr, names))}, but 'train' and 'test' are needed, or 'train' and 'val', spelt "
+            f"like this. Rename or add the other one, or give {root / names[0]} itself: the test set is split from it."
         )
+    if not divided:
+        return {"train": root}
+    found = {"train": "train", "test": "test", "val": next(iter(validation), "")}
+    return {split: root / name for split, name in found.items() if name in names}
 
 
 def _index(splits: dict[str, Path]) -> FolderIndex:
-    """List the images of one or two folders with the same classes; "" names a folder that is not divided."""
+    """List the images of the folders of one or more splits with the same classes."""
     class_names = {name: _subfolders(folder) for name, folder in splits.items()}
     every_class = sorted(set().union(*class_names.values()))
     found: dict[str, list[tuple[Path, int]]] = {}
@@ -94,8 +113,8 @@ def _index(splits: dict[str, Path]) -> FolderIndex:
         missing = [name for name in every_class if name not in class_names[split]]
         if missing:
             problems.append(
-                f"{folder} has no folder for {', '.join(map(repr, missing))}, which the other split has. "
-                "Add it with images, or remove the class from both."
+                f"{folder} has no folder for {', '.join(map(repr, missing))}, which another split has. "
+                "Add it with images, or remove the class from every split."
             )
         files = {name: find_images(folder / name) for name in class_names[split]}
         empty = [str(folder / name) for name, paths in files.items() if not paths]
@@ -110,5 +129,4 @@ def _index(splits: dict[str, Path]) -> FolderIndex:
         )
     if problems:
         raise UserError("\n".join(problems))
-    train, *test = found.values()
-    return FolderIndex(tuple(every_class), train, test[0] if test else None)
+    return FolderIndex(tuple(every_class), found["train"], found.get("test"), found.get("val"))

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from fashion_tl.data.files import UnreadableImageError, check_header, decode_image
-from fashion_tl.data.folder_index import Entries, scan_folder
+from fashion_tl.data.folder_index import Entries, FolderIndex, scan_folder
 from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.data.sources import Loaded, Source, data_root
@@ -28,23 +28,73 @@ _CHUNK = 64  # small files take less time than handing a task to a thread
 _Result = TypeVar("_Result")
 
 
-class ImageFolder(Source):
-    """A folder of images with one subfolder per class, or with such folders train/ and test/.
+class ImageFiles(Source):
+    """Image files that a subclass has found, with their classes and splits.
+
+    Args:
+        index: The files.
+        storage_size: Height and width that the files are decoded to, in pixels.
+        resize: How an image becomes square, see `decode_image`.
+        crop: Share of the shorter side that is kept, see `decode_image`.
+        skip_unreadable: Whether to go on without files that cannot be read, and list them.
+    """
+
+    channels = 3
+
+    def __init__(
+        self, index: FolderIndex, storage_size: int | None, resize: str, crop: float, skip_unreadable: bool
+    ) -> None:
+        self.index = index
+        self.class_names = index.class_names
+        self.storage_size, self.resize, self.crop = storage_size, resize, crop
+        self.skip_unreadable = skip_unreadable
+
+    def load(self) -> Loaded:
+        """Decode all images if they fit in memory together, else check the files and leave them to the workers.
+
+        Raises:
+            UserError: If files are unreadable and not to be skipped, or a class has no readable file.
+        """
+        if self.storage_size is None:
+            kind = type(self).__name__
+            raise UserError(f"{kind} needs data.source.storage_size, or --data.image_size: files have any size.")
+        parts, groups = self.index.parts, self.index.groups
+        in_memory = sum(map(len, parts.values())) * 3 * self.storage_size**2 <= memory_limit()
+        decoding = (self.storage_size, self.resize, self.crop)
+        loaded = {
+            name: load_folder(entries, *decoding, in_memory, self.skip_unreadable) for name, entries in parts.items()
+        }
+        sets = {name: images for name, (images, _) in loaded.items()}
+        skipped = [path for _, left_out in loaded.values() for path in left_out]
+        unused = set(skipped)
+        used = [(path, label) for entries in parts.values() for path, label in entries if path not in unused]
+        if groups is not None:
+            kept = [group for (path, _), group in zip(parts["train"], groups, strict=True) if path not in unused]
+        return Loaded(
+            sets["train"],
+            sets.get("test"),
+            folder_fingerprint(used),
+            [str(path) for path in skipped],
+            sets.get("val"),
+            None if groups is None else torch.tensor(kept, dtype=torch.int64),
+        )
+
+
+class ImageFolder(ImageFiles):
+    """A folder of images with one subfolder per class, or with such folders train/ and test/, train/ and val/, or all.
 
     Args:
         folder: The folder, below ``root``; an absolute path stands for itself.
         root: Folder with the data; else FASHION_TL_DATA_DIR, else "data".
         storage_size: Height and width that the files are decoded to, in pixels; the data module's ``image_size`` if not
             given.
-        resize: How an image becomes square: crop (the centre) or stretch.
+        resize: How an image becomes square: crop (the centre), stretch, or pad (the whole image on black).
         crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
         skip_unreadable: Whether to go on without files that cannot be read, and list them.
 
     Raises:
         UserError: If the folder does not have this layout.
     """
-
-    channels = 3
 
     def __init__(
         self,
@@ -56,28 +106,8 @@ class ImageFolder(Source):
         skip_unreadable: bool = False,
     ) -> None:
         self.root = data_root(root)
-        self.index = scan_folder(self.root / Path(folder).expanduser())
-        self.class_names = self.index.class_names
-        self.storage_size, self.resize, self.crop = storage_size, resize, crop
-        self.skip_unreadable = skip_unreadable
-
-    def load(self) -> Loaded:
-        """Decode all images if they fit in memory together, else check the files and leave them to the workers.
-
-        Raises:
-            UserError: If files are unreadable and not to be skipped, or a class has no readable file.
-        """
-        if self.storage_size is None:
-            raise UserError("ImageFolder needs data.source.storage_size, or --data.image_size: files have any size.")
-        parts = [part for part in (self.index.train, self.index.test) if part is not None]
-        in_memory = sum(map(len, parts)) * 3 * self.storage_size**2 <= memory_limit()
-        decoding = (self.storage_size, self.resize, self.crop)
-        loaded = [load_folder(part, *decoding, in_memory, self.skip_unreadable) for part in parts]
-        skipped = [path for _, left_out in loaded for path in left_out]
-        unused = set(skipped)
-        used = [(path, label) for part in parts for path, label in part if path not in unused]
-        train, test = loaded[0][0], loaded[1][0] if len(loaded) > 1 else None
-        return Loaded(train, test, folder_fingerprint(used), [str(path) for path in skipped])
+        index = scan_folder(self.root / Path(folder).expanduser())
+        super().__init__(index, storage_size, resize, crop, skip_unreadable)
 
 
 def load_folder(
@@ -120,7 +150,7 @@ def load_folder(
             return error.reason
         return None
 
-    reasons = _in_threads(read, len(paths), "reading images")
+    reasons = in_threads(read, len(paths), "reading images")
     unreadable = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
     if unreadable and not skip_unreadable:
         raise UnreadableImageError(_unreadable_message(unreadable, len(paths)))
@@ -164,14 +194,14 @@ def folder_fingerprint(entries: Entries) -> str:
 
     digest = hashlib.sha256()
     common = os.path.commonpath([path.parent for path, _ in entries]) if entries else ""
-    contents = _in_threads(content, len(entries), "identifying the images")
+    contents = in_threads(content, len(entries), "identifying the images")
     for (path, label), told in zip(entries, contents, strict=True):
         name = os.fsencode(path.relative_to(common).as_posix())
         digest.update(name + f"\0{label} {told.hex()}\n".encode())
     return digest.hexdigest()
 
 
-def _in_threads(task: Callable[[int], _Result], count: int, description: str) -> list[_Result]:
+def in_threads(task: Callable[[int], _Result], count: int, description: str) -> list[_Result]:
     """Run a task for 0 to count - 1 in threads, with a progress bar.
 
     Pillow decodes and hashlib hashes without the interpreter's lock.
@@ -202,5 +232,5 @@ def _check_classes_left(entries: Entries, kept: list[int]) -> None:
         folders = [os.path.commonpath([path.parent for path, own in entries if own == label]) for label in sorted(lost)]
         raise UserError(
             f"no file can be read as an image in {', '.join(folders)}, so the class would be lost. "
-            "Repair its images, or remove the class folder from train and test."
+            "Repair its images, or remove the class from every split."
         )

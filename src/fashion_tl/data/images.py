@@ -80,7 +80,7 @@ class FolderImages(ImageSet):
         paths: N image files.
         labels: int64 (N,).
         size: Height and width of the decoded images, in pixels.
-        resize: "crop" or "stretch".
+        resize: "crop", "stretch" or "pad".
         crop: Share of the shorter side that is kept.
 
     Raises:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from fashion_tl.data.images import ImageSet, InMemoryImages
 
 
@@ -17,16 +19,32 @@ class Loaded:
     """The images of a source.
 
     Attributes:
-        train: The images to train and validate on; to test on as well if ``test`` is None.
+        train: The images to train on; to validate on as well if ``val`` is None, to test on as well if ``test`` is.
         test: The test images, or None if they are to be split off.
         fingerprint: Hash of the images and labels, or of what identifies them.
         skipped: Paths of unreadable files that were left out.
+        val: The validation images, or None if they are to be split off.
+        groups: int64 (N,), the group of each of the N images in ``train``; a group is never divided between splits.
+            None if each image stands for itself.
     """
 
     train: ImageSet
     test: ImageSet | None
     fingerprint: str
     skipped: list[str] = field(default_factory=list)
+    val: ImageSet | None = None
+    groups: Tensor | None = None
+
+    @property
+    def sets(self) -> dict[str, ImageSet]:
+        """The set that each split takes its images from."""
+        val, test = (self.train if own is None else own for own in (self.val, self.test))
+        return {"train": self.train, "val": val, "test": test}
+
+    @property
+    def divided(self) -> list[str]:
+        """The splits that share the images of ``train``, beginning with "train"."""
+        return [name for name, images in self.sets.items() if images is self.train]
 
 
 class Source(ABC):
@@ -37,7 +55,7 @@ class Source(ABC):
         channels: Channels of the images.
         storage_size: Height and width of the stored images in pixels; None for a source that decodes files to the
             size that the network sees, which the data module then sets.
-        resize: How a file of other proportions becomes square: "crop" or "stretch".
+        resize: How a file of other proportions becomes square: "crop", "stretch" or "pad".
         crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
     """
 
@@ -82,7 +100,7 @@ def load(source: Source) -> Loaded:
     key = (type(source), repr(settings))
     if key not in _kept:
         loaded = source.load()
-        if not all(part is None or isinstance(part, InMemoryImages) for part in (loaded.train, loaded.test)):
+        if not all(isinstance(images, InMemoryImages) for images in loaded.sets.values()):
             return loaded
         _kept[key] = loaded
     return _kept[key]
@@ -92,6 +110,8 @@ def _is_plain(value: object) -> bool:
     """Say whether the text of a value tells it apart from every other value."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
     if is_dataclass(value) and not isinstance(value, type):
         return all(_is_plain(getattr(value, each.name)) for each in fields(value))
     return value is None or isinstance(value, str | int | float | Path)

@@ -2,8 +2,63 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+
 import torch
 from torch import Tensor
+
+from fashion_tl.data.sources import Loaded
+
+_ROUNDS = 4  # of the groups, in which those taken early may be put back
+
+
+def divide(
+    loaded: Loaded,
+    val_fraction: float,
+    test_fraction: float,
+    label_budget: int | None = None,
+    per_class: int | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Choose the images of train, val and test; what the source has not divided itself is split off its train images.
+
+    Args:
+        loaded: The images of a source.
+        val_fraction: Share of each class that validates, where it is split off; share of a label budget that validates.
+        test_fraction: Share of each class that tests, where it is split off.
+        label_budget: Labelled images of each class, to train and to validate on; all if None.
+        per_class: Most training images of each class; all if None.
+        seed: The same seed gives the same choice.
+
+    Returns:
+        Sorted indices of each split into its set of ``loaded.sets``.
+    """
+    labels, groups = loaded.train.labels, loaded.groups
+    val_labels = loaded.sets["val"].labels
+
+    def hold_out(indices: Tensor, fraction: float, keep: int) -> tuple[Tensor, Tensor]:
+        if groups is None:
+            kept, held = stratified_split(labels[indices], fraction, seed)
+        else:
+            kept, held = grouped_split(labels[indices], groups[indices], fraction, seed, keep)
+        return indices[kept], indices[held]
+
+    train, test = torch.arange(len(labels)), torch.arange(len(loaded.sets["test"]))
+    if loaded.test is None:
+        train, test = hold_out(train, test_fraction, 1 if loaded.val is not None else 2)
+    if label_budget is not None and loaded.val is None and groups is None:
+        train, val = budget_split(labels, train, label_budget, val_fraction, seed)
+    else:
+        val = torch.arange(len(val_labels))
+        if loaded.val is None:
+            train, val = hold_out(train, val_fraction, 1)
+        if label_budget is not None:
+            validating = len(range(label_budget)[1 :: _every(val_fraction)])
+            train = take_per_class(labels, train, label_budget - validating, seed)
+            val = take_per_class(val_labels, val, validating, seed)
+    if per_class is not None:
+        train = take_per_class(labels, train, per_class, seed)
+    return {"train": train, "val": val, "test": test}
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -29,6 +84,60 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     return torch.cat(stay).sort().values, torch.cat(held).sort().values
 
 
+def grouped_split(labels: Tensor, groups: Tensor, fraction: float, seed: int, keep: int = 1) -> tuple[Tensor, Tensor]:
+    """Split indices so that no group is divided and each class gives about the same share.
+
+    Groups come in an order drawn by seed, a few times; one changes sides if that brings the shares of its classes
+    nearer to the fraction (least squares). A class of which nothing was held out then gives its smallest group.
+
+    Args:
+        labels: Integer labels (N,).
+        groups: Integer groups (N,), such as of the patient, the scene or the film that an image comes from.
+        fraction: Share of each class that is held out, above 0 and below 1.
+        seed: The same seed gives the same split.
+        keep: Groups of each class that stay at least.
+
+    Returns:
+        Sorted indices that stay, and sorted indices that are held out.
+    """
+    names = torch.unique(groups)
+    order = names[torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))].tolist()
+    counts: dict[int, dict[int, int]] = defaultdict(dict)  # images of each class, by group
+    for (group, label), count in Counter(zip(groups.tolist(), labels.tolist(), strict=True)).items():
+        counts[group][label] = count
+    total = Counter(labels.tolist())
+    staying = Counter(label for each in counts.values() for label in each)
+    held, chosen = Counter[int](), set[int]()
+
+    def move(group: int) -> None:
+        sign = -1 if group in chosen else 1
+        chosen.symmetric_difference_update([group])
+        for label, count in counts[group].items():
+            held[label] += sign * count
+            staying[label] -= sign
+
+    def may(group: int) -> bool:
+        return group in chosen or all(staying[label] > keep for label in counts[group])
+
+    def change(group: int) -> float:
+        """Return by how much a move would change the sum of squared errors of the shares."""
+        sign = -1 if group in chosen else 1
+        return sum(
+            count * (count + 2 * sign * (held[label] - fraction * total[label])) / total[label] ** 2
+            for label, count in counts[group].items()
+        )
+
+    for group in order * _ROUNDS:
+        if change(group) < 0 and may(group):
+            move(group)
+    for label in sorted(total):
+        left = [group for group in order if group not in chosen and label in counts[group] and may(group)]
+        if left and not held[label]:
+            move(min(left, key=lambda group: sum(counts[group].values())))
+    mask = torch.isin(groups, torch.tensor(sorted(chosen), dtype=groups.dtype))
+    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+
+
 def budget_split(labels: Tensor, indices: Tensor, budget: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Choose labelled images of each class, to train and to validate on, within a budget.
 
@@ -46,7 +155,7 @@ def budget_split(labels: Tensor, indices: Tensor, budget: int, fraction: float, 
         Sorted indices to train on, and sorted indices to validate on.
     """
     generator = torch.Generator().manual_seed(seed)
-    every = max(2, round(1 / fraction))
+    every = _every(fraction)
     train, val = [], []
     for label in torch.unique(labels[indices]).tolist():
         members = indices[labels[indices] == label]
@@ -55,6 +164,11 @@ def budget_split(labels: Tensor, indices: Tensor, budget: int, fraction: float, 
         train.append(members[~validates])
         val.append(members[validates])
     return torch.cat(train).sort().values, torch.cat(val).sort().values
+
+
+def _every(fraction: float) -> int:
+    """Say that one in how many labelled images of a budget validates."""
+    return max(2, round(1 / fraction))
 
 
 def take_per_class(labels: Tensor, indices: Tensor, count: int, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fashion_tl.errors import UserError, out_of_range, unknown_name
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
-RESIZES = ("crop", "stretch")
+RESIZES = ("crop", "stretch", "pad")
 LARGEST = 4096  # height and width of an image in pixels
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision turn colour to grey
 
@@ -28,7 +28,7 @@ class InputSpec:
         storage_size: Height and width of the images as stored, in pixels; None if unknown.
         image_size: Height and width that the network sees, in pixels.
         interpolation: "bilinear" and "bicubic" (both antialiased), or "nearest".
-        resize: How a file of other proportions is brought to a square: "crop" or "stretch".
+        resize: How a file of other proportions is brought to a square: "crop", "stretch" or "pad".
         crop: Side of the cropped square as a share of the shorter side.
     """
 

@@ -20,11 +20,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from fashion_tl.data.csv_table import CSV
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.data.objects import SyntheticObjects
+from fashion_tl.data.torchvision_sets import TorchVision
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.imports import search_working_directory
 from fashion_tl.runs.configs import expand_extends
@@ -42,7 +44,7 @@ VERBS = {
     "probe": "Solve a linear classifier on the features of every stage, without training; record the last stage's.",
 }
 CLASSES = {  # what can be named without its module
-    "data.source": (FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects),
+    "data.source": (CSV, FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects, TorchVision),
     "model": (ScratchClassifier, TransferClassifier),
 }
 MAX_EPOCHS = 10  # where neither epochs nor steps are given

@@ -190,7 +190,7 @@ def make_study(
         base.log_dir / FOLDER / name,
         base.checkpoint_dir / FOLDER / name,
         {
-            **{each.name if each else "": _training_images(labelled, each, base) for each in budgets},
+            **{each.name if each else "": _training_images(data, labelled, each, base) for each in budgets},
             "test": len(data.splits["test"]),
         },
         keep_checkpoints,
@@ -222,11 +222,12 @@ def _labelled(data: ImageDataModule) -> dict[str, int]:
     return dict(zip(data.class_names, torch.bincount(labels, minlength=len(data.class_names)).tolist(), strict=True))
 
 
-def _training_images(labelled: Mapping[str, int], budget: Budget | None, base: Namespace) -> int:
+def _training_images(data: ImageDataModule, labelled: Mapping[str, int], budget: Budget | None, base: Namespace) -> int:
     """Say about how many images a run trains on."""
     limit = budget.labels if budget is not None else base.data.label_budget
-    share = base.data.val_fraction or (1 / 12 if limit is None else 1 / 5)
-    return round(sum(min(count, limit or count) for count in labelled.values()) * (1 - share))
+    if limit is None:
+        return len(data.splits["train"])
+    return round(sum(min(count, limit) for count in labelled.values()) * (1 - (base.data.val_fraction or 1 / 5)))
 
 
 def _check_budgets(labelled: Mapping[str, int], budgets: Sequence[Budget | None]) -> None:
