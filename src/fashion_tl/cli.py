@@ -24,7 +24,7 @@ CONFIGURED = {
 # Each is a function, MODULE:NAME, whose signature and docstring are its command line.
 FUNCTIONS = {
     "predict": ("inspection.predict:predict", "classify image files with a checkpoint"),
-    "export": ("training.export:export", "write a trained backbone as a local-dir: backbone"),
+    "export": ("export.verb:export", "write a trained network as ONNX, torch.export, safetensors or timm files"),
     "stages": ("models.listing:stages", "list the stages of a backbone"),
     "runs": ("records.listing:runs", "list the recorded runs"),
     "compare": ("report.compare:compare", "write one report over recorded runs: reports/index.html"),
