@@ -273,7 +273,8 @@ def test_exported_backbone_is_the_trained_one(trained: RunPaths, tmp_path: Path,
     folder = tmp_path / "new" / "backbone"
     assert main(["export", str(trained.best), str(folder)]) == 0
     assert capsys.readouterr().out == f"local-dir:{folder}\n"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    files = {"config.json", "model.safetensors", "labels.txt", "README.md"}
+    assert {path.name for path in folder.iterdir()} == files
     made = create_backbone(f"local-dir:{folder}", True, 32)
     module: Any = load_classifier(trained.best)
     images = torch.rand(3, 3, 32, 32)
