@@ -136,9 +136,9 @@ def _test(subject: Subject, class_names: Sequence[str]) -> list[str]:
         if isinstance(test.get(name), float | int)
     ]
     about = (
-        f"On {test.get('images', 0):,} test images, seen once, with 95 % intervals: Wilson's for the accuracy, inverted "
-        "tests for the calibration error (15 bins), a bootstrap over the images for the others. They cover the choice "
-        "of test images, not that of seeds."
+        f"On {test.get('images', 0):,} test images, seen once, with 95 % intervals: Wilson's for the accuracy, "
+        "inverted tests for the calibration error (15 bins), a bootstrap over the images for the others. They cover "
+        "the choice of test images, not that of seeds."
     )
     parts = [head, f"{about}{f' Some are missing: {_text(why)}.' if why else ''}"]
     parts.append(_table(("figure", "value", "95 % interval"), rows))
