@@ -92,7 +92,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Arguments without the program's name; the process's own if None.
 
     Returns:
-        0 when done, 1 when `doctor` finds something wrong, 2 when the user's input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
+        0 when done, 1 when `doctor` finds something wrong, 2 when the user's input is wrong, 130 after Ctrl-C, 143
+        after SIGTERM.
     """
     given = list(sys.argv[1:] if args is None else args)
     if not given or given[0] in ("-h", "--help"):
