@@ -117,4 +117,4 @@ def test_quantising_leaves_the_preprocessing_alone(scratch: ScratchClassifier) -
     assert kinds & {"ConvInteger", "MatMulInteger"}
     assert "MatMul" in kinds  # of the resize
     expected, small = (OnnxSession(content)(images()) for content in (model.content, quantised(model)))
-    assert np.abs(expected - small).max() < 0.3 * np.abs(expected).max()
+    assert np.abs(expected - small).max() < 0.5 * np.abs(expected).max()

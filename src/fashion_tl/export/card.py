@@ -40,6 +40,7 @@ class Exported:
         files: What each file is, by its name.
         usage: How to run it: lines of Python.
         input: What an input is, in words.
+        output: What comes out, in words.
         facts: More sentences, such as the largest difference to the original.
         preprocessing: What becomes of images, by name.
     """
@@ -50,6 +51,7 @@ class Exported:
     files: Mapping[str, str]
     usage: str
     input: str
+    output: str
     facts: Sequence[str]
     preprocessing: Mapping[str, Any]
 
@@ -68,8 +70,7 @@ def model_card(subject: Subject, exported: Exported) -> str:
         _table(("file", "content"), [(f"`{name}`", what) for name, what in exported.files.items()]),
         *[_text(fact) for fact in exported.facts],
         "## Use",
-        f"Input: {exported.input}. Output: logits (N, {classes}); the class of the largest is the prediction, in the "
-        f"order of `labels.txt`.\n\n```python\n{exported.usage}\n```",
+        f"Input: {exported.input}. Output: {exported.output}.\n\n```python\n{exported.usage}\n```",
         "## Preprocessing",
         _table(("step", "value"), [(name, _text(value)) for name, value in exported.preprocessing.items()]),
         *_training(subject),
@@ -91,7 +92,7 @@ def _training(subject: Subject) -> list[str]:
     best, sizes = subject.record.get("best") or {}, data.get("sizes") or {}
     phases = [
         f"from epoch {phase.get('start', 0) + 1}: {phase.get('trains')} "
-        f"({phase.get('trained_parameters', 0):,} parameters)"
+        f"({phase.get('trained_parameters') or 0:,} parameters)"
         for phase in model.get("phases") or []
     ]
     left_out = len(data.get("skipped") or [])

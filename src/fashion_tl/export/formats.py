@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.plain_text import clean
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.transfer import TransferClassifier
+
+if TYPE_CHECKING:
+    from fashion_tl.export.onnx_file import OnnxSession
 
 LABELS, CARD = "labels.txt", "README.md"
 ONNX, INT8, PROGRAM, WEIGHTS = "model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors"
@@ -134,6 +137,7 @@ def _about(module: ImageClassifier, options: Options) -> Exported:
         files={},
         usage=_USAGE[options.format],
         input=taken,
+        output=_output(module, options),
         facts=(),
         preprocessing={
             "stored size": f"{spec.stored} x {spec.stored}, {spec.channels} channels",
@@ -142,6 +146,13 @@ def _about(module: ImageClassifier, options: Options) -> Exported:
             **{name.replace("_", " "): value for name, value in describe_preprocessing(module.preprocess).items()},
         },
     )
+
+
+def _output(module: ImageClassifier, options: Options) -> str:
+    if options.format == "timm":
+        return f"features (N, {cast(TransferClassifier, module).backbone_info.features}), without the head"
+    classes = len(module.class_names)
+    return f"logits (N, {classes}); the class of the largest is the prediction, in the order of `{LABELS}`"
 
 
 def _metadata(about: Exported) -> dict[str, str]:
@@ -176,33 +187,33 @@ def _onnx(
 
     run = None if isinstance(opened, str) else opened
     # The original first: what it computes is what the file is held to.
-    pairs = [(inputs, classify(module, images)) for images, inputs in _inputs(module, options, run)]
-    taken = [inputs for _, inputs in _inputs(module, options, run, whole=True)] if options.int8 and run else []
+    expected = [classify(module, images) for images, _ in _inputs(module, options, run)]
     model = onnx_model(plain_network(module, options.preprocessing), _example(module, options), _metadata(about))
     session = OnnxSession(model.content)
-    largest, count = largest_difference(session, pairs)
+    inputs = (taken for _, taken in _inputs(module, options, run))
+    largest, count = largest_difference(session, zip(inputs, expected, strict=True))
     of = "test images" if run else f"generated images ({opened})"
     facts = [f"Largest difference of a logit to the trained network: {largest:.2g} on {count:,} {of}."]
     files = {ONNX: model.content}
     if options.int8:
         files[INT8] = quantised(model)
-        small = OnnxSession(files[INT8])
-        if run is None:
-            agreeing = np.mean([_same(session(inputs), small(inputs)) for inputs, _ in pairs])
-            facts.append(f"Classes of the int8 model: the same for {agreeing:.1%} of these images; accuracy not known.")
-        else:
-            by = [[each(inputs).argmax(1) for inputs in taken] for each in (session, small)]
-            correct = [float(np.mean(np.concatenate(each) == run.labels)) for each in by]
-            facts.append(
-                f"Accuracy on {len(run.labels):,} test images: {correct[0]:.4f}, of the int8 model {correct[1]:.4f}."
-            )
+        facts.append(_accuracy(session, OnnxSession(files[INT8]), _inputs(module, options, run, whole=True), run))
         sizes = [len(content) / 2**20 for content in files.values()]
         facts.append(f"Size: {sizes[0]:.2f} MiB, of the int8 model {sizes[1]:.2f} MiB.")
     return files, facts
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.mean(one.argmax(1) == other.argmax(1)))
+def _accuracy(
+    session: OnnxSession, small: OnnxSession, inputs: Iterator[tuple[Tensor, Tensor]], run: OpenedRun | None
+) -> str:
+    """Say how accurate a model and its quantised one are, or without labels how often they agree."""
+    both = [(session(taken).argmax(1), small(taken).argmax(1)) for _, taken in inputs]
+    whole, quantised = (np.concatenate(classes) for classes in zip(*both, strict=True))
+    if run is None:
+        same = np.mean(whole == quantised)
+        return f"The int8 model finds the same class for {same:.1%} of these images; its accuracy is not known."
+    correct, after = (float(np.mean(classes == run.labels)) for classes in (whole, quantised))
+    return f"Accuracy on {len(run.labels):,} test images: {correct:.4f}, of the int8 model {after:.4f}."
 
 
 def _inputs(

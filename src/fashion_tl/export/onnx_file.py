@@ -83,9 +83,10 @@ def onnx_model(network: nn.Module, example: Tensor, metadata: Mapping[str, str])
     kept = []
     for node in model.graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
-        if "'preprocess'" in scopes:
+        if "preprocess'" in scopes:  # the end of a qualified name
             kept.append(node.name)
-    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]  # lines of source code and names of this machine's folders
     del model.metadata_props[:]
     for name, text in metadata.items():
