@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fashion_tl.errors import UserError, one_line
+from fashion_tl.export.converters import FAILURES, quiet
 from fashion_tl.files import write_bytes
 
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
@@ -63,7 +62,7 @@ def onnx_model(network: nn.Module, example: Tensor, metadata: Mapping[str, str])
     Raises:
         UserError: If a layer cannot be converted.
     """
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 network,
@@ -74,7 +73,7 @@ def onnx_model(network: nn.Module, example: Tensor, metadata: Mapping[str, str])
                 output_names=["logits"],
                 verbose=False,
             )
-        except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
+        except FAILURES as error:
             cause = error.__cause__ or error
             raise UserError(
                 f"the network cannot be converted to ONNX: {one_line(cause)} Try --format torch or safetensors."
@@ -156,7 +155,7 @@ def quantised(model: OnnxModel) -> bytes:
     Raises:
         UserError: If onnxruntime cannot quantise it.
     """
-    with _quiet(), _refusing(), tempfile.TemporaryDirectory() as folder:
+    with quiet(), _refusing(), tempfile.TemporaryDirectory() as folder:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
@@ -171,18 +170,5 @@ def _refusing() -> Iterator[None]:
     """Turn what onnxruntime raises into one message."""
     try:
         yield
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except FAILURES as error:
         raise UserError(f"onnxruntime cannot run the exported network: {one_line(error)}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the converters tell their developers from the user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

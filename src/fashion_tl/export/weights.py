@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fashion_tl.errors import UserError, one_line
+from fashion_tl.export.converters import FAILURES, quiet
 
 METADATA = "metadata.json"  # within the program
 
@@ -26,15 +27,17 @@ def torch_program(network: nn.Module, example: Tensor, metadata: Mapping[str, st
         UserError: If it cannot be traced.
     """
     try:
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
+        with quiet():
+            program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except FAILURES as error:
         raise UserError(
             f"the network cannot be exported by torch.export: {one_line(error)} Try --format safetensors."
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names of this machine's folders
     content = io.BytesIO()
-    torch.export.save(program, content, extra_files={METADATA: json.dumps(dict(metadata))})
+    with quiet():
+        torch.export.save(program, content, extra_files={METADATA: json.dumps(dict(metadata))})
     return content.getvalue()
 
 
