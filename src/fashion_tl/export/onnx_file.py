@@ -168,7 +168,10 @@ def quantised(model: OnnxModel) -> bytes:
 @contextmanager
 def _refusing() -> Iterator[None]:
     """Turn what onnxruntime raises into one message."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = tuple(one for one in vars(state).values() if isinstance(one, type) and issubclass(one, Exception))
     try:
         yield
-    except FAILURES as error:
+    except (*FAILURES, *own) as error:
         raise UserError(f"onnxruntime cannot run the exported network: {one_line(error)}") from error
