@@ -244,7 +244,8 @@ def test_a_forward_of_its_own_is_one_message(
     scratch: ScratchClassifier, save: Save, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(scratch)
-    scratch.__class__ = type("Doubled", (ScratchClassifier,), {"forward": lambda self, images: 2 * images})
+    doubled: Any = type("Doubled", (ScratchClassifier,), {"forward": lambda self, images: 2 * images})
+    scratch.__class__ = doubled
     monkeypatch.setattr("fashion_tl.training.loading.load_classifier", lambda _: scratch)
     for kind in ("torch", "safetensors"):
         assert "Doubled computes its logits by a forward of its own" in fails(capsys, path, "out", "--format", kind)

@@ -156,7 +156,7 @@ def _intervals(
     subject: Subject, test: Mapping[str, Any], classes: int
 ) -> tuple[dict[str, tuple[float, float]], str | None]:
     """Compute the intervals of test figures, and say why some are missing."""
-    found = {}
+    found: dict[str, tuple[float, float]] = {}
     images, accuracy = test.get("images"), test.get("accuracy")
     if images and accuracy is not None:
         found["accuracy"] = wilson_interval(round(accuracy * images), images)
