@@ -25,8 +25,9 @@ def resize_matrix(stored: int, size: int, interpolation: str) -> Tensor:
         size: Pixels after.
         interpolation: One of ``data.transforms.INTERPOLATIONS``.
     """
-    columns = torch.eye(stored, dtype=torch.float64)[:, None, :, None]
-    return interpolate(columns, (size, 1), interpolation)[:, 0, :, 0].T.float().contiguous()
+    # The identity as an image whose height alone is resized; columns of one pixel come out wrong from torch.
+    identity = torch.eye(stored, dtype=torch.float64)[None, None]
+    return interpolate(identity, (size, stored), interpolation)[0, 0].float().contiguous()
 
 
 class MatrixPreprocess(nn.Module):
