@@ -515,4 +515,19 @@ MUTATIONS = (
         "_score(correct)",
         ("tests/inspection/test_audit.py", "-k", "scored"),
     ),
+    # Export
+    Mutation(
+        "an ONNX file whose logits differ is refused",
+        "export/onnx_file.py",
+        "if not difference <= TOLERANCE:",
+        "if difference < 0:",
+        ("tests/export/test_export.py", "-k", "finite"),
+    ),
+    Mutation(
+        "what an export compares on is not downloaded",
+        "export/subject.py",
+        "if not data_of(subject.paths, root).source.is_at_hand():",
+        "if False:",
+        ("tests/export/test_export.py", "-k", "at_hand"),
+    ),
 )

@@ -70,8 +70,26 @@ def test_a_list_may_be_empty(called: Called) -> None:
 
 
 @pytest.mark.parametrize(
+    ("args", "names", "verbose"),
+    [
+        (["--verbose", "true", "here", "a"], ("a",), True),
+        (["--verbose", "false", "here", "a"], ("a",), False),
+        (["here", "--verbose=false"], (), False),
+        (["--verbose", "here", "a"], ("a",), True),
+        (["--verbose", "--", "here", "true"], ("true",), True),
+    ],
+)
+def test_a_flag_takes_true_or_false_and_nothing_else(
+    called: Called, args: list[str], names: tuple[str, ...], verbose: bool
+) -> None:
+    call(command(called), "x measure", args)
+    assert (called["folder"], called["names"], called["verbose"]) == (Path("here"), names, verbose)
+
+
+@pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["here", "--verbose=maybe"], "unknown verbose 'maybe'. Allowed: true, false."),
         ([], "the following arguments are required: FOLDER"),
         (["here", "--metod", "fast"], "unrecognized arguments: --metod fast; did you mean --method?"),
         (["here", "--meth", "fast"], "unrecognized arguments: --meth"),

@@ -189,6 +189,53 @@ def test_output_file(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: 
     assert output.read_text(encoding="utf-8") == "".join(printed.splitlines(keepends=True)[:2])
 
 
+def test_json_lines(trained: RunPaths, pictures: Path, capsys: Output) -> None:
+    header, paths, classes, probabilities = table(predict(capsys, trained.best, pictures))
+    assert predict(capsys, trained.best, pictures, "--output", "table.jsonl") == "5 images: table.jsonl\n"
+    rows = [json.loads(line) for line in Path("table.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == paths
+    assert [row["class"] for row in rows] == classes
+    assert [list(row["probabilities"]) for row in rows] == [header[2:]] * 5
+    found = torch.tensor([list(row["probabilities"].values()) for row in rows])
+    torch.testing.assert_close(found, probabilities, atol=2e-6, rtol=0)
+    predict(capsys, trained.best, pictures / "a.png", "--output", "table.jsonl")
+    assert len(Path("table.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.json", "a.TSV", "a.xlsx"])
+def test_forms_that_are_not_written(trained: RunPaths, pictures: Path, capsys: Output, name: str) -> None:
+    message = fails(capsys, "predict", trained.best, pictures, "--output", name)
+    assert f"--output {name}: predictions are written as .csv, or as JSON lines (.jsonl)." in message
+    assert not Path(name).exists()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_files_are_decoded_in_order_and_not_far_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    from fashion_tl.data import files
+    from fashion_tl.data.transforms import InputSpec
+
+    asked: list[int] = []
+
+    def decode(path: Path, size: int, resize: str, crop: float) -> Tensor:
+        asked.append(int(path.name))
+        if path.name == "11":
+            raise files.UnreadableImageError("broken", "broken")
+        return torch.full((3, size, size), int(path.name), dtype=torch.uint8)
+
+    monkeypatch.setattr(files, "decode_image", decode)
+    paths = [tmp_path / str(i) for i in range(20)]
+    found: list[int] = []
+    for names, batch in files.decoded(paths, InputSpec(3, 4, 4), batch_size, skip=True):
+        assert [int(path.name) for path in names] == batch[:, 0, 0, 0].tolist()
+        found += batch[:, 0, 0, 0].tolist()
+        assert max(asked) < found[-1] + 1 + 3 * batch_size + (found[-1] == 10) * batch_size
+    assert found == [i for i in range(20) if i != 11]
+    with pytest.raises(files.UnreadableImageError):
+        list(files.decoded(paths, InputSpec(3, 4, 4), batch_size, skip=False))
+
+
 def test_output_replaces_nothing_but_an_earlier_table(
     trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output
 ) -> None:
@@ -273,7 +320,8 @@ def test_exported_backbone_is_the_trained_one(trained: RunPaths, tmp_path: Path,
     folder = tmp_path / "new" / "backbone"
     assert main(["export", str(trained.best), str(folder)]) == 0
     assert capsys.readouterr().out == f"local-dir:{folder}\n"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    files = {"config.json", "model.safetensors", "labels.txt", "README.md"}
+    assert {path.name for path in folder.iterdir()} == files
     made = create_backbone(f"local-dir:{folder}", True, 32)
     module: Any = load_classifier(trained.best)
     images = torch.rand(3, 3, 32, 32)

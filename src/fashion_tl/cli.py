@@ -24,7 +24,7 @@ CONFIGURED = {
 # Each is a function, MODULE:NAME, whose signature and docstring are its command line.
 FUNCTIONS = {
     "predict": ("inspection.predict:predict", "classify image files with a checkpoint"),
-    "export": ("training.export:export", "write a trained backbone as a local-dir: backbone"),
+    "export": ("export.verb:export", "write a trained network as ONNX, torch.export, safetensors or timm files"),
     "stages": ("models.listing:stages", "list the stages of a backbone"),
     "runs": ("records.listing:runs", "list the recorded runs"),
     "compare": ("report.compare:compare", "write one report over recorded runs: reports/index.html"),
@@ -39,6 +39,7 @@ FUNCTIONS = {
     "ablate": ("tournament.verbs:ablate", "turn off each switch of a configuration alone, or add changes alone"),
     "tune": ("tuning.verbs:tune", "search settings by validation (Optuna): TPE, random or grid; prune; test the best"),
     "cache": ("features.listing:cache", "list or clear the cached features of frozen stages"),
+    "doctor": ("doctor:doctor", "say what this machine offers, what is wrong, and how to mend it"),
 }
 
 
@@ -91,7 +92,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Arguments without the program's name; the process's own if None.
 
     Returns:
-        0 when done, 2 when the user's input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
+        0 when done, 1 when `doctor` finds something wrong, 2 when the user's input is wrong, 130 after Ctrl-C, 143
+        after SIGTERM.
     """
     given = list(sys.argv[1:] if args is None else args)
     if not given or given[0] in ("-h", "--help"):

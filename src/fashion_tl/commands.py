@@ -18,6 +18,8 @@ from docstring_parser import parse_from_object
 
 from fashion_tl.errors import UserError, unknown_name
 
+BOOLEANS = {"true": True, "false": False}
+
 
 class Flag(str):
     """An argument for another parser: ``*flags: Flag`` takes what this one does not know, in its order."""
@@ -40,7 +42,8 @@ def call(command: Callable[..., Any], prog: str, args: Sequence[str]) -> None:
     """Call a function with command-line arguments.
 
     Parameters without a default are positional, ``*names`` takes any number of values; all others are options. A list
-    takes several values, a ``bool`` is a flag, a ``Literal`` has choices, and ``*flags: Flag`` is handed the rest.
+    takes several values, a ``bool`` is a flag (``--name``, ``--name true`` or ``--name false``), a ``Literal`` has
+    choices, and ``*flags: Flag`` is handed the rest.
 
     Args:
         command: The function. The summary of its docstring (Google style) describes it, and ``Args`` the arguments.
@@ -52,6 +55,7 @@ def call(command: Callable[..., Any], prog: str, args: Sequence[str]) -> None:
         SystemExit: After ``--help``.
     """
     parameters, rest = inspect.signature(command).parameters, list[str]()
+    args = _with_values(args, {f"--{name}" for name, hint in _hints(command).items() if hint is bool})
     if any(_takes_rest(parameter, _hints(command)) for parameter in parameters.values()):
         known, rest = parser_of(command, prog).parse_known_args(args)
         given = vars(known)
@@ -82,6 +86,16 @@ def parser_of(command: Callable[..., Any], prog: str) -> argparse.ArgumentParser
     return parser
 
 
+def _with_values(args: Sequence[str], flags: set[str]) -> list[str]:
+    """Give each flag that stands alone its value, so that it takes none of what follows."""
+    given = list(args)
+    end = given.index("--") if "--" in given else len(given)
+    for i, arg in enumerate(given[:end]):
+        if arg in flags and (i + 1 == len(given) or given[i + 1] not in BOOLEANS):
+            given[i] = f"{arg}=true"
+    return given
+
+
 def _hints(command: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a function's parameters; that of its return may name what is not imported."""
     parameters = {name: hint for name, hint in command.__annotations__.items() if name != "return"}
@@ -96,13 +110,16 @@ def _takes_rest(parameter: inspect.Parameter, hints: dict[str, Any]) -> bool:
 def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: Any, told: str) -> None:  # noqa: ANN401
     name, default = parameter.name, parameter.default
     kind = _without_none(hint)
+    settings: dict[str, Any]
     if kind is bool:
-        parser.add_argument(f"--{name}", action="store_true", help=told)
+        choose = _choice(name, tuple(BOOLEANS))
+        settings = {"help": f"{told} (default: {str(default).lower()})", "metavar": "{true,false}", "default": default}
+        parser.add_argument(f"--{name}", type=lambda text: BOOLEANS[choose(text)], **settings)
         return
     several = get_origin(kind) is list
     kind = get_args(kind)[0] if several else kind
     choices = get_args(kind) if get_origin(kind) is Literal else ()
-    settings: dict[str, Any] = {"help": told, "type": _choice(name, choices) if choices else kind}
+    settings = {"help": told, "type": _choice(name, choices) if choices else kind}
     metavar = "{" + ",".join(choices) + "}" if choices else name.upper()
     if parameter.kind is parameter.VAR_POSITIONAL:
         parser.add_argument(name, nargs="*", metavar=metavar.removesuffix("S"), **settings)

@@ -71,7 +71,7 @@ class MeanOfProbabilities(nn.Module):
 
     def forward(self, logs: Tensor) -> Tensor:
         """Average in the space of logarithms."""
-        apart = logs.view(len(logs), len(self.shares), -1)
+        apart = logs.view(logs.shape[0], len(self.shares), -1)  # not len(logs), which a tracer takes for a constant
         return (apart + self.shares.log()[:, None]).logsumexp(1)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from fashion_tl.data.augment import translate_images
 from fashion_tl.data.transforms import to_float
 from fashion_tl.errors import UserError, shown
 
@@ -48,5 +47,5 @@ def view(images: Tensor, name: str) -> Tensor:
     if name == HFLIP:
         return images.flip(-1)
     side, _, pixels = name.partition(":")
-    down, right = (torch.full((len(images),), step * int(pixels), device=images.device) for step in _STEPS[side])
-    return translate_images(to_float(images), down, right, int(pixels))
+    down, right = (step * int(pixels) for step in _STEPS[side])
+    return F.pad(to_float(images), [right, -right, down, -down])

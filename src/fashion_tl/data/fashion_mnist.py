@@ -60,6 +60,10 @@ class FashionMNIST(Source):
         prints = fingerprint(train.images, train.labels, test.images, test.labels)
         return Loaded(train, test, prints)
 
+    def is_at_hand(self) -> bool:
+        """Say whether all four files are there."""
+        return all(find_idx(self.root / "FashionMNIST" / "raw" / name) for name in CONTENTS)
+
     def _read(self, part: str) -> InMemoryImages:
         raw = self.root / "FashionMNIST" / "raw"
         tensors = []

@@ -7,8 +7,11 @@ import stat
 import struct
 import sys
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,8 @@ from fashion_tl.data.transforms import InputSpec, to_grey
 from fashion_tl.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+_MOST_THREADS, _BATCHES_AHEAD = 4, 2
 
 # What Pillow's decoders let through on damaged files: a broken PNG chunk, for one, is a SyntaxError.
 _DECODER_ERRORS = (
@@ -165,7 +170,7 @@ def check_header(path: Path) -> None:
 
 
 def decoded(files: list[Path], spec: InputSpec, batch_size: int, skip: bool) -> Iterator[tuple[list[Path], Tensor]]:
-    """Decode files to the size and channels of a run's stored images.
+    """Decode files to the size and channels of a run's stored images, in threads ahead of what takes them.
 
     Args:
         files: Image files.
@@ -179,19 +184,35 @@ def decoded(files: list[Path], spec: InputSpec, batch_size: int, skip: bool) -> 
     Raises:
         UnreadableImageError: If a file cannot be read and is not to be skipped.
     """
-    for start in range(0, len(files), batch_size):
-        names, tensors = [], []
-        for path in files[start : start + batch_size]:
-            try:
-                tensors.append(decode_image(path, spec.stored, spec.resize, spec.crop))
-                names.append(path)
-            except UnreadableImageError as error:
-                if not skip:
-                    raise
-                print(f"skipped {path}: {error.reason}", file=sys.stderr)
-        if tensors:
-            batch = torch.stack(tensors)
-            yield names, to_grey(batch) if spec.channels == 1 else batch
+
+    def decode(path: Path) -> Tensor:
+        return decode_image(path, spec.stored, spec.resize, spec.crop)
+
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    ahead: deque[list[tuple[Path, Future[Tensor]]]] = deque()
+    starts = iter(range(0, len(files), batch_size))
+    try:
+        while True:
+            # While a batch is used, the next ones are decoded, and no more of them: images may be large.
+            for start in islice(starts, _BATCHES_AHEAD + 1 - len(ahead)):
+                ahead.append([(path, pool.submit(decode, path)) for path in files[start : start + batch_size]])
+            if not ahead:
+                return
+            names, tensors = [], []
+            for path, future in ahead.popleft():
+                try:
+                    tensors.append(future.result())
+                    names.append(path)
+                except UnreadableImageError as error:
+                    if not skip:
+                        raise
+                    print(f"skipped {path}: {error.reason}", file=sys.stderr)
+            if tensors:
+                batch = torch.stack(tensors)
+                yield names, to_grey(batch) if spec.channels == 1 else batch
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -69,6 +69,10 @@ class Source(ABC):
     def load(self) -> Loaded:
         """Read or generate all images."""
 
+    def is_at_hand(self) -> bool:
+        """Say whether ``load`` needs no download."""
+        return True
+
 
 def data_root(root: str | Path | None = None) -> Path:
     """Return the folder with the data: as given, else ``FASHION_TL_DATA_DIR``, else "data"."""

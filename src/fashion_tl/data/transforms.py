@@ -178,10 +178,15 @@ def resize_images(images: Tensor, size: int, interpolation: str) -> Tensor:
     """Resize float images (B, C, H, W) to (B, C, size, size)."""
     if images.shape[-2:] == (size, size):
         return images
-    if interpolation == "nearest":
-        return F.interpolate(images, size=(size, size), mode="nearest-exact")
-    resized = F.interpolate(images, size=(size, size), mode=interpolation, align_corners=False, antialias=True)
+    resized = interpolate(images, (size, size), interpolation)
     return resized.clamp(0, 1) if interpolation == "bicubic" else resized
+
+
+def interpolate(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Bring float images (B, C, H, W) to a height and a width; bicubic values may leave the range of the images."""
+    if interpolation == "nearest":
+        return F.interpolate(images, size=size, mode="nearest-exact")
+    return F.interpolate(images, size=size, mode=interpolation, align_corners=False, antialias=True)
 
 
 def describe_preprocessing(preprocess: Preprocess) -> dict[str, Any]:

@@ -1,0 +1,231 @@
+"""The model card of an export: what its run's record says, in Markdown; a gap says why it is one."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fashion_tl import __version__
+from fashion_tl.errors import UserError
+from fashion_tl.export.subject import Subject
+from fashion_tl.inspection.calibration import UNSCALED, Calibration, read_calibration
+from fashion_tl.metrics.metrics import softmax
+from fashion_tl.metrics.uncertainty import bootstrap_intervals, calibration_interval, wilson_interval
+from fashion_tl.plain_text import clean
+from fashion_tl.records.predictions import read_predictions
+
+FIGURES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "loss": "loss (nats)",
+    "calibration_error": "calibration error",
+}
+_NOT = "not recorded"
+_TO_FILL = "*To be filled in by whoever passes this model on: {}*"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the card says of the export itself.
+
+    Attributes:
+        class_names: Names of the K classes, in the order of the logits.
+        architecture: The network.
+        parameters: Number of its parameters.
+        files: What each file is, by its name.
+        usage: How to run it: lines of Python.
+        input: What an input is, in words.
+        output: What comes out, in words.
+        facts: More sentences, such as the largest difference to the original.
+        preprocessing: What becomes of images, by name.
+    """
+
+    class_names: Sequence[str]
+    architecture: str
+    parameters: int
+    files: Mapping[str, str]
+    usage: str
+    input: str
+    output: str
+    facts: Sequence[str]
+    preprocessing: Mapping[str, Any]
+
+
+def model_card(subject: Subject, exported: Exported) -> str:
+    """Write the card."""
+    classes = len(exported.class_names)
+    parts = [
+        f"# {_text(subject.label)}",
+        f"Classifies images into {classes} classes ({', '.join(map(_text, exported.class_names))}). "
+        f"{_text(exported.architecture)}, {exported.parameters:,} parameters. Exported by fashion_tl {__version__}.",
+        "## Intended use",
+        _TO_FILL.format("what it is for, on which images, by whom; what it must not be used for; known failures.")
+        + "\n\nThe figures below are of one test set. They say nothing about other images.",
+        "## Files",
+        _table(("file", "content"), [(f"`{name}`", what) for name, what in exported.files.items()]),
+        *[_text(fact) for fact in exported.facts],
+        "## Use",
+        f"Input: {exported.input}. Output: {exported.output}.\n\n```python\n{exported.usage}\n```",
+        "## Preprocessing",
+        _table(("step", "value"), [(name, _text(value)) for name, value in exported.preprocessing.items()]),
+        *_training(subject),
+        *_test(subject, exported.class_names),
+        *_calibration(subject),
+        "## Licence",
+        f"The licence of the weights is unknown: no record holds it. They began as {_text(_weights(subject))}. "
+        "The licences of those weights, and of the training images, bind whoever passes this model on. "
+        "fashion_tl itself is under the MIT licence, which says nothing of the weights.",
+        *_versions(subject),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _training(subject: Subject) -> list[str]:
+    if subject.gap:
+        return ["## Training", f"Not known: there is no record of the run ({_text(subject.gap)})."]
+    data, model, time = (subject.record.get(name) or {} for name in ("data", "model", "time"))
+    best, sizes = subject.record.get("best") or {}, data.get("sizes") or {}
+    phases = [
+        f"from epoch {phase.get('start', 0) + 1}: {phase.get('trains')} "
+        f"({phase.get('trained_parameters') or 0:,} parameters)"
+        for phase in model.get("phases") or []
+    ]
+    left_out = len(data.get("skipped") or [])
+    chosen = f"{best['monitor']} {best['value']:.4f} after epoch {best['epoch'] + 1}" if _is_whole(best) else None
+    rows = {
+        "images": data.get("source"),
+        "fingerprint of images and labels": data.get("fingerprint"),
+        **{f"{name} images": f"{sizes[name]:,}" if name in sizes else None for name in ("train", "val", "test")},
+        "unreadable files left out": f"{left_out}" if "skipped" in data else None,
+        "labelled images of each class at most": data.get("label_budget") or data.get("per_class") or "no limit",
+        "seed, seed of the split": f"{subject.record.get('seed')}, {data.get('split_seed')}",
+        "began as": model.get("weights"),
+        "trained": "; ".join(phases) or model.get("strategy"),
+        "optimizer, rate of the head, of the backbone": _joined(model, "optimizer", "lr", "backbone_lr"),
+        "schedule": model.get("schedule"),
+        "objective": model.get("objective"),
+        "epochs at most": model.get("max_epochs"),
+        "chosen on validation images by": chosen,
+        "seconds of training": f"{time['fit_seconds']:.1f}" if "fit_seconds" in time else None,
+        "made of": ", ".join(f"{one.get('name')} {one.get('version')}" for one in subject.record.get("members") or []),
+    }
+    if not rows["made of"]:
+        del rows["made of"]
+    command = subject.record.get("command")
+    told = f"```\n{clean(command)}\n```" if command else "The record holds no command."
+    table = _table(("what", "value"), [(name, _cell(value)) for name, value in rows.items()])
+    return ["## Training", table, f"Command:\n\n{told}"]
+
+
+def _test(subject: Subject, class_names: Sequence[str]) -> list[str]:
+    head, test = "## Test figures", subject.record.get("test") or {}
+    if subject.gap:
+        return [head, f"Not known: there is no record of the run ({_text(subject.gap)})."]
+    if not subject.tested:
+        return [head, "Not known: those of the record are of another checkpoint of the run, its best.ckpt."]
+    if not test:
+        return [head, "Not known: the record holds none."]
+    intervals, why = _intervals(subject, test, len(class_names))
+    rows = [
+        (words, f"{test[name]:.4f}", "{:.4f} to {:.4f}".format(*intervals[name]) if name in intervals else _NOT)
+        for name, words in FIGURES.items()
+        if isinstance(test.get(name), float | int)
+    ]
+    about = (
+        f"On {test.get('images', 0):,} test images, seen once, with 95 % intervals: Wilson's for the accuracy, "
+        "inverted tests for the calibration error (15 bins), a bootstrap over the images for the others. They cover "
+        "the choice of test images, not that of seeds."
+    )
+    parts = [head, f"{about}{f' Some are missing: {_text(why)}.' if why else ''}"]
+    parts.append(_table(("figure", "value", "95 % interval"), rows))
+    per_class = test.get("per_class") or {}
+    named = [
+        (_text(name), *(f"{per_class[name][one]:.4f}" for one in ("precision", "recall", "f1")))
+        for name in class_names
+        if isinstance(per_class.get(name), dict)
+    ]
+    return [*parts, _table(("class", "precision", "recall", "F1"), named)] if named else parts
+
+
+def _intervals(
+    subject: Subject, test: Mapping[str, Any], classes: int
+) -> tuple[dict[str, tuple[float, float]], str | None]:
+    """Compute the intervals of test figures, and say why some are missing."""
+    found: dict[str, tuple[float, float]] = {}
+    images, accuracy = test.get("images"), test.get("accuracy")
+    if images and accuracy is not None:
+        found["accuracy"] = wilson_interval(round(accuracy * images), images)
+    try:
+        if subject.paths is None:
+            return found, subject.gap
+        predictions = read_predictions(subject.paths.logs, subject.record, classes)
+    except UserError as error:
+        return found, str(error).rstrip(".")
+    found |= bootstrap_intervals(predictions.logits, predictions.labels)
+    found["calibration_error"] = calibration_interval(softmax(predictions.logits), predictions.labels)
+    return found, None
+
+
+def _calibration(subject: Subject) -> list[str]:
+    head = "## Calibration"
+    try:
+        found: Calibration | None = read_calibration(subject.checkpoint)
+    except UserError as error:
+        return [head, f"Not known: {_text(error)}"]
+    if found is None:
+        return [head, "Not fitted: `fashion-tl diagnose` does it. The softmax of the logits is not calibrated."]
+    if found.method == UNSCALED:
+        told = "Neither temperature nor vector scaling improved the logits: take their softmax as it is."
+    elif found.method == "temperature":
+        told = (
+            f"Divide the logits by {found.temperature:.6g} (temperature scaling, Guo et al. 2017) before the softmax."
+        )
+    else:
+        told = (
+            "Scale the logits of each class before the softmax (vector scaling, Guo et al. 2017): "
+            f"factors `{[round(value, 6) for value in found.scale]}`, summands "
+            f"`{[round(value, 6) for value in found.bias]}`."
+        )
+    return [head, f"{told} Fitted to {found.images:,} validation images. The exported logits are those before it."]
+
+
+def _versions(subject: Subject) -> list[str]:
+    environment = subject.record.get("environment") or {}
+    if not environment:
+        return ["## Versions", f"Of training: {_text(subject.gap) or _NOT}. Of the export: fashion_tl {__version__}."]
+    rows = {"Python": environment.get("python"), **(environment.get("libraries") or {})}
+    rows |= {"git commit": environment.get("git_commit"), "device": environment.get("device")}
+    return ["## Versions", "Of training:", _table(("what", "version"), [(k, _cell(v)) for k, v in rows.items()])]
+
+
+def _weights(subject: Subject) -> str:
+    weights = (subject.record.get("model") or {}).get("weights")
+    return str(weights) if weights else "weights that are not recorded"
+
+
+def _is_whole(best: Mapping[str, Any]) -> bool:
+    return isinstance(best.get("value"), float | int) and isinstance(best.get("epoch"), int) and "monitor" in best
+
+
+def _joined(values: Mapping[str, Any], *names: str) -> str | None:
+    found = [str(values[name]) for name in names if values.get(name) is not None]
+    return ", ".join(found) or None
+
+
+def _cell(value: object) -> str:
+    return _NOT if value in (None, "") else _text(value)
+
+
+def _text(value: object) -> str:
+    """Write text so that Markdown shows it as it is, in a cell of a table, too."""
+    return re.sub(r"([\\`*_{}\[\]|#])", r"\\\1", html.escape(clean(value), quote=False))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,282 @@
+"""``fashion-tl export`` through the command line: formats, the model card, mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fashion_tl.cli import main
+from fashion_tl.inspection.inference import classify
+from fashion_tl.records.record import RunPaths, read_record, write_record
+from fashion_tl.training.loading import load_classifier
+from fashion_tl.training.scratch import ScratchClassifier
+from fashion_tl.training.transfer import TransferClassifier
+
+from .conftest import Save
+from .test_network import ensemble, images
+
+Output = pytest.CaptureFixture[str]
+
+
+def fails(capsys: Output, *args: object) -> str:
+    """Run a verb that must end with status 2, one message and nothing new; return the message."""
+    capsys.readouterr()
+    before = sorted(Path().rglob("*"))
+    assert main(["export", *map(str, args)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("fashion-tl: error: ")
+    assert err.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+    return err
+
+
+def card(folder: str = "out") -> str:
+    return Path(folder, "README.md").read_text(encoding="utf-8")
+
+
+def test_weights_with_metadata(beside: RunPaths, capsys: Output) -> None:
+    from safetensors import safe_open
+
+    assert main(["export", "small", "out", "--format", "safetensors"]) == 0
+    assert capsys.readouterr().out == "out\n"
+    assert {path.name for path in Path("out").iterdir()} == {"model.safetensors", "labels.txt", "README.md"}
+    module = load_classifier(beside.best)
+    with safe_open("out/model.safetensors", "pt") as file:
+        state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    assert all(torch.equal(state[name], value) for name, value in module.network.state_dict().items())
+    assert state.keys() == module.network.state_dict().keys()
+    assert json.loads(metadata["class_names"]) == list(module.class_names)
+    assert Path("out/labels.txt").read_text().splitlines() == list(module.class_names)
+
+
+def test_a_run_may_be_named_by_its_folder_or_its_checkpoint(beside: RunPaths) -> None:
+    for i, run in enumerate((beside.logs, beside.checkpoints, beside.best, "small")):
+        assert main(["export", str(run), f"out{i}", "--format", "safetensors"]) == 0
+        assert card(f"out{i}") == card("out0")
+
+
+@pytest.mark.slow
+def test_a_program_runs_with_torch_alone(scratch: ScratchClassifier, save: Save) -> None:
+    path, expected = save(scratch), classify(scratch, images())
+    assert main(["export", str(path), "out", "--format", "torch"]) == 0
+    assert {path.name for path in Path("out").iterdir()} == {"model.pt2", "labels.txt", "README.md"}
+    torch.save(images(), "images.pt")
+    script = """
+import sys
+sys.modules["fashion_tl"] = sys.modules["timm"] = sys.modules["lightning"] = None
+import torch
+network = torch.export.load("out/model.pt2").module()
+images = torch.load("images.pt")
+torch.save([network(images), network(images[:3])], "logits.pt")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = torch.load("logits.pt")
+    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1], expected[:3], atol=1e-5, rtol=0)
+
+
+def test_the_card_holds_what_the_record_says(beside: RunPaths) -> None:
+    assert main(["export", "small", "out", "--format", "safetensors"]) == 0
+    record, text = read_record(beside.logs), card()
+    test = record["test"]
+    assert text.startswith("# small version 0\n")
+    for told in (
+        "| images | SyntheticGarments |",
+        *(f"| {name} images | {count} |" for name, count in record["data"]["sizes"].items()),
+        f"| fingerprint of images and labels | {record['data']['fingerprint']} |",
+        f"| accuracy | {test['accuracy']:.4f} | ",
+        f"| macro F1 | {test['macro_f1']:.4f} | ",
+        f"| Trouser | {test['per_class']['Trouser']['precision']:.4f} |",
+        record["command"],
+        f"| torch | {record['environment']['libraries']['torch']} |",
+        "Not fitted: `fashion-tl diagnose` does it.",
+        "The licence of the weights is unknown",
+        "To be filled in by whoever passes this model on",
+        "28 x 28, 1 channels",
+    ):
+        assert told in text
+    assert text.count(" to 0.") + text.count(" to 1.") + text.count(" to 2.") >= 6  # intervals
+
+
+def test_the_card_says_why_figures_are_missing(beside: RunPaths, small: RunPaths) -> None:
+    record = read_record(beside.logs)
+    lacking = {name: value for name, value in record.items() if name not in ("test", "command", "environment", "time")}
+    try:
+        write_record(small.logs, lacking)
+        assert main(["export", "small", "out", "--format", "safetensors"]) == 0
+        write_record(small.logs, {**record, "checkpoint": "0" * 64})
+        assert main(["export", "small", "other", "--format", "safetensors"]) == 0
+    finally:
+        write_record(small.logs, record)
+    assert "Not known: the record holds none." in card()
+    assert "| seconds of training | not recorded |" in card()
+    assert "those of the record are of another checkpoint" in card("other")
+
+
+def test_without_predictions_there_are_no_intervals_but_the_accuracy_s(beside: RunPaths, small: RunPaths) -> None:
+    path = small.logs / "test_predictions.npz"
+    content = path.read_bytes()
+    try:
+        path.unlink()
+        assert main(["export", "small", "out", "--format", "safetensors"]) == 0
+    finally:
+        path.write_bytes(content)
+    assert "test\\_predictions.npz is missing" in card()
+    assert "| macro F1 |" in card()
+    assert card().count("| not recorded |") >= 5
+
+
+def test_a_checkpoint_without_a_run_has_a_card_with_gaps(scratch: ScratchClassifier, save: Save) -> None:
+    assert main(["export", str(save(scratch)), "out", "--format", "safetensors"]) == 0
+    assert "Not known: there is no record of the run (own.ckpt lies in no folder of a run)." in card()
+    assert "(a, b, c, d\\|e)" in card()
+
+
+def test_timm_is_the_default_where_there_is_a_backbone(adapted: TransferClassifier, save: Save, capsys: Output) -> None:
+    assert main(["export", str(save(adapted)), "out"]) == 0
+    assert capsys.readouterr().out == "local-dir:out\n"
+    assert {path.name for path in Path("out").iterdir()} == {
+        "config.json", "model.safetensors", "labels.txt", "README.md",
+    }  # fmt: skip
+
+
+def onnx_needed() -> None:
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+
+
+@pytest.mark.slow
+def test_onnx_is_compared_on_the_test_images_of_the_run(beside: RunPaths, capsys: Output) -> None:
+    onnx_needed()
+    assert main(["export", "small", "out", "--format", "onnx", "--int8", "true"]) == 0
+    out = capsys.readouterr().out
+    assert "on 40 test images" in out
+    assert f"Accuracy on 40 test images: {read_record(beside.logs)['test']['accuracy']:.4f}, of the int8 model" in out
+    assert {path.name for path in Path("out").iterdir()} == {
+        "model.onnx", "model.int8.onnx", "labels.txt", "README.md",
+    }  # fmt: skip
+    assert "Largest difference of a logit to the trained network" in card()
+
+
+@pytest.mark.slow
+def test_a_network_that_differs_is_refused(
+    scratch: ScratchClassifier, save: Save, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_needed()
+    monkeypatch.setattr("fashion_tl.export.onnx_file.TOLERANCE", -1.0)
+    assert "nothing was written" in fails(capsys, save(scratch), "out", "--format", "onnx")
+
+
+@pytest.mark.slow
+def test_a_layer_that_cannot_be_converted_is_named(
+    scratch: ScratchClassifier, save: Save, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_needed()
+
+    class Branching(torch.nn.Module):
+        def forward(self, logits: Any) -> Any:
+            return logits if logits.sum() > 0 else -logits
+
+    path = save(scratch)
+
+    def load(_: Path) -> ScratchClassifier:
+        scratch.network.head = torch.nn.Sequential(scratch.network.head, Branching())
+        return scratch
+
+    monkeypatch.setattr("fashion_tl.training.loading.load_classifier", load)
+    assert "the network cannot be converted to ONNX" in fails(capsys, path, "out", "--format", "onnx")
+    assert "cannot be exported by torch.export" in fails(capsys, path, "out", "--format", "torch")
+
+
+BAD: dict[str, tuple[tuple[str, ...], str]] = {
+    "no such run": (("gone", "out"), "unknown run 'gone'"),
+    "no such checkpoint": (("gone.ckpt", "out"), "gone.ckpt"),
+    "a text file": (("notes.ckpt", "out"), "cannot be read as a checkpoint"),
+    "unknown format": (("small", "out", "--format", "onxx"), "unknown format 'onxx'; did you mean 'onnx'?"),
+    "empty format": (("small", "out", "--format", ""), "unknown format ''"),
+    "int8 alone": (("small", "out", "--int8", "true"), "--int8 with no --format: allowed with --format onnx"),
+    "int8 of torch": (("small", "out", "--format", "torch", "--int8"), "--int8 with --format torch"),
+    "int8 maybe": (("small", "out", "--format", "onnx", "--int8=maybe"), "unknown int8 'maybe'"),
+    "preprocessing of weights": (
+        ("small", "out", "--format", "safetensors", "--preprocessing", "false"),
+        "--preprocessing false with --format safetensors: allowed with --format onnx or torch",
+    ),
+    "preprocessing no": (("small", "out", "--format", "torch", "--preprocessing=no"), "unknown preprocessing 'no'"),
+    "input of timm": (("small", "out", "--input_type", "float32"), "--input_type float32 with no --format"),
+    "input as seen": (
+        ("small", "out", "--format", "torch", "--preprocessing", "false", "--input_type", "float32"),
+        "--preprocessing true alone",
+    ),
+    "unknown input": (("small", "out", "--format", "torch", "--input_type", "int8"), "unknown input_type 'int8'"),
+    "no backbone": (("small", "out"), "only a TransferClassifier can be exported with --format timm"),
+    "a folder with files": (("small", "full", "--format", "torch"), "full exists and is not an empty folder"),
+    "a file": (("small", "notes.ckpt", "--format", "torch"), "notes.ckpt exists and is not an empty folder"),
+    "no folder": (("small",), "required: FOLDER"),
+    "unknown option": (("small", "out", "--formt", "onnx"), "did you mean --format?"),
+    "records elsewhere": (("small", "out", "--log_dir", "gone"), "there is no completed run 'small' in gone"),
+    "another folder": (("lost/version_0", "out"), "lies neither in lightning_logs nor in checkpoints"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD)
+def test_mistakes(beside: RunPaths, capsys: Output, case: tuple[tuple[str, ...], str]) -> None:
+    Path("notes.ckpt").write_text("something else")
+    Path("full").mkdir()
+    Path("full/a.txt").touch()
+    args, message = case
+    assert message in fails(capsys, *args)
+
+
+def test_an_ensemble_has_no_backbone(save: Save, capsys: Output) -> None:
+    assert "Choose --format onnx, torch or safetensors" in fails(capsys, save(ensemble()), "out")
+
+
+def test_a_forward_of_its_own_is_one_message(
+    scratch: ScratchClassifier, save: Save, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(scratch)
+    doubled: Any = type("Doubled", (ScratchClassifier,), {"forward": lambda self, images: 2 * images})
+    scratch.__class__ = doubled
+    monkeypatch.setattr("fashion_tl.training.loading.load_classifier", lambda _: scratch)
+    for kind in ("torch", "safetensors"):
+        assert "Doubled computes its logits by a forward of its own" in fails(capsys, path, "out", "--format", kind)
+
+
+def test_without_the_libraries_it_says_what_to_install(
+    beside: RunPaths, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "pip install 'fashion-tl[onnx]'" in fails(capsys, "small", "out", "--format", "onnx")
+
+
+def test_data_that_are_not_at_hand_are_not_downloaded(
+    beside: RunPaths, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_needed()
+    monkeypatch.setattr("fashion_tl.data.garments.SyntheticGarments.is_at_hand", lambda self: False)
+    monkeypatch.setattr("fashion_tl.data.garments.SyntheticGarments.load", lambda self: pytest.fail("was loaded"))
+    from fashion_tl.export.subject import find_subject, open_subject
+
+    logs, checkpoints = Path("lightning_logs"), Path("checkpoints")
+    subject = find_subject("small", logs, checkpoints)
+    found = open_subject(subject, logs, checkpoints, None)
+    assert found == "the data of the run are not at hand (--root says where they are)"
+
+
+def test_logits_are_finite_or_refused() -> None:
+    onnx_needed()
+    from fashion_tl.errors import UserError
+    from fashion_tl.export.onnx_file import largest_difference
+
+    pairs = [(images(count=2), torch.zeros(2, 3))]
+    with pytest.raises(UserError, match="differ"):
+        largest_difference(lambda _: np.full((2, 3), np.nan, np.float32), pairs)  # type: ignore[arg-type]
