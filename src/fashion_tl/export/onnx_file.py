@@ -170,8 +170,9 @@ def _refusing() -> Iterator[None]:
     """Turn what onnxruntime raises into one message."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    own = tuple(one for one in vars(state).values() if isinstance(one, type) and issubclass(one, Exception))
+    own = [one for one in vars(state).values() if isinstance(one, type) and issubclass(one, Exception)]
+    raised: tuple[type[Exception], ...] = (*FAILURES, *own)
     try:
         yield
-    except (*FAILURES, *own) as error:
+    except raised as error:
         raise UserError(f"onnxruntime cannot run the exported network: {one_line(error)}") from error

@@ -101,10 +101,6 @@ class LightCNN(nn.Module):
         for name, values in (("widths", widths), ("blocks", blocks)):
             if len(values) != 3:
                 raise UserError(f"model.network_args.{name} has {len(values)} values; network 'light' needs 3.")
-        if problems := out_of_range(
-            {f"blocks[{i}]": (n, 0, MOST) for i, n in enumerate(blocks)}, "model.network_args."
-        ):
-            raise UserError("; ".join(problems) + ".")
         first, second, third = widths
         stem, middle, top = ([_Residual(w) for _ in range(n)] for w, n in zip(widths, blocks, strict=True))
         self.stem = nn.Sequential(_ConvNorm(in_channels, first), *stem, nn.MaxPool2d(2))
