@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fashion_tl.cache.store import cache_dir, clear, entries
 from fashion_tl.errors import UserError
-from fashion_tl.features.store import cache_dir, clear, entries
 
 
 def cache(action: Literal["list", "clear"]) -> None:
