@@ -32,7 +32,7 @@ from fashion_tl.cache import store
 from fashion_tl.cli import main
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
-from fashion_tl.data.files import check_header, decode_image
+from fashion_tl.data.files import check_image, decode_image
 from fashion_tl.data.idx import read_idx
 from fashion_tl.data.synthetic import SyntheticSource
 from fashion_tl.errors import UserError
@@ -389,7 +389,7 @@ def picture(kind: str) -> bytes:
 
 
 def both(path: Path) -> None:
-    check_header(path)
+    check_image(path)
     decode_image(path, 8, "crop")
 
 

@@ -1,15 +1,16 @@
-"""``fashion-tl cache``: what is kept of frozen stages."""
+"""``fashion-tl cache``: what is kept of frozen stages and of image files."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from fashion_tl.cache.store import cache_dir, clear, entries
 from fashion_tl.errors import UserError
 
 
 def cache(action: Literal["list", "clear"]) -> None:
-    """List or clear the cached features of frozen stages.
+    """List or clear what is cached: features of frozen stages, decoded images, indices of folders.
 
     Args:
         action: What to do: list the entries with their sizes, or remove them all. Other files are left alone.
@@ -29,10 +30,16 @@ def cache(action: Literal["list", "clear"]) -> None:
         return
     found = entries(folder)
     for entry in found:
-        about = entry.description
-        what = (
-            f"{about.get('architecture')} at {about.get('boundary')}, {about.get('part')}, {about.get('image_size')} px"
-            f"{', pooled' if 'pooled' in about else ''}"
-        )
-        print(f"{entry.key[:12]}  {entry.bytes / 2**20:10,.1f} MiB  {'damaged' if entry.damaged else what}")
+        what = "damaged" if entry.damaged else _what(entry.description)
+        print(f"{entry.key[:12]}  {entry.bytes / 2**20:10,.1f} MiB  {what}")
     print(f"{len(found)} entries, {sum(entry.bytes for entry in found) / 2**20:,.1f} MiB in {folder}")
+
+
+def _what(about: Mapping[str, Any]) -> str:
+    """Say what an entry holds, by the description of its key."""
+    if about.get("kind") == "index":
+        return f"index of the files in {about.get('folder')}"
+    if about.get("kind") == "decoded images":
+        return f"{about.get('images'):,} decoded images, {about.get('image_size')} px"
+    place = f"{about.get('architecture')} at {about.get('boundary')}, {about.get('part')}"
+    return f"{place}, {about.get('image_size')} px{', pooled' if 'pooled' in about else ''}"
