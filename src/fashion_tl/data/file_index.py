@@ -68,8 +68,8 @@ def contents(files: FileList, whole: bool, owner: str) -> Contents:
     if len(files) < INDEXED_FROM or _anew:
         return _read(files, needed, *_nothing(len(files)))
     folder, about = store.cache_dir(), _description(files, owner)
-    digests, states, _ = _known(files, folder, about)
-    if (states >= needed).all():
+    digests, states, fits = _known(files, folder, about)
+    if fits and (states >= needed).all():
         return Contents(digests, states, {})
     with contextlib.ExitStack() as held:
         try:
