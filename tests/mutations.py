@@ -288,6 +288,35 @@ MUTATIONS = (
         "COMPLETED",
         ("tests/tuning/test_tune.py", "-k", "pruned"),
     ),
+    # Many files
+    Mutation(
+        "a file of another time is read again",
+        "data/file_index.py",
+        ' & (kept["times"][there] == files.times[here])',
+        "",
+        ("tests/data/test_file_index.py", "-k", "changed"),
+    ),
+    Mutation(
+        "a file that was just written is read again",
+        "data/file_index.py",
+        "np.where(settled, files.sizes, UNKNOWN)",
+        "files.sizes",
+        ("tests/data/test_file_index.py", "-k", "just_written"),
+    ),
+    Mutation(
+        "a header does not stand for a whole file",
+        "data/file_index.py",
+        "needed = DECODED if whole else OPENED",
+        "needed = OPENED",
+        ("tests/data/test_file_index.py", "-k", "decoded_once"),
+    ),
+    Mutation(
+        "decoded images are those of the contents",
+        "data/decoded.py",
+        "hashlib.sha256(np.ascontiguousarray(digests).data).hexdigest()",
+        '"contents"',
+        ("tests/data/test_file_index.py", "-k", "kept or left_out or other_names"),
+    ),
     # The cache
     Mutation(
         "values of a cache entry are verified",
