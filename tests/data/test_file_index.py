@@ -87,7 +87,7 @@ def entries_of(kind: str) -> list[store.Entry]:
 
 
 NAMES = st.lists(
-    st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=8).filter(
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
         lambda name: not name.startswith(".")
     ),
     min_size=1,
