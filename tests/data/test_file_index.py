@@ -361,6 +361,15 @@ def test_kept_images_are_those_of_the_files(photos: Path, decoded: list[Path], r
     assert len(decoded) == 32
 
 
+def test_another_picture_in_a_file_is_another_image(photos: Path) -> None:
+    before = load(photos, keep_decoded=True).train.__getitems__([1])[0].clone()
+    picture(photos / "train/cat/1.png", 4321)
+    os.utime(photos / "train/cat/1.png", ns=(LONG_AGO, LONG_AGO + 1))
+    after = load(photos, keep_decoded=True).train.__getitems__([1])[0]
+    assert not torch.equal(after, before)
+    assert torch.equal(after, load(photos).train.__getitems__([1])[0])
+
+
 def test_a_copy_with_other_names_decodes_nothing(photos: Path, tmp_path: Path, decoded: list[Path]) -> None:
     load(photos, keep_decoded=True)
     (photos / "train/cat").rename(photos / "train/ant")
