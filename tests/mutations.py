@@ -55,7 +55,7 @@ MUTATIONS = (
     ),
     Mutation(
         "no group is divided between splits that a table gives",
-        "data/csv_table.py",
+        "data/rows.py",
         "if len(found) > 1]:",
         "if len(found) > 3]:",
         ("tests/data/test_csv_table.py", "-k", "torn"),
@@ -98,8 +98,8 @@ MUTATIONS = (
     Mutation(
         "a pipe named as an image is not opened",
         "data/files.py",
-        "if not stat.S_ISREG(path.stat().st_mode):",
-        "if not path.exists():",
+        "isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):",
+        "isinstance(file, Path) and not file.exists():",
         ("tests/data/test_image_folder.py",),
     ),
     Mutation(

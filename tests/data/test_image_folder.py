@@ -21,9 +21,9 @@ from torchvision.transforms.v2 import functional as tvf
 from fashion_tl.data import image_folder
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.files import SUFFIXES, UnreadableImageError, decode_image
-from fashion_tl.data.folder_index import FolderIndex, scan_folder
-from fashion_tl.data.image_folder import ImageFolder, folder_fingerprint, load_folder
-from fashion_tl.data.images import FolderImages, InMemoryImages
+from fashion_tl.data.folder_index import FileIndex, scan_folder
+from fashion_tl.data.image_folder import ImageFolder, files_fingerprint, load_folder
+from fashion_tl.data.images import EncodedImages, InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.errors import UserError
 
@@ -368,7 +368,7 @@ def test_divided_folder(tree: Path) -> None:
 
 def test_one_folder_is_left_to_the_caller(tree: Path) -> None:
     index = scan_folder(tree / "train")
-    assert index == FolderIndex(("cat", "dog"), scan_folder(tree).train, None)
+    assert index == FileIndex(("cat", "dog"), scan_folder(tree).train, None)
 
 
 def test_no_file_is_opened(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,7 +459,7 @@ def test_validation_folder(tree: Path, name: str) -> None:
     assert index.val == [(tree / name / "cat/v.png", 0), (tree / name / "dog/v.png", 1)]
     assert list(index.parts) == ["train", "test", "val"]
     shutil.rmtree(tree / "test")
-    assert scan_folder(tree) == FolderIndex(index.class_names, index.train, None, index.val)
+    assert scan_folder(tree) == FileIndex(index.class_names, index.train, None, index.val)
 
 
 def test_images_of_a_validation_folder_validate(tree: Path) -> None:
@@ -543,7 +543,7 @@ def test_memory_and_disk_hold_the_same(tree: Path, resize: str) -> None:
     memory, left_out = load_folder(entries, 8, resize, 1.0, IN_MEMORY, False)
     disk, also_left_out = load_folder(entries, 8, resize, 1.0, ON_DISK, False)
     assert isinstance(memory, InMemoryImages)
-    assert isinstance(disk, FolderImages)
+    assert isinstance(disk, EncodedImages)
     assert left_out == also_left_out == []
     assert len(memory) == len(disk) == 7
     assert memory.labels.tolist() == disk.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
@@ -576,7 +576,7 @@ def test_data_loader_reads_batches_of_a_subset(tree: Path, in_memory: bool, work
 
 def test_error_of_a_worker_keeps_its_type(damaged: Path) -> None:
     paths = [path for path, _ in scan_folder(damaged).train[:2]]
-    dataset = FolderImages(paths, torch.zeros(2, dtype=torch.int64), 8)
+    dataset = EncodedImages(paths, torch.zeros(2, dtype=torch.int64), 8)
     batches = iter(DataLoader(dataset, batch_size=2, collate_fn=identity, num_workers=1))
     with pytest.raises(UnreadableImageError, match=r"0\.png cannot be read .*skip_unreadable"):
         next(batches)
@@ -654,7 +654,7 @@ def test_in_memory_images_check_their_tensors(images: Tensor, labels: Tensor) ->
 
 def test_folder_images_check_their_labels() -> None:
     with pytest.raises(ValueError, match="must be int64"):
-        FolderImages([Path("a.png")], torch.zeros(2, dtype=torch.int64), 8)
+        EncodedImages([Path("a.png")], torch.zeros(2, dtype=torch.int64), 8)
 
 
 def test_the_memory_of_a_container_decides_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -678,7 +678,7 @@ def test_the_memory_of_a_container_decides_what_is_held(tmp_path: Path, monkeypa
 
     wanted = 2 * 8 * 3 * 16 * 16  # half of what is left may be taken
     assert held(1000 + wanted) is InMemoryImages
-    assert held(1000 + wanted - 2) is FolderImages
+    assert held(1000 + wanted - 2) is EncodedImages
 
 
 # The classes
@@ -733,26 +733,26 @@ def test_fingerprint_is_that_of_a_copy(tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree, tmp_path / "deeper/copy")
     for path, _ in every_entry(tmp_path / "deeper/copy"):
         os.utime(path, (0, 0))
-    assert folder_fingerprint(every_entry(tree)) == folder_fingerprint(every_entry(tmp_path / "deeper/copy"))
-    assert len(folder_fingerprint(every_entry(tree))) == 64
+    assert files_fingerprint(every_entry(tree)) == files_fingerprint(every_entry(tmp_path / "deeper/copy"))
+    assert len(files_fingerprint(every_entry(tree))) == 64
 
 
 def test_fingerprint_changes(tree: Path) -> None:
     big = tree / "train/cat/0.png"
     big.write_bytes(bytes(20000))
-    seen = [folder_fingerprint(every_entry(tree))]
+    seen = [files_fingerprint(every_entry(tree))]
     for position in (0, 10000, 19999):
         content = bytearray(big.read_bytes())
         content[position] = 1
         big.write_bytes(content)
-        seen.append(folder_fingerprint(every_entry(tree)))
+        seen.append(files_fingerprint(every_entry(tree)))
     big.write_bytes(big.read_bytes() + b"\1")
-    seen.append(folder_fingerprint(every_entry(tree)))
+    seen.append(files_fingerprint(every_entry(tree)))
     big.rename(big.with_name("00.png"))
-    seen.append(folder_fingerprint(every_entry(tree)))
+    seen.append(files_fingerprint(every_entry(tree)))
     (tree / "test/cat/1.png").unlink()
-    seen.append(folder_fingerprint(every_entry(tree)))
-    seen.append(folder_fingerprint([(path, 0) for path, _ in every_entry(tree)]))
+    seen.append(files_fingerprint(every_entry(tree)))
+    seen.append(files_fingerprint([(path, 0) for path, _ in every_entry(tree)]))
     assert len(set(seen)) == len(seen)
 
 
@@ -793,4 +793,4 @@ def test_a_file_that_is_skipped_needs_no_fingerprint(tmp_path: Path) -> None:
 
 def test_fingerprint_of_a_file_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.png cannot be read: No such file"):
-        folder_fingerprint([(tmp_path / "gone.png", 0)])
+        files_fingerprint([(tmp_path / "gone.png", 0)])

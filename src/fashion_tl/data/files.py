@@ -1,4 +1,4 @@
-"""Image files: found in folders, decoded to one size."""
+"""Image files: found in folders, or packed into larger files; decoded to one size."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import stat
 import struct
 import sys
 import zlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -54,6 +57,27 @@ class UnreadableImageError(UserError):
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class PackedImage(ABC):
+    """An image file within a larger file, such as a member of an archive; its text names it in messages.
+
+    It is read in threads and in worker processes, so it holds no open file.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read_bytes(self) -> bytes:
+        """Read the image file as it was packed.
+
+        Raises:
+            OSError: If the larger file cannot be read.
+            ValueError: If there is no image.
+        """
+
+
+ImageFile: TypeAlias = Path | PackedImage
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -100,14 +124,14 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tensor:
+def decode_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> Tensor:
     """Decode one image file of any mode to a square RGB image.
 
     The EXIF rotation is applied, transparency is laid on white, 16-bit grey levels are scaled to 8 bits, and the first
     frame of an animation is taken. Resizing is bilinear with antialias.
 
     Args:
-        path: The image file.
+        file: The image file.
         size: Height and width of the result, in pixels.
         resize: "crop" keeps a square around the centre; "stretch" scales each side to ``size``; "pad" scales the longer
             side to ``size`` and fills the rest with black, on both sides alike.
@@ -119,7 +143,7 @@ def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tenso
     Raises:
         UnreadableImageError: If the file is missing, empty, truncated, not an image, or too large to decode safely.
     """
-    with _unreadable(path), _verified(path) as image:
+    with _unreadable(file), _verified(file) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return to_square(image, size, resize, crop)
 
@@ -149,23 +173,27 @@ def to_square(image: Image.Image, size: int, resize: str, crop: float = 1.0) -> 
     return torch.from_numpy(np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)))
 
 
-def _verified(path: Path) -> Image.Image:
+def _verified(file: ImageFile) -> Image.Image:
     """Open an image file; the checksums of a PNG file are compared, which decoding does not always do."""
-    image = Image.open(path)
+    image = _opened(file)
     if image.format != "PNG":
         return image
     with image:
         image.verify()
-    return Image.open(path)
+    return _opened(file)
 
 
-def check_header(path: Path) -> None:
+def _opened(file: ImageFile) -> Image.Image:
+    return Image.open(file if isinstance(file, Path) else BytesIO(file.read_bytes()))
+
+
+def check_header(file: ImageFile) -> None:
     """Open an image file without decoding its pixels.
 
     Raises:
         UnreadableImageError: If the file is missing, empty, not an image, or too large to decode safely.
     """
-    with _unreadable(path), Image.open(path):
+    with _unreadable(file), _opened(file):
         pass
 
 
@@ -232,21 +260,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _unreadable(path: Path) -> Iterator[None]:
+def _unreadable(file: ImageFile) -> Iterator[None]:
     """Turn the errors of the decoders into one that names the file and says how to go on."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for someone to write
+        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):  # a pipe would wait for someone to write
             raise ValueError("not a regular file")
         yield
     except _DECODER_ERRORS as error:
         if isinstance(error, UnidentifiedImageError):
-            reason = "not an image" if path.stat().st_size else "the file is empty"
+            reason = "the file is empty" if _is_empty(file) else "not an image"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         else:
             reason = str(error) or type(error).__name__
         raise UnreadableImageError(
-            f"{path} cannot be read as an image: {reason}. Repair or remove it, or go on without it: "
+            f"{file} cannot be read as an image: {reason}. Repair or remove it, or go on without it: "
             "--data.source.skip_unreadable true (fit), --skip_unreadable (predict, explain).",
             reason,
         ) from error
+
+
+def _is_empty(file: ImageFile) -> bool:
+    return not (file.stat().st_size if isinstance(file, Path) else file.read_bytes())

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from fashion_tl.data.files import SUFFIXES, find_images
+from fashion_tl.data.files import SUFFIXES, ImageFile, find_images
 from fashion_tl.errors import UserError
 
-Entries: TypeAlias = Sequence[tuple[Path, int]]
+Entries: TypeAlias = Sequence[tuple[ImageFile, int]]
 
 VALIDATION_NAMES = ("val", "validation", "valid")
 
@@ -22,31 +22,31 @@ _SPLIT_NAMES = {"train", "training", "test", "testing", *VALIDATION_NAMES}
 
 
 @dataclass(frozen=True)
-class FolderIndex:
-    """The files of an image folder and their classes.
+class FileIndex:
+    """Image files and their classes.
 
     Attributes:
-        class_names: Names of the classes, sorted; a label is an index into them.
-        train: Path and label of each training image, class by class, sorted by path.
+        class_names: Names of the classes; a label is an index into them.
+        train: File and label of each training image, class by class.
         test: The same for the test images; None if they are to be split off `train`.
         val: The same for the validation images.
         groups: The group of each training image, from 0; None if each image stands for itself.
     """
 
     class_names: tuple[str, ...]
-    train: list[tuple[Path, int]]
-    test: list[tuple[Path, int]] | None
-    val: list[tuple[Path, int]] | None = None
-    groups: list[int] | None = None
+    train: Entries
+    test: Entries | None
+    val: Entries | None = None
+    groups: Sequence[int] | None = None
 
     @property
-    def parts(self) -> dict[str, list[tuple[Path, int]]]:
+    def parts(self) -> dict[str, Entries]:
         """The entries of each split that the files are divided into, in the order train, test, val."""
         parts = {"train": self.train, "test": self.test, "val": self.val}
         return {name: entries for name, entries in parts.items() if entries is not None}
 
 
-def scan_folder(root: Path) -> FolderIndex:
+def scan_folder(root: Path) -> FileIndex:
     """List the images of a folder without opening one.
 
     If `root` has train/ and at least one of test/ and val/ (or validation/, valid/), each with one subfolder per class,
@@ -100,7 +100,7 @@ def _splits(root: Path, names: list[str]) -> dict[str, Path]:
     return {split: root / name for split, name in found.items() if name in names}
 
 
-def _index(splits: dict[str, Path]) -> FolderIndex:
+def _index(splits: dict[str, Path]) -> FileIndex:
     """List the images of the folders of one or more splits with the same classes."""
     class_names = {name: _subfolders(folder) for name, folder in splits.items()}
     every_class = sorted(set().union(*class_names.values()))
@@ -129,4 +129,4 @@ def _index(splits: dict[str, Path]) -> FolderIndex:
         )
     if problems:
         raise UserError("\n".join(problems))
-    return FolderIndex(tuple(every_class), found["train"], found.get("test"), found.get("val"))
+    return FileIndex(tuple(every_class), found["train"], found.get("test"), found.get("val"))

@@ -15,9 +15,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from fashion_tl.data.files import UnreadableImageError, check_header, decode_image
-from fashion_tl.data.folder_index import Entries, FolderIndex, scan_folder
-from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
+from fashion_tl.data.files import ImageFile, UnreadableImageError, check_header, decode_image
+from fashion_tl.data.folder_index import Entries, FileIndex, scan_folder
+from fashion_tl.data.images import EncodedImages, ImageSet, InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.data.sources import Loaded, Source, data_root
 from fashion_tl.errors import UserError
@@ -42,7 +42,7 @@ class ImageFiles(Source):
     channels = 3
 
     def __init__(
-        self, index: FolderIndex, storage_size: int | None, resize: str, crop: float, skip_unreadable: bool
+        self, index: FileIndex, storage_size: int | None, resize: str, crop: float, skip_unreadable: bool
     ) -> None:
         self.index = index
         self.class_names = index.class_names
@@ -58,26 +58,31 @@ class ImageFiles(Source):
         if self.storage_size is None:
             kind = type(self).__name__
             raise UserError(f"{kind} needs data.source.storage_size, or --data.image_size: files have any size.")
-        parts, groups = self.index.parts, self.index.groups
+        index = self.ordered()
+        parts, groups = index.parts, index.groups
         in_memory = sum(map(len, parts.values())) * 3 * self.storage_size**2 <= memory_limit()
         decoding = (self.storage_size, self.resize, self.crop)
         loaded = {
             name: load_folder(entries, *decoding, in_memory, self.skip_unreadable) for name, entries in parts.items()
         }
         sets = {name: images for name, (images, _) in loaded.items()}
-        skipped = [path for _, left_out in loaded.values() for path in left_out]
+        skipped = [file for _, left_out in loaded.values() for file in left_out]
         unused = set(skipped)
-        used = [(path, label) for entries in parts.values() for path, label in entries if path not in unused]
+        used = [(file, label) for entries in parts.values() for file, label in entries if file not in unused]
         if groups is not None:
-            kept = [group for (path, _), group in zip(parts["train"], groups, strict=True) if path not in unused]
+            kept = [group for (file, _), group in zip(parts["train"], groups, strict=True) if file not in unused]
         return Loaded(
             sets["train"],
             sets.get("test"),
-            folder_fingerprint(used),
-            [str(path) for path in skipped],
+            files_fingerprint(used),
+            [str(file) for file in skipped],
             sets.get("val"),
             None if groups is None else torch.tensor(kept, dtype=torch.int64),
         )
+
+    def ordered(self) -> FileIndex:
+        """Return the files in the order in which they are loaded."""
+        return self.index
 
 
 class ImageFolder(ImageFiles):
@@ -112,14 +117,14 @@ class ImageFolder(ImageFiles):
 
 def load_folder(
     entries: Entries, size: int, resize: str, crop: float, in_memory: bool, skip_unreadable: bool
-) -> tuple[ImageSet, list[Path]]:
+) -> tuple[ImageSet, list[ImageFile]]:
     """Decode image files into memory, or check them and leave them on disk.
 
     Files that stay on disk are only opened, unless unreadable ones are to be skipped: what is wrong with a truncated
     file shows in its last pixels alone, so that then each file is decoded once.
 
     Args:
-        entries: Path and label of each image.
+        entries: File and label of each image.
         size: Height and width of the decoded images, in pixels.
         resize: How an image becomes square, see `decode_image`.
         crop: Share of the shorter side that is kept, see `decode_image`.
@@ -127,55 +132,55 @@ def load_folder(
         skip_unreadable: Leave unreadable files out instead of stopping.
 
     Returns:
-        The images in the order of ``entries``, and the paths of the files left out.
+        The images in the order of ``entries``, and the files left out.
 
     Raises:
         UserError: If files are unreadable and not to be skipped, or a class has no readable file.
     """
-    paths = [path for path, _ in entries]
+    files = [file for file, _ in entries]
     labels = torch.tensor([label for _, label in entries], dtype=torch.int64)
     # Not a tensor: each thread that copies into one may start a team of PyTorch's own threads.
-    images: npt.NDArray[np.uint8] = np.empty((len(paths) if in_memory else 0, 3, size, size), dtype=np.uint8)
+    images: npt.NDArray[np.uint8] = np.empty((len(files) if in_memory else 0, 3, size, size), dtype=np.uint8)
 
     def read(index: int) -> str | None:
         """Read one file and return what is wrong with it."""
         try:
             if in_memory:
-                images[index] = decode_image(paths[index], size, resize, crop).numpy()
+                images[index] = decode_image(files[index], size, resize, crop).numpy()
             elif skip_unreadable:
-                decode_image(paths[index], size, resize, crop)
+                decode_image(files[index], size, resize, crop)
             else:
-                check_header(paths[index])
+                check_header(files[index])
         except UnreadableImageError as error:
             return error.reason
         return None
 
-    reasons = in_threads(read, len(paths), "reading images")
-    unreadable = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
+    reasons = in_threads(read, len(files), "reading images")
+    unreadable = {file: reason for file, reason in zip(files, reasons, strict=True) if reason is not None}
     if unreadable and not skip_unreadable:
-        raise UnreadableImageError(_unreadable_message(unreadable, len(paths)))
+        raise UnreadableImageError(_unreadable_message(unreadable, len(files)))
     if unreadable:
         kept = [index for index, reason in enumerate(reasons) if reason is None]
         _check_classes_left(entries, kept)
-        paths, labels = [paths[index] for index in kept], labels[kept]
+        files, labels = [files[index] for index in kept], labels[kept]
         # In place: a copy of the rest would need twice the memory.
         for target, source in enumerate(kept if in_memory else ()):
             images[target] = images[source]
         images = images[: len(kept)]
     if in_memory:
         return InMemoryImages(torch.from_numpy(images), labels), list(unreadable)
-    return FolderImages(paths, labels, size, resize, crop), list(unreadable)
+    return EncodedImages(files, labels, size, resize, crop), list(unreadable)
 
 
-def folder_fingerprint(entries: Entries) -> str:
-    """Identify the images of a folder by all that is in their files.
+def files_fingerprint(entries: Entries) -> str:
+    """Identify images by all that is in their files.
 
     The SHA-256 covers, in the order of the entries, each file's path relative to the deepest folder common to all, its
-    label, and the SHA-256 of its content. It is the same for a copy elsewhere. Each file is read once more, by as many
-    threads as there are processors.
+    label, and the SHA-256 of its content. It is the same for a copy elsewhere. Of packed images it covers label and
+    content alone. Each file is read once more, by as many threads as there are processors.
 
     Args:
-        entries: Path and label of each image, as in `FolderIndex`.
+        entries: File and label of each image, as in `FileIndex`.
 
     Returns:
         64 hexadecimal digits.
@@ -185,18 +190,21 @@ def folder_fingerprint(entries: Entries) -> str:
     """
 
     def content(index: int) -> bytes:
-        path = entries[index][0]
+        file = entries[index][0]
         try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
+            if not isinstance(file, Path):
+                return hashlib.sha256(file.read_bytes()).digest()
+            with file.open("rb") as opened:
+                return hashlib.file_digest(opened, "sha256").digest()
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}. Allow it or remove it.") from error
+            raise UserError(f"{file} cannot be read: {error.strerror}. Allow it or remove it.") from error
 
     digest = hashlib.sha256()
-    common = os.path.commonpath([path.parent for path, _ in entries]) if entries else ""
+    folders = [file.parent for file, _ in entries if isinstance(file, Path)]
+    common = os.path.commonpath(folders) if folders else ""
     contents = in_threads(content, len(entries), "identifying the images")
-    for (path, label), told in zip(entries, contents, strict=True):
-        name = os.fsencode(path.relative_to(common).as_posix())
+    for (file, label), told in zip(entries, contents, strict=True):
+        name = os.fsencode(file.relative_to(common).as_posix()) if isinstance(file, Path) else b""
         digest.update(name + f"\0{label} {told.hex()}\n".encode())
     return digest.hexdigest()
 
@@ -216,10 +224,10 @@ def in_threads(task: Callable[[int], _Result], count: int, description: str) -> 
         return [result for part in shown for result in part]
 
 
-def _unreadable_message(unreadable: dict[Path, str], total: int) -> str:
+def _unreadable_message(unreadable: dict[ImageFile, str], total: int) -> str:
     """Name the first 10 unreadable files, their number, and how to go on."""
     lines = [f"{len(unreadable)} of {total} files cannot be read as images:"]
-    lines += [f"  {path}: {reason}" for path, reason in list(unreadable.items())[:10]]
+    lines += [f"  {file}: {reason}" for file, reason in list(unreadable.items())[:10]]
     lines += [f"  ... ({len(unreadable)} in all)"] if len(unreadable) > 10 else []
     lines += ["Repair or remove them, or go on without them: `--data.source.skip_unreadable true`."]
     return "\n".join(lines)
@@ -229,8 +237,14 @@ def _check_classes_left(entries: Entries, kept: list[int]) -> None:
     """Refuse to go on when skipping has emptied a class."""
     lost = {label for _, label in entries} - {entries[index][1] for index in kept}
     if lost:
-        folders = [os.path.commonpath([path.parent for path, own in entries if own == label]) for label in sorted(lost)]
+        places = [_place([file for file, own in entries if own == label]) for label in sorted(lost)]
         raise UserError(
-            f"no file can be read as an image in {', '.join(folders)}, so the class would be lost. "
+            f"no file can be read as an image in {', '.join(places)}, so the class would be lost. "
             "Repair its images, or remove the class from every split."
         )
+
+
+def _place(files: list[ImageFile]) -> str:
+    """Name the folder that files have in common, or the first of those that are packed."""
+    paths = [file.parent for file in files if isinstance(file, Path)]
+    return os.path.commonpath(paths) if paths else f"{files[0]}" + (", ..." if len(files) > 1 else "")

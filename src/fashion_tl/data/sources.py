@@ -117,5 +117,5 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, dict):
         return all(map(_is_plain, (*value, *value.values())))
     if is_dataclass(value) and not isinstance(value, type):
-        return all(_is_plain(getattr(value, each.name)) for each in fields(value))
+        return all(_is_plain(getattr(value, each.name)) for each in fields(value) if each.compare)
     return value is None or isinstance(value, str | int | float | Path)
