@@ -20,7 +20,10 @@ def write_parquet(path: Path, images: Column, more: Mapping[str, Column], column
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = [{"bytes": each[0], "path": each[1]} if isinstance(each, tuple) else each for each in images]
     kind = ENCODED if any(isinstance(each, dict) for each in packed) else pyarrow.binary()
-    table = {column: pyarrow.array(packed, kind), **{name: pyarrow.array(values) for name, values in more.items()}}
+    table = {
+        column: pyarrow.array(packed, kind),
+        **{name: pyarrow.array(values, None if len(values) else pyarrow.string()) for name, values in more.items()},
+    }
     parquet.write_table(pyarrow.table(table), path)
     return path
 

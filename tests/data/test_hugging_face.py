@@ -297,12 +297,18 @@ def test_columns_of_splits_that_differ(tmp_path: Path) -> None:
     for test, message in (
         (other, r"has other classes to test on than to train on: its column 'label'"),
         (train.remove_columns("label"), r"a column 'label' to train on, but none of that type to test on"),
-        (train.select([]), r"no rows in its split 'test'"),
         (train.select([0, 2]), r"no images for 'test' of 'b': each class needs images in each split"),
     ):
         DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / f"{len(message)}")
         with pytest.raises(UserError, match=message):
             HuggingFace(str(tmp_path / f"{len(message)}"))
+
+
+def test_a_split_without_rows(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", PHOTOS, {"label": NAMES})
+    write_parquet(tmp_path / "test-0.parquet", [], {"label": NAMES[:0]})
+    with pytest.raises(UserError, match=r"no rows in its split 'test'"):
+        HuggingFace(str(tmp_path))
 
 
 def test_a_class_in_the_test_split_alone(tmp_path: Path) -> None:

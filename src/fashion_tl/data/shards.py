@@ -131,8 +131,9 @@ def find_shards(root: Path, pattern: str, flag: str) -> list[Path]:
     for each in itertools.islice(_expanded(str(Path(pattern).expanduser()), flag), _MOST_SHARDS + 1):
         # Not Path.glob, which takes no absolute pattern.
         matches = [root / match for match in glob.iglob(each, root_dir=root, recursive=True)]  # noqa: PTH207
-        missing += [] if matches else [str(root / each)]
-        found |= {path for path in matches if path.is_file()}
+        files = {path for path in matches if path.is_file()}
+        missing += [] if files else [str(root / each)]
+        found |= files
     if len(found) + len(missing) > _MOST_SHARDS:
         raise UserError(f"{flag} {pattern!r} names more than {_MOST_SHARDS} files. Give a narrower pattern.")
     if missing:
