@@ -92,14 +92,15 @@ def test_the_same_images_from_every_source_train_and_predict_alike(workdir: Path
     pack(workdir / "photos", workdir)
     validation = {"shards": ("--data.source.val", "shards/val-*.tar")}
     found = {name: fitted(workdir, name, *validation.get(name, ()), *SMALL) for name in SOURCES}
+    assert len(np.unique(found["folder"], axis=0)) == 8
     for name, logits in found.items():
         assert np.array_equal(logits, found["folder"]), name
         record = read_record(workdir / "lightning_logs" / name / "version_0")
         assert record["data"]["sizes"] == {"train": 16, "val": 6, "test": 8}
     for name in ("table", "parquet", "shards"):
         best = workdir / f"checkpoints/{name}/version_0/best.ckpt"
-        assert main(["predict", str(best), "photos/test", "--output", f"{name}.csv"]) == 0
-        assert len((workdir / f"{name}.csv").read_text().splitlines()) == 9
+        assert main(["predict", str(best), "photos/test", "--output", f"of_{name}.csv"]) == 0
+        assert len((workdir / f"of_{name}.csv").read_text().splitlines()) == 9
     assert main(["compare", "folder", "parquet", "shards"]) == 0
     page = (workdir / "reports/index.html").read_text()
     assert all(text in page for text in ("parquet", "shards", "HuggingFace", "WebDataset"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
@@ -151,6 +152,27 @@ def test_an_image_folder_is_the_same_by_either_source(tmp_path: Path, place: typ
     data = loaded(tmp_path)
     assert data.class_names == folder.class_names
     assert all(torch.equal(pixels(data, part), pixels(folder, part)) for part in ("train", "val", "test"))
+
+
+def test_a_folder_of_images_with_a_table(tmp_path: Path) -> None:
+    """As the library has it: metadata.csv with a column file_name."""
+    for content, path in CARRIED:
+        (tmp_path / path.replace("/", "-")).write_bytes(content)
+    rows = [f"{path.replace('/', '-')},{name}" for (_, path), name in zip(CARRIED, NAMES, strict=True)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,kind", *rows]))
+    data = loaded(tmp_path)
+    assert data.class_names == ["cat", "dog"]
+    expected = loaded(write_parquet(tmp_path / "packed/a.parquet", CARRIED, {"kind": NAMES}))
+    assert torch.equal(pixels(data), pixels(expected))
+
+
+def test_labels_of_pandas(tmp_path: Path) -> None:
+    """Categories are a dictionary and numbers of it in Arrow; groups may be numbers."""
+    columns = {"image": PHOTOS, "kind": pandas.Categorical(NAMES), "film": range(16)}
+    pandas.DataFrame(columns).to_parquet(tmp_path / "a.parquet")
+    data = loaded(tmp_path / "a.parquet", group_column="film")
+    assert data.class_names == ["cat", "dog"]
+    assert data.describe()["sizes"] == {"train": 10, "val": 2, "test": 4}
 
 
 @pytest.mark.parametrize(
@@ -304,10 +326,18 @@ def test_columns_of_splits_that_differ(tmp_path: Path) -> None:
             HuggingFace(str(tmp_path / f"{len(message)}"))
 
 
-def test_a_split_without_rows(tmp_path: Path) -> None:
+def test_a_split_without_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which saving refuses to read again, and Parquet's readers: one message, whoever gives it."""
+    (tmp_path / "list").mkdir()
+    table = Dataset.from_dict({"image": PHOTOS, "label": NAMES})
+    monkeypatch.setattr(datasets, "load_from_disk", lambda _: DatasetDict({"train": table, "test": table.select([])}))
+    (tmp_path / "list/state.json").touch()
+    with pytest.raises(UserError, match=r"no rows in its split 'test'"):
+        HuggingFace(str(tmp_path / "list"))
+    monkeypatch.undo()
     write_parquet(tmp_path / "train-0.parquet", PHOTOS, {"label": NAMES})
     write_parquet(tmp_path / "test-0.parquet", [], {"label": NAMES[:0]})
-    with pytest.raises(UserError, match=r"no rows in its split 'test'"):
+    with pytest.raises(UserError, match=r"cannot be read as a dataset: .*0"):
         HuggingFace(str(tmp_path))
 
 
