@@ -156,7 +156,7 @@ def test_an_image_folder_is_the_same_by_either_source(tmp_path: Path, place: typ
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_folder_of_images_with_a_table(tmp_path: Path) -> None:
-    """As the library has it, metadata.csv with a column file_name, which it leaves to the garbage collector to close."""
+    """As the library has it: metadata.csv with a column file_name, a file that it leaves open."""
     for content, path in CARRIED:
         (tmp_path / path.replace("/", "-")).write_bytes(content)
     rows = [f"{path.replace('/', '-')},{name}" for (_, path), name in zip(CARRIED, NAMES, strict=True)]

@@ -352,22 +352,26 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _library() -> Iterator[None]:
-    """Import the library `datasets`; its progress bars are for terminals.
+    """Import the library `datasets`; its progress bars are for terminals, and what it logs of errors is in messages.
 
     Raises:
         UserError: If it is not installed.
     """
     try:
         from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+        from datasets.utils import logging
     except ImportError as error:
         raise UserError(
             f"--data.source HuggingFace needs the library `datasets` ({error}): pip install 'fashion-tl[hub]'."
         ) from error
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
     hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
     if hide:
         disable_progress_bars()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if hide:
             enable_progress_bars()
