@@ -55,12 +55,16 @@ def save_photos(folder: Path) -> None:
 def pack(folder: Path, target: Path) -> None:
     """Write a table of the images of a folder, Parquet files and shards of them, each in an order of its own."""
     rng = np.random.default_rng(1)
+
+    def shuffled(paths: list[Path]) -> list[Path]:
+        return [paths[place] for place in rng.permutation(len(paths))]
+
     paths = sorted(path for path in folder.rglob("*.*") if path.is_file())
     with (target / "table.csv").open("w", newline="") as file:
-        rows = [(path, path.parent.name, path.parent.parent.name) for path in rng.permutation(paths)]
+        rows = [(path, path.parent.name, path.parent.parent.name) for path in shuffled(paths)]
         csv.writer(file, delimiter=";").writerows([("path", "label", "set"), *rows])
     for part in sorted({path.parent.parent.name for path in paths}):
-        mixed = [Path(path) for path in rng.permutation([path for path in paths if path.parent.parent.name == part])]
+        mixed = shuffled([path for path in paths if path.parent.parent.name == part])
         for number, each in enumerate(np.array_split(np.arange(len(mixed)), 3)):
             chosen = [mixed[place] for place in each]
             images = [(path.read_bytes(), path.name) for path in chosen]

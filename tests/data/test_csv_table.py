@@ -56,7 +56,7 @@ def test_a_table_alone_is_divided_by_seed(photos: Path) -> None:
     assert data.class_names == ["cat", "dog"]
     assert data.describe()["sizes"] == {"train": 10, "val": 2, "test": 4}
     entries = CSV(photos / "t.csv").index.train
-    assert [path.relative_to(photos).as_posix() for path, _ in entries] == NAMES
+    assert [Path(str(path)).relative_to(photos).as_posix() for path, _ in entries] == NAMES
     images, labels = data.splits["train"].images.__getitems__(range(16))  # type: ignore[arg-type]
     assert labels.tolist() == [0] * 8 + [1] * 8
     assert torch.equal(images[9], decode_image(photos / NAMES[9], 8, "crop", 0.875))

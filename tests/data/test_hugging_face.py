@@ -85,9 +85,9 @@ def test_the_order_of_rows_and_files_makes_no_difference(tmp_path: Path, carried
     images: Sequence[Any] = CARRIED if carried else PHOTOS
     first = loaded(write_parquet(tmp_path / "a.parquet", images, {"label": NAMES}))
     order = np.random.default_rng(1).permutation(16)
-    for part, rows in enumerate((order[:5], order[5:])):
+    for number, rows in enumerate((order[:5], order[5:])):
         more = {"label": [NAMES[row] for row in rows]}
-        write_parquet(tmp_path / f"b/train-{part}.parquet", [images[row] for row in rows], more)
+        write_parquet(tmp_path / f"b/train-{number}.parquet", [images[row] for row in rows], more)
     second = loaded(tmp_path / "b")
     assert second.describe()["fingerprint"] == first.describe()["fingerprint"]
     for part in ("train", "val", "test"):

@@ -354,12 +354,12 @@ def test_special_files_are_unreadable_images(
 def test_divided_folder(tree: Path) -> None:
     index = scan_folder(tree)
     assert index.class_names == ("cat", "dog")
-    assert [(path.relative_to(tree).as_posix(), label) for path, label in index.train] == [
+    assert [(Path(str(path)).relative_to(tree).as_posix(), label) for path, label in index.train] == [
         *((f"train/cat/{number}.png", 0) for number in range(4)),
         *((f"train/dog/{number}.png", 1) for number in range(3)),
     ]
     assert index.test is not None
-    assert [(path.relative_to(tree).as_posix(), label) for path, label in index.test] == [
+    assert [(Path(str(path)).relative_to(tree).as_posix(), label) for path, label in index.test] == [
         ("test/cat/0.png", 0),
         ("test/cat/1.png", 0),
         ("test/dog/0.png", 1),
@@ -390,7 +390,7 @@ def test_what_counts_and_in_which_order(tmp_path: Path) -> None:
     (tmp_path / "README.md").touch()
     index = scan_folder(tmp_path)
     assert index.class_names == ("one", "two")
-    names = [path.relative_to(tmp_path / "one").as_posix() for path, label in index.train if label == 0]
+    names = [Path(str(path)).relative_to(tmp_path / "one").as_posix() for path, label in index.train if label == 0]
     assert names == sorted(counted, key=str.encode)
     assert sum(label == 1 for _, label in index.train) == len(SUFFIXES)
 
@@ -402,7 +402,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "root/a/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
     root = tmp_path / "root"
-    assert [(path.relative_to(root).as_posix(), label) for path, label in scan_folder(root).train] == [
+    assert [(Path(str(path)).relative_to(root).as_posix(), label) for path, label in scan_folder(root).train] == [
         ("a/0.png", 0),
         ("a/more/x.png", 0),
         ("b/x.png", 1),
@@ -726,7 +726,7 @@ def test_a_class_with_too_few_images_to_divide(tmp_path: Path, counts: dict[str,
 
 def every_entry(root: Path) -> list[tuple[Path, int]]:
     index = scan_folder(root)
-    return [entry for entries in index.parts.values() for entry in entries]
+    return [(Path(str(path)), label) for entries in index.parts.values() for path, label in entries]
 
 
 def test_fingerprint_is_that_of_a_copy(tree: Path, tmp_path: Path) -> None:
