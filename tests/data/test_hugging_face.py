@@ -370,11 +370,13 @@ def test_test_images_without_labels(tmp_path: Path) -> None:
         ("./gone", r"does not exist"),
         ("text.txt", r"text\.txt is no dataset\. Give a \.parquet file"),
         ("empty", r"empty is no dataset\. Give a \.parquet file, a folder .* another --data\.source\.root"),
+        ("[a] *.parquet", r"\[a\] \*\.parquet has \* \[ \] in its path: a pattern, to `datasets`\. Rename it"),
         ("damaged.parquet", r"damaged\.parquet cannot be read as a dataset: .*[Pp]arquet"),
     ],
 )
 def test_no_dataset(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "text.txt").write_text("x")
+    (tmp_path / "[a] *.parquet").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=message) as caught:

@@ -275,10 +275,14 @@ def _on_disk(place: Path, config: str | None) -> Any:  # noqa: ANN401 - Dataset 
 
     hint = "Give a .parquet file, a folder of such files or of images, or a dataset saved by save_to_disk."
     try:
-        if place.is_file() and place.suffix.lower() == ".parquet":
-            return load_dataset("parquet", data_files=str(place))
         if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
             return load_from_disk(str(place))
+        if odd := " ".join(sorted(set("*?[]{}") & set(str(place.absolute())))):
+            raise UserError(
+                f"{place} has {odd} in its path: a pattern, to `datasets`. Rename it, or name a link to it."
+            )
+        if place.is_file() and place.suffix.lower() == ".parquet":
+            return load_dataset("parquet", data_files=str(place))
         if place.is_dir() and _has(place, (".parquet",)):
             return load_dataset(str(place.absolute()), config)
         if place.is_dir() and _has(place, SUFFIXES):
