@@ -12,7 +12,7 @@ AUDIT_VERSION := 2.10.1
 BIN := .venv/bin
 STAMP := .venv/.installed
 FIT := $(BIN)/fashion-tl fit
-DATA_FLAGS := --data.source $(DATA) $(if $(filter FashionMNIST ImageFolder CSV TorchVision,$(DATA)),--data.source.root '$(DATA_DIR)')
+DATA_FLAGS := --data.source $(DATA) $(if $(filter FashionMNIST ImageFolder CSV TorchVision HuggingFace WebDataset,$(DATA)),--data.source.root '$(DATA_DIR)')
 SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 

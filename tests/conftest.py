@@ -44,8 +44,9 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep cached activations out of the user's own cache folder."""
+    """Keep cached activations, and copies of datasets, out of the user's own cache folders."""
     os.environ["FASHION_TL_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture

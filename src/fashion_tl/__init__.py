@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from fashion_tl.data.datamodule import ImageDataModule as ImageDataModule
     from fashion_tl.data.fashion_mnist import FashionMNIST as FashionMNIST
     from fashion_tl.data.garments import SyntheticGarments as SyntheticGarments
+    from fashion_tl.data.hugging_face import HuggingFace as HuggingFace
     from fashion_tl.data.image_folder import ImageFolder as ImageFolder
     from fashion_tl.data.objects import SyntheticObjects as SyntheticObjects
     from fashion_tl.data.torchvision_sets import TorchVision as TorchVision
+    from fashion_tl.data.web_dataset import WebDataset as WebDataset
     from fashion_tl.runs.fit import fit as fit
     from fashion_tl.runs.search import repeat as repeat
     from fashion_tl.runs.search import search as search
@@ -29,6 +31,7 @@ _HOMES = {
     "FashionMNIST": "data.fashion_mnist",
     "FeatureCache": "callbacks.features",
     "FreezeUnfreeze": "training.freezing",
+    "HuggingFace": "data.hugging_face",
     "ImageDataModule": "data.datamodule",
     "ImageFolder": "data.image_folder",
     "ScratchClassifier": "training.scratch",
@@ -36,6 +39,7 @@ _HOMES = {
     "SyntheticObjects": "data.objects",
     "TorchVision": "data.torchvision_sets",
     "TransferClassifier": "training.transfer",
+    "WebDataset": "data.web_dataset",
     "fit": "runs.fit",
     "load_classifier": "training.loading",
     "repeat": "runs.search",

@@ -85,7 +85,7 @@ def libraries() -> Iterator[Finding]:
         if each.marker is None or each.marker.evaluate({"extra": ""}):
             yield library(each)
             continue
-        for extra in ("tune", "onnx", "dev"):
+        for extra in ("tune", "onnx", "hub", "dev"):
             if each.marker.evaluate({"extra": extra}):
                 extras.setdefault(extra, []).append(each)
     if not needed:

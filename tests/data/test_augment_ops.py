@@ -82,7 +82,7 @@ def test_solarize(shape: tuple[int, ...]) -> None:
         assert torch.equal(ours, tvf.solarize(images[index], float(thresholds[index])))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 9, 8), (4, 9, 8)])
 def test_autocontrast_and_equalize(shape: tuple[int, ...]) -> None:
     images = stored(5, shape)
     images[2] = 77  # one value

@@ -56,7 +56,7 @@ def test_a_table_alone_is_divided_by_seed(photos: Path) -> None:
     assert data.class_names == ["cat", "dog"]
     assert data.describe()["sizes"] == {"train": 10, "val": 2, "test": 4}
     entries = CSV(photos / "t.csv").index.train
-    assert [path.relative_to(photos).as_posix() for path, _ in entries] == NAMES
+    assert [Path(str(path)).relative_to(photos).as_posix() for path, _ in entries] == NAMES
     images, labels = data.splits["train"].images.__getitems__(range(16))  # type: ignore[arg-type]
     assert labels.tolist() == [0] * 8 + [1] * 8
     assert torch.equal(images[9], decode_image(photos / NAMES[9], 8, "crop", 0.875))
@@ -188,12 +188,12 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "two labels": (
         rows("path,label", "cat/0.png,cat", "dog/0.png,dog", "cat/../cat/0.png,dog"),
         {},
-        r"listed twice, differently: 'cat' and 'dog' in lines 2 and 4",
+        r"listed twice, differently: 'cat' and 'dog' in line 2 and line 4",
     ),
     "two splits": (
         rows("path,label,set", "cat/0.png,cat,train", "cat/0.png,cat,test"),
         {"split_column": "set"},
-        r"'train' and 'test' in lines 2 and 3 for 'cat/0\.png'",
+        r"'train' and 'test' in line 2 and line 3 for 'cat/0\.png'",
     ),
     "missing files": (
         rows("path,label", *(f"cat/{number}.jpg,cat" for number in range(5)), "dog/0.png,dog"),

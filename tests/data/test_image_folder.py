@@ -21,11 +21,11 @@ from torchvision.transforms.v2 import functional as tvf
 
 from fashion_tl.data import image_folder, threads
 from fashion_tl.data.datamodule import ImageDataModule
-from fashion_tl.data.file_list import FileList
-from fashion_tl.data.files import SUFFIXES, UnreadableImageError, decode_image
-from fashion_tl.data.folder_index import FolderIndex, scan_folder
+from fashion_tl.data.file_list import FileList, files_of
+from fashion_tl.data.files import SUFFIXES, ImageFile, UnreadableImageError, decode_image
+from fashion_tl.data.folder_index import FileIndex, scan_folder
 from fashion_tl.data.image_folder import ImageFiles, ImageFolder, fingerprint
-from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
+from fashion_tl.data.images import EncodedImages, ImageSet, InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.errors import UserError
 
@@ -356,12 +356,12 @@ def test_special_files_are_unreadable_images(
 def test_divided_folder(tree: Path) -> None:
     index = scan_folder(tree)
     assert index.class_names == ("cat", "dog")
-    assert [(path.relative_to(tree).as_posix(), label) for path, label in index.train] == [
+    assert [(Path(str(path)).relative_to(tree).as_posix(), label) for path, label in index.train] == [
         *((f"train/cat/{number}.png", 0) for number in range(4)),
         *((f"train/dog/{number}.png", 1) for number in range(3)),
     ]
     assert index.test is not None
-    assert [(path.relative_to(tree).as_posix(), label) for path, label in index.test] == [
+    assert [(Path(str(path)).relative_to(tree).as_posix(), label) for path, label in index.test] == [
         ("test/cat/0.png", 0),
         ("test/cat/1.png", 0),
         ("test/dog/0.png", 1),
@@ -370,7 +370,7 @@ def test_divided_folder(tree: Path) -> None:
 
 def test_one_folder_is_left_to_the_caller(tree: Path) -> None:
     index = scan_folder(tree / "train")
-    assert index == FolderIndex(("cat", "dog"), scan_folder(tree).train, None)
+    assert index == FileIndex(("cat", "dog"), scan_folder(tree).train, None)
 
 
 def test_no_file_is_opened(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +392,7 @@ def test_what_counts_and_in_which_order(tmp_path: Path) -> None:
     (tmp_path / "README.md").touch()
     index = scan_folder(tmp_path)
     assert index.class_names == ("one", "two")
-    names = [path.relative_to(tmp_path / "one").as_posix() for path, label in index.train if label == 0]
+    names = [Path(str(path)).relative_to(tmp_path / "one").as_posix() for path, label in index.train if label == 0]
     assert names == sorted(counted, key=str.encode)
     assert sum(label == 1 for _, label in index.train) == len(SUFFIXES)
 
@@ -404,7 +404,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "root/a/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
     root = tmp_path / "root"
-    assert [(path.relative_to(root).as_posix(), label) for path, label in scan_folder(root).train] == [
+    assert [(Path(str(path)).relative_to(root).as_posix(), label) for path, label in scan_folder(root).train] == [
         ("a/0.png", 0),
         ("a/more/x.png", 0),
         ("b/x.png", 1),
@@ -461,7 +461,7 @@ def test_validation_folder(tree: Path, name: str) -> None:
     assert index.val == [(tree / name / "cat/v.png", 0), (tree / name / "dog/v.png", 1)]
     assert list(index.parts) == ["train", "test", "val"]
     shutil.rmtree(tree / "test")
-    assert scan_folder(tree) == FolderIndex(index.class_names, index.train, None, index.val)
+    assert scan_folder(tree) == FileIndex(index.class_names, index.train, None, index.val)
 
 
 def test_images_of_a_validation_folder_validate(tree: Path) -> None:
@@ -540,12 +540,17 @@ def test_folder_that_cannot_be_listed(tree: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def load_folder(
-    entries: Iterable[tuple[Path, int]], size: int, resize: str, crop: float, in_memory: bool, skip_unreadable: bool
+    entries: Iterable[tuple[ImageFile, int]],
+    size: int,
+    resize: str,
+    crop: float,
+    in_memory: bool,
+    skip_unreadable: bool,
 ) -> tuple[ImageSet, list[Path]]:
-    index = FolderIndex(("cat", "dog"), FileList.of(entries), None)
+    index = FileIndex(("cat", "dog"), files_of(list(entries)), None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_folder, "memory_limit", lambda: 2**40 if in_memory else 0)
-        loaded = ImageFiles(index, size, resize, crop, skip_unreadable).load()
+        loaded = ImageFiles(index, size, resize, crop, skip).load()
     return loaded.train, [Path(path) for path in loaded.skipped]
 
 
@@ -555,7 +560,7 @@ def test_memory_and_disk_hold_the_same(tree: Path, resize: str) -> None:
     memory, left_out = load_folder(entries, 8, resize, 1.0, IN_MEMORY, False)
     disk, also_left_out = load_folder(entries, 8, resize, 1.0, ON_DISK, False)
     assert isinstance(memory, InMemoryImages)
-    assert isinstance(disk, FolderImages)
+    assert isinstance(disk, EncodedImages)
     assert left_out == also_left_out == []
     assert len(memory) == len(disk) == 7
     assert memory.labels.tolist() == disk.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
@@ -588,7 +593,7 @@ def test_data_loader_reads_batches_of_a_subset(tree: Path, in_memory: bool, work
 
 def test_error_of_a_worker_keeps_its_type(damaged: Path) -> None:
     paths = [path for path, _ in scan_folder(damaged).train[:2]]
-    dataset = FolderImages(paths, torch.zeros(2, dtype=torch.int64), 8)
+    dataset = EncodedImages(paths, torch.zeros(2, dtype=torch.int64), 8)
     batches = iter(DataLoader(dataset, batch_size=2, collate_fn=identity, num_workers=1))
     with pytest.raises(UnreadableImageError, match=r"0\.png cannot be read .*skip_unreadable"):
         next(batches)
@@ -666,7 +671,7 @@ def test_in_memory_images_check_their_tensors(images: Tensor, labels: Tensor) ->
 
 def test_folder_images_check_their_labels() -> None:
     with pytest.raises(ValueError, match="must be int64"):
-        FolderImages([Path("a.png")], torch.zeros(2, dtype=torch.int64), 8)
+        EncodedImages([Path("a.png")], torch.zeros(2, dtype=torch.int64), 8)
 
 
 def test_the_memory_of_a_container_decides_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -690,7 +695,7 @@ def test_the_memory_of_a_container_decides_what_is_held(tmp_path: Path, monkeypa
 
     wanted = 2 * 8 * 3 * 16 * 16  # half of what is left may be taken
     assert held(1000 + wanted) is InMemoryImages
-    assert held(1000 + wanted - 2) is FolderImages
+    assert held(1000 + wanted - 2) is EncodedImages
 
 
 # The classes
@@ -736,41 +741,41 @@ def test_a_class_with_too_few_images_to_divide(tmp_path: Path, counts: dict[str,
 # The fingerprint
 
 
-def folder_fingerprint(entries: Iterable[tuple[Path, int]]) -> str:
+def files_fingerprint(entries: Iterable[tuple[Path, int]]) -> str:
     files = FileList.of(entries)
-    digests = [np.frombuffer(hashlib.sha256(path.read_bytes()).digest(), dtype=np.uint8) for path in files.paths]
+    digests = [np.frombuffer(hashlib.sha256(path.read_bytes()).digest(), dtype=np.uint8) for path in files.files]
     return fingerprint(files, np.stack(digests))
 
 
 def every_entry(root: Path) -> list[tuple[Path, int]]:
     index = scan_folder(root)
-    return [entry for entries in index.parts.values() for entry in entries]
+    return [(Path(str(path)), label) for entries in index.parts.values() for path, label in entries]
 
 
 def test_fingerprint_is_that_of_a_copy(tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree, tmp_path / "deeper/copy")
     for path, _ in every_entry(tmp_path / "deeper/copy"):
         os.utime(path, (0, 0))
-    assert folder_fingerprint(every_entry(tree)) == folder_fingerprint(every_entry(tmp_path / "deeper/copy"))
-    assert len(folder_fingerprint(every_entry(tree))) == 64
+    assert files_fingerprint(every_entry(tree)) == files_fingerprint(every_entry(tmp_path / "deeper/copy"))
+    assert len(files_fingerprint(every_entry(tree))) == 64
 
 
 def test_fingerprint_changes(tree: Path) -> None:
     big = tree / "train/cat/0.png"
     big.write_bytes(bytes(20000))
-    seen = [folder_fingerprint(every_entry(tree))]
+    seen = [files_fingerprint(every_entry(tree))]
     for position in (0, 10000, 19999):
         content = bytearray(big.read_bytes())
         content[position] = 1
         big.write_bytes(content)
-        seen.append(folder_fingerprint(every_entry(tree)))
+        seen.append(files_fingerprint(every_entry(tree)))
     big.write_bytes(big.read_bytes() + b"\1")
-    seen.append(folder_fingerprint(every_entry(tree)))
+    seen.append(files_fingerprint(every_entry(tree)))
     big.rename(big.with_name("00.png"))
-    seen.append(folder_fingerprint(every_entry(tree)))
+    seen.append(files_fingerprint(every_entry(tree)))
     (tree / "test/cat/1.png").unlink()
-    seen.append(folder_fingerprint(every_entry(tree)))
-    seen.append(folder_fingerprint([(path, 0) for path, _ in every_entry(tree)]))
+    seen.append(files_fingerprint(every_entry(tree)))
+    seen.append(files_fingerprint([(path, 0) for path, _ in every_entry(tree)]))
     assert len(set(seen)) == len(seen)
 
 

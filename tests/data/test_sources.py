@@ -15,10 +15,14 @@ from fashion_tl.data.csv_table import CSV
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
+from fashion_tl.data.hugging_face import HuggingFace
 from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.data.images import ImageSet, InMemoryImages
 from fashion_tl.data.objects import SyntheticObjects
 from fashion_tl.data.sources import Source, load, loading_once
+from fashion_tl.data.web_dataset import WebDataset
+
+from .packed import write_parquet, write_shard
 
 
 def parts(source: Source) -> list[ImageSet]:
@@ -154,6 +158,43 @@ class TestCSVWithSplits(TestCSV):
         (self.root / "all.csv").write_text("\n".join(["file\tkind\tset", *rows]))
         table = self.root / "all.csv"
         return CSV(table, path_column="file", label_column="kind", split_column="set", storage_size=8)
+
+
+class TestHuggingFace(TestImageFolder):
+    splits = ("train", "val", "test")
+
+    def make(self) -> Source:
+        for split in self.splits:
+            paths = sorted((self.root / split).rglob("*.png"))
+            images = [(path.read_bytes(), path.name) for path in paths]
+            labels = {"label": [path.parent.name for path in paths]}
+            write_parquet(self.root / f"parquet/{split}-0.parquet", images, labels)
+        return HuggingFace("parquet", root=self.root, storage_size=8)
+
+
+class TestHuggingFaceOnDisk(TestHuggingFace):
+    @pytest.fixture(autouse=True)
+    def no_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+
+
+class TestWebDataset(TestImageFolder):
+    splits = ("train", "test")
+
+    def make(self) -> Source:
+        for split in self.splits:
+            files = []
+            for path in sorted((self.root / split).rglob("*.png")):
+                key = f"{path.parent.name}/{path.stem}"
+                files += [(f"{key}.png", path.read_bytes()), (f"{key}.cls", path.parent.name.encode())]
+            write_shard(self.root / f"{split}.tar", files)
+        return WebDataset("train.tar", test="test.tar", root=self.root, storage_size=8)
+
+
+class TestWebDatasetOnDisk(TestWebDataset):
+    @pytest.fixture(autouse=True)
+    def no_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
 
 
 def test_sources_that_differ_are_not_shared() -> None:

@@ -5,9 +5,12 @@ A case is a verb and its arguments. What files a case needs lies in the working 
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from ..data.packed import write_parquet, write_shard
 
 Case = tuple[str, ...]
 
@@ -161,7 +164,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "model.class_names": ("[a, b]", "3"),
     "model.input_spec": ("{channels: 3}", "3"),
     "model": ("ImageClassifier", "fashion_tl.training.classifier.ImageClassifier", "LightningModule"),
-    "data.source": ("Source", "SyntheticSource", "ImageFolder", "CSV", "TorchVision"),
+    "data.source": ("Source", "SyntheticSource", "ImageFolder", "CSV", "TorchVision", "HuggingFace", "WebDataset"),
     "data.source.num_train": ("0", "39", "10000001"),
     "data.image_size": ("0", "3", "4097"),
     "data.per_class": ("0",),
@@ -320,6 +323,28 @@ SOURCES: dict[str, tuple[str, ...]] = {
         ),
         *("name=DTD arguments={split:val}", "name=MNIST arguments=3", "name=EMNIST", "name=MNIST size=3"),
     ),
+    "HuggingFace": (
+        *("name=", "name=gone.parquet", "name=./gone", "name=a_file", "name=a_folder", "name=fifo.yaml"),
+        *("name=broken.parquet", "name=good.parquet label_column=lable", "name=good.parquet image_column=label"),
+        *("name=good.parquet image_column=img", "name=good.parquet group_column=g", "name=floats.parquet"),
+        *("name=bare.parquet", "name=two.parquet", "name=good.parquet splits={train:trian}"),
+        *(
+            "name=good.parquet splits={dev:train}",
+            "name=good.parquet splits={test:train}",
+            "name=good.parquet splits=3",
+        ),
+        *("name=good.parquet class_names=[a,b]", "name=good.parquet class_names=3", "name=good.parquet revision=main"),
+        *("name=damaged.parquet", "name=damaged.parquet skip_unreadable=maybe", "name=good.parquet crop=2"),
+        *("name=late", "name=late splits={test:null} resize=padd", "name=good.parquet rows=3"),
+    ),
+    "WebDataset": (
+        *("train=", "train=gone.tar", "train=gone-*.tar", "train=good-{000..003}.tar", "train={a}.tar", "train=a_file"),
+        *("train=a_folder", "train=fifo.yaml", "train=cut.tar", "train=packed.tar.gz", "train=bare.tar"),
+        *("train=twice.tar", "train=damaged.tar", "train=good-000.tar test=good-*.tar", "train=good-000.tar val=gone"),
+        *("train=good-000.tar image=jpg", "train=good-000.tar label=json", "train=good-000.tar class_names=[a,b]"),
+        *("train=good-000.tar label=pgm", "train=good-000.tar crop=0", "train=good-000.tar label_field=x label=json"),
+        *("train=good-000.tar test=late.tar", "train=good-000.tar shuffle=3", "val=good-000.tar"),
+    ),
 }
 
 
@@ -443,6 +468,32 @@ def make_sources(folder: Path) -> None:
     }
     for name, (header, lines) in tables.items():
         (folder / f"{name}.csv").write_text("\n".join([header, *lines]))
+    _pack_sources(folder, image)
+
+
+def _pack_sources(folder: Path, image: bytes) -> None:
+    """Lay out Parquet files and shards of eight images."""
+    images, labels = [image + bytes([number]) for number in range(8)], ["cat", "dog"] * 4
+    write_parquet(folder / "good.parquet", images, {"label": labels})
+    write_parquet(folder / "floats.parquet", images, {"label": [0.5] * 8})
+    write_parquet(folder / "bare.parquet", images, {})
+    write_parquet(folder / "two.parquet", images, {"label": labels, "kind": labels})
+    write_parquet(folder / "damaged.parquet", [b"x", *images[1:]], {"label": labels})
+    write_parquet(folder / "late/train-0.parquet", images, {"label": labels})
+    write_parquet(folder / "late/test-0.parquet", images[:3], {"label": ["cat", "dog", "eel"]})
+    (folder / "broken.parquet").write_bytes(b"PAR1")
+    files = [
+        (f"{number}.{kind}", content)
+        for number, (content, label) in enumerate(zip(images, labels, strict=True))
+        for kind, content in (("pgm", content), ("cls", label.encode()))
+    ]
+    good = write_shard(folder / "good-000.tar", files).read_bytes()
+    (folder / "cut.tar").write_bytes(good[: len(good) // 2])
+    (folder / "packed.tar.gz").write_bytes(gzip.compress(good))
+    write_shard(folder / "bare.tar", files[::2])
+    write_shard(folder / "twice.tar", [*files, files[0]])
+    write_shard(folder / "damaged.tar", [("0.pgm", b"x"), *files[1:]])
+    write_shard(folder / "late.tar", [("8.pgm", image), ("8.cls", b"eel")])
 
 
 def make_files(folder: Path) -> None:

@@ -103,8 +103,8 @@ def autocontrast(images: Tensor) -> Tensor:
     """Stretch each channel to the whole range, unless it has one value only."""
     from torchvision.transforms.v2.functional import autocontrast_image  # slow to import, and few runs need it
 
-    stretched: Tensor = autocontrast_image(images)
-    return stretched
+    stretched: Tensor = autocontrast_image(images.reshape(-1, 1, *images.shape[-2:]))  # it takes 1 or 3 channels
+    return stretched.view(images.shape)
 
 
 def equalize(images: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
+from fashion_tl.data.images import EncodedImages, ImageSet, InMemoryImages
 from fashion_tl.data.workers import begin_worker, signals_held
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -342,7 +342,7 @@ class BatchLoader:
     ) -> None:
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
         self.rank, self.world = rank, world
-        self.workers = workers if isinstance(split.images, FolderImages) else 0
+        self.workers = workers if isinstance(split.images, EncodedImages) else 0
         self.pin_memory = pin_memory
         self.epoch = 0
         self._standing, self._start = (0, 0), (0, 0)

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from fashion_tl.data.file_list import FileList
-from fashion_tl.data.folder_index import VALIDATION_NAMES, FolderIndex
-from fashion_tl.data.image_folder import ImageFiles
-from fashion_tl.data.sources import Loaded, data_root
+from fashion_tl.data.folder_index import VALIDATION_NAMES
+from fashion_tl.data.rows import ListedImages, Row, first, index_rows
+from fashion_tl.data.sources import data_root
 from fashion_tl.errors import UserError, one_line, unknown_name
 
 DELIMITERS = ",;\t"
 SPLITS = {"train": "train", "test": "test", **dict.fromkeys(VALIDATION_NAMES, "val")}
 
-_NAMED = 3  # lines of each problem
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        line: Its line in the file, from 1; the last one if it has several.
-        path: The image file.
-        label: The name of its class.
-        split: "train", "val" or "test"; "train" where the table has no column of splits.
-        group: Its group; "" where the table has no column of groups.
-    """
-
-    line: int
-    path: Path
-    label: str
-    split: str = "train"
-    group: str = ""
-
-
-class CSV(ImageFiles):
+class CSV(ListedImages):
     """Image files listed in a table of UTF-8 text with a header, separated by commas, semicolons or tabs.
 
     Args:
@@ -90,20 +65,15 @@ class CSV(ImageFiles):
         columns = {"path": path_column, "label": label_column, "split": split_column, "group": group_column}
         rows = _read_rows(table, images, columns)
         if not skip_unreadable:
-            missing = [f"{row.path} (line {row.line})" for row in rows if not os.path.isfile(row.path)]  # noqa: PTH113 - no error for a long name
+            missing = [f"{row.key} ({row.place})" for row in rows if not os.path.isfile(row.key)]  # noqa: PTH113 - no error for a long name
             if missing:
                 raise UserError(
-                    f"{table} lists {_first(missing)}: no such files. Set --data.source.folder to the folder that the "
+                    f"{table} lists {first(missing)}: no such files. Set --data.source.folder to the folder that the "
                     "paths start from, or go on without them: `--data.source.skip_unreadable true`."
                 )
-        super().__init__(_index(table, rows), storage_size, resize, crop, skip_unreadable, keep_decoded)
+        index = index_rows(rows, str(table), "rows", "Check --data.source.label_column.")
+        super().__init__(index, storage_size, resize, crop, skip_unreadable, keep_decoded)
         self.owner = str(table.absolute())
-
-    def load(self) -> Loaded:
-        """Load the images; the fingerprint covers their splits, which their paths do not tell."""
-        loaded = super().load()
-        told = f"{loaded.fingerprint} {[(name, len(images)) for name, images in loaded.sets.items()]} {loaded.divided}"
-        return replace(loaded, fingerprint=hashlib.sha256(told.encode()).hexdigest())
 
 
 def _read_rows(table: Path, folder: Path, columns: dict[str, str | None]) -> list[Row]:
@@ -142,13 +112,13 @@ def _read_rows(table: Path, folder: Path, columns: dict[str, str | None]) -> lis
             problems[f"splits other than {allowed}"].append(f"{values['split'][:40]!r} in line {line}")
             continue
         path = Path(os.path.normpath(folder / values["path"]))
-        row = Row(line, path, values["label"], split, values.get("group", ""))
-        before = rows.setdefault(str(path), row)
-        if replace(before, line=line) != row:
-            told = f"{_difference(before, row)} in lines {before.line} and {line} for {values['path'][-60:]!r}"
+        row = Row(path, values["label"], split, values.get("group", ""), path.as_posix(), f"line {line}")
+        before = rows.setdefault(row.key, row)
+        if replace(before, place=row.place) != row:
+            told = f"{_difference(before, row)} in {before.place} and {row.place} for {values['path'][-60:]!r}"
             problems["images listed twice, differently"].append(told)
     if problems:
-        told = "; ".join(f"{kind}: {_first(each)}" for kind, each in problems.items())
+        told = "; ".join(f"{kind}: {first(each)}" for kind, each in problems.items())
         raise UserError(f"{table} has {told}. Correct these rows, or remove them.")
     return list(rows.values())
 
@@ -179,66 +149,7 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
         raise UserError(told) from error
 
 
-def _index(table: Path, rows: list[Row]) -> FolderIndex:
-    """Sort rows into classes and splits; the order depends on labels and paths alone.
-
-    Raises:
-        UserError: If classes or splits are missing, or a group is in two splits.
-    """
-    class_names = tuple(sorted({row.label for row in rows}))
-    if len(class_names) < 2:
-        found = f"one class, {class_names[0]!r}" if class_names else "no rows"
-        raise UserError(f"{table} has {found}; at least two classes are needed. Check --data.source.label_column.")
-    splits = {split for split in ("train", "test", "val") if any(row.split == split for row in rows)}
-    labels = _by(rows, lambda row: row.label, lambda row: row.split)
-    lost = [f"{split!r} of {name!r}" for name in class_names for split in sorted({"train", *splits} - labels[name])]
-    if lost:
-        raise UserError(
-            f"{table} has no rows for {_first(lost)}: each class needs images in each split. Add rows, or remove the "
-            "class."
-        )
-    sides = _by([row for row in rows if row.group], lambda row: row.group, lambda row: row.split)
-    if torn := [group for group, found in sides.items() if len(found) > 1]:
-        told = []
-        for group in torn[:_NAMED]:
-            places = (f"{row.split} in line {row.line}" for row in _one_of_each_split(rows, group))
-            told.append(f"{group[:40]!r} ({', '.join(places)})")
-        raise UserError(
-            f"{table} divides groups between splits: {_first([*told, *torn[_NAMED:]])}. Put each group into one split."
-        )
-    ordered = sorted(rows, key=lambda row: (row.label, row.path.as_posix()))
-    numbers = {name: number for number, name in enumerate(class_names)}
-    files = FileList.of((row.path, numbers[row.label]) for row in ordered)
-    parts = {split: files.take(np.array([row.split == split for row in ordered])) for split in splits}
-    groups = None
-    if sides:
-        group_numbers = {group: number for number, group in enumerate(sorted(sides))}
-        groups = [group_numbers[row.group] for row in ordered if row.split == "train"]
-    return FolderIndex(class_names, parts["train"], parts.get("test"), parts.get("val"), groups)
-
-
-def _by(rows: Iterable[Row], key: Callable[[Row], str], value: Callable[[Row], Hashable]) -> dict[str, set[Hashable]]:
-    """Collect a value of the rows by a key of theirs."""
-    found: dict[str, set[Hashable]] = defaultdict(set)
-    for row in rows:
-        found[key(row)].add(value(row))
-    return found
-
-
-def _one_of_each_split(rows: list[Row], group: str) -> list[Row]:
-    first: dict[str, Row] = {}
-    for row in rows:
-        if row.group == group:
-            first.setdefault(row.split, row)
-    return list(first.values())
-
-
 def _difference(one: Row, other: Row) -> str:
     """Name what differs between two rows of an image."""
     pairs = [(getattr(one, name), getattr(other, name)) for name in ("label", "split", "group")]
-    return next(f"{first[:40]!r} and {second[:40]!r}" for first, second in pairs if first != second)
-
-
-def _first(told: list[str]) -> str:
-    """List the first few."""
-    return ", ".join(told[:_NAMED]) + (f", ... ({len(told)} in all)" if len(told) > _NAMED else "")
+    return next(f"{before[:40]!r} and {now[:40]!r}" for before, now in pairs if before != now)

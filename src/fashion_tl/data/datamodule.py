@@ -50,7 +50,7 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         source: Where the images come from: FashionMNIST (if not given), ImageFolder, CSV, TorchVision,
-            SyntheticGarments, SyntheticObjects, or the class path of any subclass of
+            HuggingFace, WebDataset, SyntheticGarments, SyntheticObjects, or the class path of any subclass of
             ``fashion_tl.data.sources.Source``.
         image_size: Height and width that the network sees, in pixels; those of the stored images if not given.
         interpolation: How images are resized: bilinear, bicubic (both antialiased) or nearest.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fashion_tl.cache import store
 from fashion_tl.cache.eviction import room, size_text
-from fashion_tl.data.file_list import FileList
+from fashion_tl.data.file_list import LabelledFiles
 from fashion_tl.data.files import decode_image
 from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError
@@ -22,7 +22,7 @@ _ROWS = 256  # written at once
 
 
 def decoded_on_disk(
-    files: FileList, digests: NDArray[np.uint8], size: int, resize: str, crop: float
+    files: LabelledFiles, digests: NDArray[np.uint8], size: int, resize: str, crop: float
 ) -> NDArray[np.uint8]:
     """Return the images of files from the cache, decoding them first if they are not there.
 
@@ -69,14 +69,14 @@ def decoded_on_disk(
 
 
 def _write(
-    files: FileList, folder: Path, about: Mapping[str, store.Plain], size: int, resize: str, crop: float
+    files: LabelledFiles, folder: Path, about: Mapping[str, store.Plain], size: int, resize: str, crop: float
 ) -> None:
     arrays: store.Arrays = {"images": (np.uint8, (len(files), 3, size, size))}
     needed = store.required_bytes(arrays)
     reason = room(folder, needed, store.limit_bytes())
     if reason is not None:
         raise _refused(reason)
-    decoded = in_order(lambda index: decode_image(files.path(index), size, resize, crop).numpy(), len(files))
+    decoded = in_order(lambda index: decode_image(files.file(index), size, resize, crop).numpy(), len(files))
     rows = tracked(decoded, len(files), f"keeping {size_text(needed)} of decoded images")
     waiting = []
     with store.write(folder, about, arrays) as append:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fashion_tl.cache import store
 from fashion_tl.cache.eviction import room
-from fashion_tl.data.file_list import UNKNOWN, FileList, split_names
+from fashion_tl.data.file_list import UNKNOWN, FileList, LabelledFiles, split_names
 from fashion_tl.data.files import UnreadableImageError, check_image, read_image
 from fashion_tl.data.threads import in_order, tracked
 
@@ -53,11 +53,11 @@ def reading_anew() -> Iterator[None]:
         _anew = before
 
 
-def contents(files: FileList, whole: bool, owner: str) -> Contents:
+def contents(files: LabelledFiles, whole: bool, owner: str) -> Contents:
     """Find out what is in files: read what is new or changed by size or time, look up the rest.
 
     What is known is kept in the cache, one entry for a folder and owner, and written again when it has changed. A
-    process that finds another one at work waits, and reads what that has found.
+    process that finds another one at work waits, and reads what that has found. Packed images are always read.
 
     Args:
         files: The files, as the system lists them now.
@@ -65,7 +65,7 @@ def contents(files: FileList, whole: bool, owner: str) -> Contents:
         owner: What tells this list from others of the same folder.
     """
     needed = DECODED if whole else OPENED
-    if len(files) < INDEXED_FROM or _anew:
+    if not isinstance(files, FileList) or len(files) < INDEXED_FROM or _anew:
         return _read(files, needed, *_nothing(len(files)))
     folder, about = store.cache_dir(), _description(files, owner)
     digests, states, fits = _known(files, folder, about)
@@ -126,7 +126,7 @@ def _known(
     return digests, states, fits
 
 
-def _read(files: FileList, needed: int, digests: NDArray[np.uint8], states: NDArray[np.uint8]) -> Contents:
+def _read(files: LabelledFiles, needed: int, digests: NDArray[np.uint8], states: NDArray[np.uint8]) -> Contents:
     """Read the files whose state is not what is needed."""
     missing = np.flatnonzero(states < needed)
     reasons: dict[int, str] = {}
@@ -134,8 +134,8 @@ def _read(files: FileList, needed: int, digests: NDArray[np.uint8], states: NDAr
     def look(number: int) -> None:
         index = int(missing[number])
         try:
-            path = files.path(index)
-            digest = read_image(path, 1, "stretch")[0] if needed == DECODED else check_image(path)
+            file = files.file(index)
+            digest = read_image(file, 1, "stretch")[0] if needed == DECODED else check_image(file)
         except UnreadableImageError as error:
             reasons[index] = error.reason
             states[index] = UNREADABLE

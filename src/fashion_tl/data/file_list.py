@@ -4,22 +4,115 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fashion_tl.data.files import SUFFIXES
+from fashion_tl.data.files import SUFFIXES, ImageFile
 from fashion_tl.errors import UserError
 
 UNKNOWN = -1  # size of a file that the system tells nothing of
 
 
-class FileList(Sequence[tuple[Path, int]]):
-    """Files and their classes: a sequence of paths and labels, held as arrays.
+class LabelledFiles(Sequence[tuple[ImageFile, int]], ABC):
+    """Image files and their classes: a sequence of files and labels.
+
+    Attributes:
+        labels: int64 (N,), the class of each file.
+    """
+
+    labels: NDArray[np.int64]
+
+    @property
+    @abstractmethod
+    def names(self) -> bytes:
+        """What the names say of the files, wherever they lie."""
+
+    @abstractmethod
+    def file(self, index: int) -> ImageFile:
+        """Return a file; the index is from 0."""
+
+    @abstractmethod
+    def take(self, chosen: NDArray[np.bool_]) -> Self:
+        """Return a list of the files that are marked (N,), in their order."""
+
+    @classmethod
+    @abstractmethod
+    def joined(cls, lists: Sequence[Self]) -> Self:
+        """Put lists one after the other."""
+
+    @property
+    def files(self) -> Sequence[ImageFile]:
+        """The files alone, each made when it is asked for."""
+        return _Files(self)
+
+    def __len__(self) -> int:
+        """Return the number of files N."""
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[ImageFile, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[ImageFile, int]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[ImageFile, int] | list[tuple[ImageFile, int]]:
+        """Return file and label, or a list of several.
+
+        Raises:
+            IndexError: If the index is not in -N to N - 1.
+        """
+        places = range(len(self))[index]
+        if isinstance(places, int):
+            return self.file(places), int(self.labels[places])
+        return [self[place] for place in places]
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether another sequence has the same files and labels."""
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(one == each for one, each in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment] # as of a list
+
+
+class PackedList(LabelledFiles):
+    """Packed images and their classes.
+
+    Args:
+        packed: N images.
+        labels: int64 (N,), the class of each.
+    """
+
+    names = b""
+
+    def __init__(self, packed: Sequence[ImageFile], labels: NDArray[np.int64]) -> None:
+        self.packed, self.labels = packed, labels
+
+    def file(self, index: int) -> ImageFile:
+        """Return an image; the index is from 0."""
+        return self.packed[index]
+
+    def take(self, chosen: NDArray[np.bool_]) -> PackedList:
+        """Return a list of the images that are marked (N,), in their order."""
+        return PackedList([self.packed[place] for place in np.flatnonzero(chosen).tolist()], self.labels[chosen])
+
+    @classmethod
+    def joined(cls, lists: Sequence[PackedList]) -> PackedList:
+        """Put lists one after the other."""
+        packed = [image for each in lists for image in each.packed]
+        return cls(packed, np.concatenate([each.labels for each in lists]))
+
+    def __repr__(self) -> str:
+        """Name all images and labels: no other list has the same text."""
+        return f"PackedList({list(map(str, self.packed))}, {self.labels.tolist()})"
+
+
+class FileList(LabelledFiles):
+    """Paths and their classes, held as arrays.
 
     Args:
         folder: The folder that the names start from.
@@ -125,45 +218,18 @@ class FileList(Sequence[tuple[Path, int]]):
         return FileList(self.folder, text, np.cumsum(lengths[chosen]), *arrays)
 
     @property
-    def paths(self) -> Sequence[Path]:
-        """The paths alone, each made when it is asked for."""
-        return _Paths(self)
+    def names(self) -> bytes:
+        """The names below the folder, and where each ends."""
+        return self.text + self.ends.tobytes()
 
     def name(self, index: int) -> str:
         """Return the name of a file below the folder; the index is from 0."""
         start = int(self.ends[index - 1]) if index else 0
         return os.fsdecode(self.text[start : int(self.ends[index])])
 
-    def path(self, index: int) -> Path:
+    def file(self, index: int) -> Path:
         """Return the path of a file; the index is from 0."""
         return self.folder / self.name(index)
-
-    def __len__(self) -> int:
-        """Return the number of files N."""
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[Path, int]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[Path, int]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[Path, int] | list[tuple[Path, int]]:
-        """Return path and label of a file, or a list of several.
-
-        Raises:
-            IndexError: If the index is not in -N to N - 1.
-        """
-        places = range(len(self))[index]
-        if isinstance(places, int):
-            return self.path(places), int(self.labels[places])
-        return [self[place] for place in places]
-
-    def __eq__(self, other: object) -> bool:
-        """Say whether another sequence has the same paths and labels."""
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(one == each for one, each in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment] # as of a list
 
     def __repr__(self) -> str:
         """Tell this list from all others: by its folder, and by a hash of the rest."""
@@ -173,22 +239,35 @@ class FileList(Sequence[tuple[Path, int]]):
         return f"FileList({str(self.folder)!r}, {len(self)} files, {digest.hexdigest()})"
 
 
-class _Paths(Sequence[Path]):
-    """The paths of a list of files."""
+class _Files(Sequence[ImageFile]):
+    """The files of a list."""
 
-    def __init__(self, files: FileList) -> None:
-        self.files = files
+    def __init__(self, labelled: LabelledFiles) -> None:
+        self.labelled = labelled
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.labelled)
 
     @overload
-    def __getitem__(self, index: int) -> Path: ...
+    def __getitem__(self, index: int) -> ImageFile: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Path]: ...
-    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+    def __getitem__(self, index: slice) -> list[ImageFile]: ...
+    def __getitem__(self, index: int | slice) -> ImageFile | list[ImageFile]:
         places = range(len(self))[index]
-        return self.files.path(places) if isinstance(places, int) else [self.files.path(place) for place in places]
+        return self.labelled.file(places) if isinstance(places, int) else [self.labelled.file(each) for each in places]
+
+
+def files_of(entries: Sequence[tuple[ImageFile, int]]) -> LabelledFiles:
+    """Make a list of files and labels, of paths or of packed images."""
+    paths = [(file, label) for file, label in entries if isinstance(file, Path)]
+    if len(paths) == len(entries):
+        return FileList.of(paths)
+    return PackedList([file for file, _ in entries], np.array([label for _, label in entries], dtype=np.int64))
+
+
+def joined(lists: Sequence[LabelledFiles]) -> LabelledFiles:
+    """Put lists of one kind one after the other."""
+    return type(lists[0]).joined(lists)
 
 
 def split_names(text: bytes, ends: NDArray[np.int64]) -> Iterator[bytes]:

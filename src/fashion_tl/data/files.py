@@ -1,4 +1,4 @@
-"""Image files decoded to one size."""
+"""Image files, of their own or packed into larger files, decoded to one size."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import stat
 import struct
 import sys
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -57,14 +59,35 @@ class UnreadableImageError(UserError):
         self.reason = reason
 
 
-def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tensor:
+class PackedImage(ABC):
+    """An image file within a larger file, such as a member of an archive; its text names it in messages.
+
+    It is read in threads and in worker processes, so it holds no open file.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read_bytes(self) -> bytes:
+        """Read the image file as it was packed.
+
+        Raises:
+            OSError: If the larger file cannot be read.
+            ValueError: If there is no image.
+        """
+
+
+ImageFile: TypeAlias = Path | PackedImage
+
+
+def decode_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> Tensor:
     """Decode one image file of any mode to a square RGB image.
 
     The EXIF rotation is applied, transparency is laid on white, 16-bit grey levels are scaled to 8 bits, and the first
     frame of an animation is taken. Resizing is bilinear with antialias.
 
     Args:
-        path: The image file.
+        file: The image file.
         size: Height and width of the result, in pixels.
         resize: "crop" keeps a square around the centre; "stretch" scales each side to ``size``; "pad" scales the longer
             side to ``size`` and fills the rest with black, on both sides alike.
@@ -76,21 +99,21 @@ def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tenso
     Raises:
         UnreadableImageError: If the file is missing, empty, truncated, not an image, or too large to decode safely.
     """
-    with _opened(path) as file:
-        return _decode(file, size, resize, crop)
+    with _opened(file) as opened:
+        return _decode(opened, size, resize, crop)
 
 
-def read_image(path: Path, size: int, resize: str, crop: float = 1.0) -> tuple[bytes, Tensor]:
+def read_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> tuple[bytes, Tensor]:
     """Hash an image file and decode it, in one opening; see ``decode_image``.
 
     Returns:
         SHA-256 of its content, 32 bytes, and the image, uint8 (3, size, size).
     """
-    with _opened(path) as file:
-        return _hash(file), _decode(file, size, resize, crop)
+    with _opened(file) as opened:
+        return _hash(opened), _decode(opened, size, resize, crop)
 
 
-def check_image(path: Path) -> bytes:
+def check_image(file: ImageFile) -> bytes:
     """Hash an image file and look at its header; its pixels are not decoded.
 
     Returns:
@@ -99,27 +122,27 @@ def check_image(path: Path) -> bytes:
     Raises:
         UnreadableImageError: If the file is missing, empty, not an image, or too large to decode safely.
     """
-    with _opened(path) as file:
-        digest = _hash(file)
-        with Image.open(file):
+    with _opened(file) as opened:
+        digest = _hash(opened)
+        with Image.open(opened):
             return digest
 
 
-def _hash(file: BufferedReader) -> bytes:
+def _hash(opened: BufferedReader | BytesIO) -> bytes:
     # The digest of an open file takes a buffer that is larger than most images.
-    small = os.fstat(file.fileno()).st_size <= _SMALL
-    digest = hashlib.sha256(file.read()) if small else hashlib.file_digest(file, "sha256")
-    file.seek(0)
+    small = isinstance(opened, BytesIO) or os.fstat(opened.fileno()).st_size <= _SMALL
+    digest = hashlib.sha256(opened.read()) if small else hashlib.file_digest(opened, "sha256")
+    opened.seek(0)
     return digest.digest()
 
 
-def _decode(file: BufferedReader, size: int, resize: str, crop: float) -> Tensor:
+def _decode(opened: BufferedReader | BytesIO, size: int, resize: str, crop: float) -> Tensor:
     """Decode an open file; the checksums of a PNG file are compared, which decoding does not always do."""
-    image = Image.open(file)
+    image = Image.open(opened)
     if image.format == "PNG":
         image.verify()
-        file.seek(0)
-        image = Image.open(file)
+        opened.seek(0)
+        image = Image.open(opened)
     with image:
         ImageOps.exif_transpose(image, in_place=True)
         return to_square(image, size, resize, crop)
@@ -206,22 +229,29 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader]:
+def _opened(file: ImageFile) -> Iterator[BufferedReader | BytesIO]:
     """Open an image file; errors of the decoders become one that names the file and says how to go on."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for someone to write
-            raise ValueError("not a regular file")
-        with path.open("rb") as file:
-            yield file
+        if isinstance(file, Path):
+            if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for someone to write
+                raise ValueError("not a regular file")
+            with file.open("rb") as opened:
+                yield opened
+        else:
+            yield BytesIO(file.read_bytes())
     except _DECODER_ERRORS as error:
         if isinstance(error, UnidentifiedImageError):
-            reason = "not an image" if path.stat().st_size else "the file is empty"
+            reason = "the file is empty" if _is_empty(file) else "not an image"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         else:
             reason = str(error) or type(error).__name__
         raise UnreadableImageError(
-            f"{path} cannot be read as an image: {reason}. Repair or remove it, or go on without it: "
+            f"{file} cannot be read as an image: {reason}. Repair or remove it, or go on without it: "
             "--data.source.skip_unreadable true (fit), --skip_unreadable (predict, explain).",
             reason,
         ) from error
+
+
+def _is_empty(file: ImageFile) -> bool:
+    return not (file.stat().st_size if isinstance(file, Path) else file.read_bytes())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fashion_tl.data.file_list import FileList
+from fashion_tl.data.file_list import FileList, LabelledFiles
 from fashion_tl.data.files import SUFFIXES
 from fashion_tl.errors import UserError
 
@@ -21,31 +22,31 @@ _SPLIT_NAMES = {"train", "training", "test", "testing", *VALIDATION_NAMES}
 
 
 @dataclass(frozen=True)
-class FolderIndex:
-    """The files of an image folder and their classes.
+class FileIndex:
+    """Image files and their classes.
 
     Attributes:
-        class_names: Names of the classes, sorted; a label is an index into them.
-        train: The training images, class by class, sorted by path.
+        class_names: Names of the classes; a label is an index into them.
+        train: The training images, class by class.
         test: The test images; None if they are to be split off `train`.
-        val: The validation images, the same. Names in all lists start from one folder.
+        val: The validation images, the same. Lists of paths are of one folder.
         groups: The group of each training image, from 0; None if each image stands for itself.
     """
 
     class_names: tuple[str, ...]
-    train: FileList
-    test: FileList | None
-    val: FileList | None = None
-    groups: list[int] | None = None
+    train: LabelledFiles
+    test: LabelledFiles | None
+    val: LabelledFiles | None = None
+    groups: Sequence[int] | None = None
 
     @property
-    def parts(self) -> dict[str, FileList]:
+    def parts(self) -> dict[str, LabelledFiles]:
         """The files of each split that the files are divided into, in the order train, test, val."""
         parts = {"train": self.train, "test": self.test, "val": self.val}
         return {name: files for name, files in parts.items() if files is not None}
 
 
-def scan_folder(root: Path) -> FolderIndex:
+def scan_folder(root: Path) -> FileIndex:
     """List the images of a folder without opening one.
 
     If `root` has train/ and at least one of test/ and val/ (or validation/, valid/), each with one subfolder per class,
@@ -99,7 +100,7 @@ def _splits(root: Path, names: list[str]) -> dict[str, Path]:
     return {split: root / name for split, name in found.items() if name in names}
 
 
-def _index(root: Path, splits: dict[str, Path]) -> FolderIndex:
+def _index(root: Path, splits: dict[str, Path]) -> FileIndex:
     """List the images of the folders of one or more splits with the same classes."""
     class_names = {name: _subfolders(folder) for name, folder in splits.items()}
     every_class = sorted(set().union(*class_names.values()))
@@ -130,4 +131,4 @@ def _index(root: Path, splits: dict[str, Path]) -> FolderIndex:
         )
     if problems:
         raise UserError("\n".join(problems))
-    return FolderIndex(tuple(every_class), found["train"], found.get("test"), found.get("val"))
+    return FileIndex(tuple(every_class), found["train"], found.get("test"), found.get("val"))

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from fashion_tl.data.decoded import decoded_on_disk
 from fashion_tl.data.file_index import DECODED, Contents, contents
-from fashion_tl.data.file_list import FileList
-from fashion_tl.data.files import UnreadableImageError, read_image
-from fashion_tl.data.folder_index import FolderIndex, scan_folder
-from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
+from fashion_tl.data.file_list import LabelledFiles, joined
+from fashion_tl.data.files import ImageFile, UnreadableImageError, read_image
+from fashion_tl.data.folder_index import FileIndex, scan_folder
+from fashion_tl.data.images import EncodedImages, ImageSet, InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.data.sources import Loaded, Source, data_root
 from fashion_tl.data.threads import in_order, tracked
@@ -43,7 +43,7 @@ class ImageFiles(Source):
 
     def __init__(
         self,
-        index: FolderIndex,
+        index: FileIndex,
         storage_size: int | None,
         resize: str,
         crop: float,
@@ -65,7 +65,8 @@ class ImageFiles(Source):
         if size is None:
             kind = type(self).__name__
             raise UserError(f"{kind} needs data.source.storage_size, or --data.image_size: files have any size.")
-        files = FileList.joined(list(self.index.parts.values()))
+        index = self.ordered()
+        files = joined(list(index.parts.values()))
         images: NDArray[np.uint8] | None = None
         if self.keep_decoded or len(files) * 3 * size**2 > memory_limit():
             # What is wrong with a truncated file shows in its last pixels alone.
@@ -73,12 +74,12 @@ class ImageFiles(Source):
         else:
             images, found = decode_all(files, size, self.resize, self.crop)
         if found.reasons and not self.skip_unreadable:
-            told = {files.path(index): reason for index, reason in found.reasons.items()}
+            told = {files.file(place): reason for place, reason in found.reasons.items()}
             raise UnreadableImageError(_unreadable_message(told, len(files)))
         readable = np.ones(len(files), dtype=np.bool_)
         readable[list(found.reasons)] = False
         used = files.take(readable)
-        parts = _readable_parts(self.index, readable)
+        parts = _readable_parts(index, readable)
         if self.keep_decoded:
             images = decoded_on_disk(used, found.digests[readable], size, self.resize, self.crop)
         elif images is not None and not readable.all():
@@ -90,19 +91,23 @@ class ImageFiles(Source):
         for name, part in parts.items():
             labels = torch.from_numpy(part.labels)
             if images is None:
-                sets[name] = FolderImages(part.paths, labels, size, self.resize, self.crop)
+                sets[name] = EncodedImages(part.files, labels, size, self.resize, self.crop)
             else:
                 sets[name] = InMemoryImages(as_tensor(images[start : start + len(part)]), labels)
             start += len(part)
-        groups = self.index.groups
+        groups = index.groups
         return Loaded(
             sets["train"],
             sets.get("test"),
             fingerprint(used, found.digests[readable]),
-            [str(files.path(index)) for index in np.flatnonzero(~readable).tolist()],
+            [str(files.file(place)) for place in np.flatnonzero(~readable).tolist()],
             sets.get("val"),
             None if groups is None else torch.tensor(groups, dtype=torch.int64)[readable[: len(groups)]],
         )
+
+    def ordered(self) -> FileIndex:
+        """Return the files in the order in which they are loaded."""
+        return self.index
 
 
 class ImageFolder(ImageFiles):
@@ -138,7 +143,7 @@ class ImageFolder(ImageFiles):
         super().__init__(index, storage_size, resize, crop, skip_unreadable, keep_decoded)
 
 
-def decode_all(files: FileList, size: int, resize: str, crop: float) -> tuple[NDArray[np.uint8], Contents]:
+def decode_all(files: LabelledFiles, size: int, resize: str, crop: float) -> tuple[NDArray[np.uint8], Contents]:
     """Decode image files into memory.
 
     Args:
@@ -157,7 +162,7 @@ def decode_all(files: FileList, size: int, resize: str, crop: float) -> tuple[ND
 
     def read(index: int) -> None:
         try:
-            digest, image = read_image(files.path(index), size, resize, crop)
+            digest, image = read_image(files.file(index), size, resize, crop)
         except UnreadableImageError as error:
             reasons[index] = error.reason
         else:
@@ -176,8 +181,10 @@ def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(images)
 
 
-def fingerprint(files: FileList, digests: NDArray[np.uint8]) -> str:
+def fingerprint(files: LabelledFiles, digests: NDArray[np.uint8]) -> str:
     """Identify images by all that is in their files: names below their folder, labels, contents; not by where they lie.
+
+    Packed images have no names.
 
     Args:
         files: The files, in the order of the splits.
@@ -186,13 +193,13 @@ def fingerprint(files: FileList, digests: NDArray[np.uint8]) -> str:
     Returns:
         SHA-256 in 64 hexadecimal digits.
     """
-    digest = hashlib.sha256(files.text)
-    for array in (files.ends, files.labels, digests):
+    digest = hashlib.sha256(files.names)
+    for array in (files.labels, digests):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def _readable_parts(index: FolderIndex, readable: NDArray[np.bool_]) -> dict[str, FileList]:
+def _readable_parts(index: FileIndex, readable: NDArray[np.bool_]) -> dict[str, LabelledFiles]:
     """Return the files of each split that can be read.
 
     Raises:
@@ -204,21 +211,25 @@ def _readable_parts(index: FolderIndex, readable: NDArray[np.bool_]) -> dict[str
         start += len(part)
         lost = set(part.labels.tolist()) - set(part.labels[chosen].tolist())
         if lost:
-            folders = [
-                os.path.commonpath([path.parent for path, own in part if own == label]) for label in sorted(lost)
-            ]
+            places = [_place([file for file, own in part if own == label]) for label in sorted(lost)]
             raise UserError(
-                f"no file can be read as an image in {', '.join(folders)}, so the class would be lost. "
+                f"no file can be read as an image in {', '.join(places)}, so the class would be lost. "
                 "Repair its images, or remove the class from every split."
             )
         parts[name] = part.take(chosen)
     return parts
 
 
-def _unreadable_message(unreadable: dict[Path, str], total: int) -> str:
+def _unreadable_message(unreadable: dict[ImageFile, str], total: int) -> str:
     """Name the first 10 unreadable files, their number, and how to go on."""
     lines = [f"{len(unreadable)} of {total} files cannot be read as images:"]
-    lines += [f"  {path}: {reason}" for path, reason in list(unreadable.items())[:10]]
+    lines += [f"  {file}: {reason}" for file, reason in list(unreadable.items())[:10]]
     lines += [f"  ... ({len(unreadable)} in all)"] if len(unreadable) > 10 else []
     lines += ["Repair or remove them, or go on without them: `--data.source.skip_unreadable true`."]
     return "\n".join(lines)
+
+
+def _place(files: list[ImageFile]) -> str:
+    """Name the folder that files have in common, or the first of those that are packed."""
+    paths = [file.parent for file in files if isinstance(file, Path)]
+    return os.path.commonpath(paths) if paths else f"{files[0]}" + (", ..." if len(files) > 1 else "")

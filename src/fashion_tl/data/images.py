@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fashion_tl.data.files import decode_image
+from fashion_tl.data.files import ImageFile, decode_image
 
 
 class ImageSet(Dataset[tuple[Tensor, Tensor]], ABC):
@@ -73,11 +72,11 @@ class InMemoryImages(ImageSet):
         return self.images.index_select(0, index), self.labels.index_select(0, index)
 
 
-class FolderImages(ImageSet):
+class EncodedImages(ImageSet):
     """Image files that are decoded for every batch, in the workers of the DataLoader; see `decode_image`.
 
     Args:
-        paths: N image files.
+        files: N image files.
         labels: int64 (N,).
         size: Height and width of the decoded images, in pixels.
         resize: "crop", "stretch" or "pad".
@@ -88,10 +87,10 @@ class FolderImages(ImageSet):
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Tensor, size: int, resize: str = "crop", crop: float = 1.0
+        self, files: Sequence[ImageFile], labels: Tensor, size: int, resize: str = "crop", crop: float = 1.0
     ) -> None:
-        super().__init__(len(paths), labels)
-        self.paths, self.size, self.resize, self.crop = paths, size, resize, crop
+        super().__init__(len(files), labels)
+        self.files, self.size, self.resize, self.crop = files, size, resize, crop
 
     def __getitems__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return a batch, see `ImageSet.__getitems__`.
@@ -100,5 +99,5 @@ class FolderImages(ImageSet):
             UnreadableImageError: If a file cannot be decoded.
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
-        images = [decode_image(self.paths[index], self.size, self.resize, self.crop) for index in chosen.tolist()]
+        images = [decode_image(self.files[index], self.size, self.resize, self.crop) for index in chosen.tolist()]
         return torch.stack(images), self.labels[chosen]

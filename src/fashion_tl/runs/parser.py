@@ -24,9 +24,11 @@ from fashion_tl.data.csv_table import CSV
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.garments import SyntheticGarments
+from fashion_tl.data.hugging_face import HuggingFace
 from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.data.objects import SyntheticObjects
 from fashion_tl.data.torchvision_sets import TorchVision
+from fashion_tl.data.web_dataset import WebDataset
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.imports import search_working_directory
 from fashion_tl.runs.configs import expand_extends
@@ -44,7 +46,9 @@ VERBS = {
     "probe": "Solve a linear classifier on the features of every stage, without training; record the last stage's.",
 }
 CLASSES = {  # what can be named without its module
-    "data.source": (CSV, FashionMNIST, ImageFolder, SyntheticGarments, SyntheticObjects, TorchVision),
+    "data.source": (
+        *(CSV, FashionMNIST, HuggingFace, ImageFolder, SyntheticGarments, SyntheticObjects, TorchVision, WebDataset),
+    ),
     "model": (ScratchClassifier, TransferClassifier),
 }
 MAX_EPOCHS = 10  # where neither epochs nor steps are given

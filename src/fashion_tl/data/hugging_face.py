@@ -1,0 +1,385 @@
+"""Datasets of the library `datasets`: of the Hugging Face Hub by name, or Parquet, images and saved ones on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fashion_tl.data.file_list import LabelledFiles, files_of
+from fashion_tl.data.files import SUFFIXES, PackedImage
+from fashion_tl.data.folder_index import VALIDATION_NAMES, FileIndex
+from fashion_tl.data.hub_columns import choose_columns
+from fashion_tl.data.rows import ListedImages, Row, check_class_names, index_rows, named_labels
+from fashion_tl.data.sources import data_root
+from fashion_tl.data.threads import in_order, tracked
+from fashion_tl.errors import UserError, one_line, unknown_name
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLITS = {"train": ("train", "training"), "val": VALIDATION_NAMES, "test": ("test", "testing")}
+
+_ROWS = 1000  # of which the paths are read at a time
+_SPLIT_HINT = "Say which is which: --data.source.splits '{train: NAME, val: NAME, test: NAME}'."
+
+
+@dataclass(frozen=True)
+class ArrowColumn:
+    """The images of a split: a column of a memory-mapped Arrow table, which gives any row at once.
+
+    Attributes:
+        name: Names the split, for messages.
+        column: The column.
+        dataset: The split, in the format "arrow"; pickled as the name of its file.
+    """
+
+    name: str
+    column: str
+    dataset: Any = field(repr=False, compare=False)
+
+    def read(self, row: int) -> bytes:
+        """Read an image file, from the table or from where the table says.
+
+        Raises:
+            OSError: If the table names a file that cannot be read.
+            ValueError: If the row has no image.
+        """
+        value = self.dataset[row].column(self.column)[0].as_py()
+        if isinstance(value, dict):
+            path = value.get("path")
+            value = Path(path).read_bytes() if value["bytes"] is None and path else value["bytes"]
+        if value is None:
+            raise ValueError("the row has no image")
+        return bytes(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowCell(PackedImage):
+    """The image of one row, from 0, of a column."""
+
+    images: ArrowColumn
+    row: int
+
+    def __str__(self) -> str:
+        """Name row and split."""
+        return f"row {self.row} of {self.images.name}"
+
+    def read_bytes(self) -> bytes:
+        """Read the image file as it was packed; see `ArrowColumn.read`."""
+        return self.images.read(self.row)
+
+
+class HuggingFace(ListedImages):
+    """A dataset of the Hugging Face Hub, a Parquet file, a folder of Parquet files or of images, or a saved dataset.
+
+    The library `datasets` reads it, and keeps a copy as Arrow in its own cache (HF_DATASETS_CACHE). Images are decoded
+    into memory where they fit, else row by row from that copy. In each class they come in the order of the paths that
+    the images carry; where an image carries none, or two the same, in the order of the SHA-256 of their content: the
+    order of rows and files makes no difference.
+
+    Args:
+        name: A file or folder below ``root``, or an absolute one; else the dataset's name on the Hub, such as
+            ylecun/mnist.
+        root: Folder with the data; else FASHION_TL_DATA_DIR, else "data".
+        config: Name of the dataset's configuration, where it has several.
+        revision: Branch, tag or commit of a dataset of the Hub.
+        splits: The dataset's splits to train, validate and test on, such as {train: full, test: null}; those called
+            train, validation (val, valid) and test if not given. What is missing is split off the training images.
+        image_column: The column of images; found by its type if there is one.
+        label_column: The column of labels: ClassLabel, names or whole numbers; found by its type if there is one.
+        group_column: A column with what images have in common, such as a patient: a group never straddles two splits.
+        class_names: Names of labels that are whole numbers, from 0; or the order of the classes.
+        storage_size: Height and width that images are decoded to, in pixels; the data module's ``image_size`` if not
+            given.
+        resize: How an image becomes square: crop (the centre), stretch, or pad (the whole image on black).
+        crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
+        skip_unreadable: Whether to go on without rows whose image cannot be read, and list them.
+        keep_decoded: Whether the decoded images are kept in the cache, from where the next start reads them; also for
+            more images than memory holds.
+
+    Raises:
+        UserError: If the dataset is not to be had, or its splits, columns or labels do not make classes of images.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path | None = None,
+        config: str | None = None,
+        revision: str | None = None,
+        splits: dict[str, str | None] | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        group_column: str | None = None,
+        class_names: list[str] | None = None,
+        storage_size: int | None = None,
+        resize: str = "crop",
+        crop: float = 0.875,
+        skip_unreadable: bool = False,
+        keep_decoded: bool = False,
+    ) -> None:
+        self.root, self.name, self.config, self.revision = data_root(root), name, config, revision
+        check_class_names(class_names)
+        with _library():
+            found, told = _opened(self.root, name, config, revision)
+            chosen = _chosen(found, splits, told)
+            features = {part: dict(dataset.features) for part, dataset in chosen.items()}
+            columns = choose_columns(features, told, image_column, label_column, group_column)
+            rows, names = _rows(chosen, columns, told, class_names)
+        self.by_content = len({(row.split, row.label, row.key) for row in rows}) < len(rows)
+        if self.by_content:
+            rows = [replace(row, key="") for row in rows]
+        index = index_rows(rows, told, "images", "Check --data.source.label_column.", names)
+        super().__init__(index, storage_size, resize, crop, skip_unreadable, keep_decoded)
+
+    def ordered(self) -> FileIndex:
+        """Return the images in the order of their paths, or of their content where paths do not tell them apart."""
+        if not self.by_content:
+            return self.index
+        parts, groups = self.index.parts, self.index.groups
+        orders = {part: _order_of_content(files) for part, files in parts.items()}
+        moved = {part: files_of([files[place] for place in orders[part]]) for part, files in parts.items()}
+        moved_groups = None if groups is None else [groups[place] for place in orders["train"]]
+        return FileIndex(self.class_names, moved["train"], moved.get("test"), moved.get("val"), moved_groups)
+
+
+def _order_of_content(files: LabelledFiles) -> list[int]:
+    """Return the places of images in the order of label and content."""
+
+    def digest(place: int) -> tuple[int, bytes]:
+        file, label = files[place]
+        try:
+            return label, hashlib.sha256(file.read_bytes()).digest()
+        except (OSError, ValueError):  # found again, and told, where images are decoded
+            return label, b""
+
+    digests = list(tracked(in_order(digest, len(files)), len(files), "ordering the images"))
+    return sorted(range(len(files)), key=digests.__getitem__)
+
+
+def _rows(
+    chosen: Mapping[str, Dataset], columns: Mapping[str, str], told: str, class_names: Sequence[str] | None
+) -> tuple[list[Row], Sequence[str] | None]:
+    """Read what the rows say of the images; returns them, and the classes in the order of their labels.
+
+    Raises:
+        UserError: If a label or a group is missing.
+    """
+    rows: list[Row] = []
+    labels: list[object] = []
+    for part, dataset in chosen.items():
+        arrow = dataset.with_format("arrow")
+        images = ArrowColumn(
+            f"{dataset.split or part} of {told}", columns["image"], arrow.select_columns(columns["image"])
+        )
+        labels += _values(arrow, columns["label"])
+        groups = _values(arrow, columns["group"]) if "group" in columns else [""] * len(dataset)
+        if empty := [place for place, group in enumerate(groups) if group is None]:
+            raise UserError(
+                f"{images.name} has no group in row {empty[0]} ({len(empty)} such rows). Fill the column "
+                f"{columns['group']!r}, or leave --data.source.group_column out."
+            )
+        rows += [
+            Row(ArrowCell(images, number), "", part, str(group), path or "", f"row {number} of {images.name}")
+            for number, (path, group) in enumerate(zip(_paths(images), groups, strict=True))
+        ]
+    own = getattr(next(iter(chosen.values())).features[columns["label"]], "names", None)
+    if own is not None:
+        if class_names is not None:
+            raise UserError(
+                f"{told} has names of its classes: {', '.join(own)[:200]}. Leave --data.source.class_names out."
+            )
+        if unlabelled := [row for row, label in zip(rows, labels, strict=True) if label not in range(len(own))]:
+            raise UserError(
+                f"{told} has {len(unlabelled)} images without a label (-1, or none), such as {unlabelled[0].place}. "
+                "Leave their split out, if it has no labels: --data.source.splits '{test: null}'."
+            )
+    names, order = named_labels(labels, [row.place for row in rows], told, class_names if own is None else own)
+    return [replace(row, label=name) for row, name in zip(rows, names, strict=True)], order
+
+
+def _values(arrow: Dataset, column: str) -> list[Any]:
+    values: list[Any] = arrow.select_columns(column)[:].column(column).to_pylist()
+    return values
+
+
+def _paths(images: ArrowColumn) -> list[str | None]:
+    """Return the path that each image carries, without reading the images."""
+    import pyarrow
+
+    paths: list[str | None] = []
+    for table in images.dataset.iter(_ROWS):
+        for chunk in table.column(images.column).chunks:
+            carried = isinstance(chunk, pyarrow.StructArray) and chunk.type.get_field_index("path") >= 0
+            paths += chunk.field("path").to_pylist() if carried else [None] * len(chunk)
+    return paths
+
+
+def _chosen(found: Mapping[str, Dataset], splits: Mapping[str, str | None] | None, told: str) -> dict[str, Dataset]:
+    """Return the splits to train, validate and test on.
+
+    Raises:
+        UserError: If a split does not exist, is empty, is named twice, or none is there to train on.
+    """
+    wanted: dict[str, str | None] = {
+        part: next((name for name in names if name in found), None) for part, names in SPLITS.items()
+    }
+    spelled = {spelling: part for part, names in SPLITS.items() for spelling in names}
+    for given, name in (splits or {}).items():
+        if given not in spelled:
+            raise unknown_name("part of --data.source.splits", str(given), SPLITS, _SPLIT_HINT)
+        if name is not None and name not in found:
+            raise unknown_name(f"split of {told}", str(name), found, _SPLIT_HINT)
+        wanted[spelled[given]] = name
+    named = {part: name for part, name in wanted.items() if name is not None}
+    if "train" not in named:
+        raise UserError(f"{told} has the splits {', '.join(found)}, and none to train on. {_SPLIT_HINT}")
+    if len(set(named.values())) < len(named):
+        raise UserError(f"--data.source.splits names a split of {told} twice: {named}. Give each part its own.")
+    if empty := [name for name in named.values() if not len(found[name])]:
+        raise UserError(f"{told} has no rows in its split {empty[0]!r}. {_SPLIT_HINT}")
+    return {part: found[name] for part, name in named.items()}
+
+
+def _opened(root: Path, name: str, config: str | None, revision: str | None) -> tuple[dict[str, Dataset], str]:
+    """Open a dataset on disk or of the Hub; returns its splits, and what it is called in messages."""
+    from datasets import Dataset
+
+    if not name.strip():
+        raise UserError("data.source.name is empty: name a dataset of the Hub, or a file or folder below the root.")
+    place = root / Path(name).expanduser()
+    if place.exists():
+        if revision is not None:
+            raise UserError(f"--data.source.revision is of datasets of the Hub, but {place} is on disk. Leave it out.")
+        found, told = _on_disk(place, config), str(place)
+    elif (
+        Path(name).is_absolute()
+        or name.startswith((".", "~"))
+        or name.count("/") > 1
+        or Path(name).suffix == ".parquet"
+    ):
+        raise UserError(
+            f"{place} does not exist. Name a file or folder with --data.source.name, absolute or below "
+            "--data.source.root, or a dataset of the Hub, such as ylecun/mnist."
+        )
+    else:
+        found, told = _of_hub(root, name, config, revision), name
+    return {"train": found} if isinstance(found, Dataset) else dict(found), told
+
+
+def _on_disk(place: Path, config: str | None) -> Any:  # noqa: ANN401 - Dataset or DatasetDict
+    """Open a Parquet file, a folder of such files, a folder of images, or a saved dataset."""
+    from datasets import load_dataset, load_from_disk
+
+    hint = "Give a .parquet file, a folder of such files or of images, or a dataset saved by save_to_disk."
+    try:
+        if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
+            return load_from_disk(str(place))
+        if odd := " ".join(sorted(set("*?[]{}") & set(str(place.absolute())))):
+            raise UserError(
+                f"{place} has {odd} in its path: a pattern, to `datasets`. Rename it, or name a link to it."
+            )
+        if place.is_file() and place.suffix.lower() == ".parquet":
+            return load_dataset("parquet", data_files=str(place))
+        if place.is_dir() and _has(place, (".parquet",)):
+            return load_dataset(str(place.absolute()), config)
+        if place.is_dir() and _has(place, SUFFIXES):
+            return load_dataset("imagefolder", data_dir=str(place))
+    except _failures() as error:
+        raise UserError(f"{place} cannot be read as a dataset: {_reason(error)}. {hint}") from error
+    raise UserError(f"{place} is no dataset. {hint} One of the Hub of the same name needs another --data.source.root.")
+
+
+def _has(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Say whether a folder holds a file with one of some suffixes, at any depth."""
+    return any(name.lower().endswith(suffixes) for _, _, names in os.walk(folder) for name in names)
+
+
+def _of_hub(root: Path, name: str, config: str | None, revision: str | None) -> Any:  # noqa: ANN401
+    """Download a dataset of the Hub, or take the library's copy of it where no Hub answers."""
+    import datasets
+
+    before, unreachable = datasets.config.HF_HUB_OFFLINE, _unreachable(name, revision)
+    try:
+        # Else the library asks again for half a minute before it looks at its copies.
+        datasets.config.HF_HUB_OFFLINE = before or unreachable is not None
+        found = datasets.load_dataset(name, config, revision=revision)
+    except _failures() as error:
+        reason = f"it does not answer: {unreachable}" if unreachable else _reason(error)
+        raise UserError(
+            f"the dataset {name} cannot be had from the Hub ({reason}); no copy of it is in the cache of the library "
+            f"`datasets`, and {root / name} does not exist. Correct --data.source.name, config or revision; with no "
+            "connection, download the dataset elsewhere and name its folder, or point HF_ENDPOINT at a mirror."
+        ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+    files = [Path(each["filename"]) for dataset in found.values() for each in dataset.cache_files]
+    if unreachable and revision is not None and not all(revision in file.parts for file in files):
+        raise UserError(
+            f"the Hub does not answer ({unreachable}), and the copy of {name} in the cache is not known to be "
+            f"{revision}. Give the whole hash of a commit as --data.source.revision, or leave it out."
+        )
+    return found
+
+
+def _unreachable(name: str, revision: str | None) -> str | None:
+    """Ask the Hub for a dataset, once; returns why no answer came, None if one came, be it a refusal."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
+
+    try:
+        HfApi().dataset_info(name, revision=revision, timeout=4)
+    except (HfHubHTTPError, HFValidationError):
+        return None
+    except (HTTPError, OSError) as error:
+        return _reason(error)
+    return None
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """List what `datasets` and the libraries below it raise when a dataset cannot be had."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined] # of httpx or httpx2, by version
+    from pyarrow import ArrowException
+
+    raised = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError)
+    return (*raised, DatasetsError, HTTPError, ArrowException)
+
+
+def _reason(error: BaseException) -> str:
+    """Say what was wrong at first: "an error occurred" is the last that `datasets` says of it."""
+    told = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+    return one_line(told).rstrip(".") or type(told).__name__
+
+
+@contextmanager
+def _library() -> Iterator[None]:
+    """Import the library `datasets`; its progress bars are for terminals, and what it logs of errors is in messages.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+        from datasets.utils import logging
+    except ImportError as error:
+        raise UserError(
+            f"--data.source HuggingFace needs the library `datasets` ({error}): pip install 'fashion-tl[hub]'."
+        ) from error
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if hide:
+            enable_progress_bars()
