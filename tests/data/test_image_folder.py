@@ -550,7 +550,7 @@ def load_folder(
     index = FileIndex(("cat", "dog"), files_of(list(entries)), None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_folder, "memory_limit", lambda: 2**40 if in_memory else 0)
-        loaded = ImageFiles(index, size, resize, crop, skip).load()
+        loaded = ImageFiles(index, size, resize, crop, skip_unreadable).load()
     return loaded.train, [Path(path) for path in loaded.skipped]
 
 
