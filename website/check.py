@@ -1,6 +1,6 @@
-"""Runs the commands of the README and of the pages in a fresh clone: `make docs-check`, or `--only PATTERN` for some pages.
+"""Runs the commands of README and pages in a fresh clone: `make docs-check`, with `--only PATTERN` those of some pages.
 
-A comment before a block of commands says what becomes of them, a comment in a page's first lines what becomes of all that
+A comment before a block of commands says what becomes of them, one in a page's first lines what becomes of all that
 have none of their own:
 
     <!-- commands: {run: 60} -->                                       each within 60 seconds

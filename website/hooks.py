@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: pages that are written from the code and from files elsewhere, and what a built site must not hold."""
+"""Hooks of MkDocs: pages written from the code and from files elsewhere; what a built site must not hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 from website import verbs  # noqa: E402 - after the path to it
 from website.check import without_marks  # noqa: E402
 
-ELSEWHERE = {"changes.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md", "benchmarks.md": "benchmarks/results.md"}
+ELSEWHERE = {
+    "changes.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "benchmarks.md": "benchmarks/results.md",
+}
 _FOREIGN = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\ssrc=["']?(?:https?:)?//[^"'\s>]+"""
     r"""|<link\b(?![^>]*rel=["']?canonical)[^>]*\shref=["']?(?:https?:)?//[^"'\s>]+"""

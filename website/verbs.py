@@ -14,14 +14,15 @@ from fashion_tl import cli
 SOURCE = Path(cli.__file__).parent
 INTRODUCTION = """# Verbs of the command line
 
-`fashion-tl VERB --help` prints the same. Exit status: 0 done, 2 the input is wrong (one message), 1 a defect; 130 after Ctrl-C,
-143 after SIGTERM. A flag that is true or false may stand alone (`--invert`) or have its value.
+`fashion-tl VERB --help` prints the same. Exit status: 0 done, 2 the input is wrong (one message), 1 a defect;
+130 after Ctrl-C, 143 after SIGTERM. A flag that is true or false may stand alone (`--invert`) or have its value.
 """
 OWN_FLAGS = """
-These flags belong to the run. Beside them every argument of Lightning's `Trainer` is a flag, `--trainer.max_epochs 10`, as are
-those of the [data module](api.md#fashion_tl.ImageDataModule) (`--data.image_size`), of the source (`--data.source.folder`) and of
-the [classifier](api.md#fashion_tl.TransferClassifier) (`--model.backbone`). `fashion-tl fit --help`, `--data.source.help NAME` and
-`--model.help NAME` list them.
+These flags belong to the run. Beside them every argument of Lightning's `Trainer` is a flag,
+`--trainer.max_epochs 10`, as are those of the [data module](api.md#fashion_tl.ImageDataModule)
+(`--data.image_size`), of the source (`--data.source.folder`) and of the
+[classifier](api.md#fashion_tl.TransferClassifier) (`--model.backbone`). `fashion-tl fit --help`,
+`--data.source.help NAME` and `--model.help NAME` list them.
 """
 
 
@@ -85,13 +86,11 @@ def arguments(home: str) -> Iterator[Argument]:
         name, kind = spec.vararg.arg, "flags of `fit`" if hint == "Flag" else f"{_kind(hint)}..."
         yield Argument(name.upper() if hint == "Flag" else name.upper().removesuffix("S"), kind, None, told[name])
     for arg, default in every:
-        hint = ast.unparse(arg.annotation) if arg.annotation else ""
-        plain = default is None
-        several = plain and hint.startswith("list[")
-        name = (arg.arg.upper().removesuffix("S") if several else arg.arg.upper()) if plain else f"--{arg.arg}"
+        hint = _resolved(ast.unparse(arg.annotation) if arg.annotation else "", home)
+        name = f"--{arg.arg}" if default is not None else _placeholder(arg.arg, hint)
         name = "-c, --config" if name == "--config" else name
         shown = None if default is None or ast.unparse(default) == "None" else _value(default)
-        yield Argument(name, _kind(_resolved(hint, home)), shown, told[arg.arg])
+        yield Argument(name, _kind(hint), shown, told[arg.arg])
 
 
 def run_flags(verb: str = "fit") -> list[Argument]:
@@ -141,10 +140,22 @@ def _resolved(hint: str, home: str) -> str:
     return named.get(bare, bare)
 
 
+def _placeholder(name: str, hint: str) -> str:
+    """Return what stands for an argument without dashes."""
+    if hint.startswith("Literal["):
+        return "{" + ",".join(_choices(hint)) + "}"
+    return name.upper().removesuffix("S") if hint.startswith("list[") else name.upper()
+
+
+def _choices(hint: str) -> tuple[str, ...]:
+    found: tuple[str, ...] = ast.literal_eval(f"({hint[len('Literal[') : -1]},)")
+    return found
+
+
 def _kind(hint: str) -> str:
     bare = hint.replace(" | None", "")
     if bare.startswith("Literal["):
-        return ", ".join(f"`{name}`" for name in ast.literal_eval(f"({bare[len('Literal[') : -1]},)"))
+        return ", ".join(f"`{name}`" for name in _choices(bare))
     if bare.startswith("list["):
         return f"{_kind(bare[len('list[') : -1])}..."
     plain = {"bool": "`true`, `false`", "int": "a number", "float": "a number", "str": "text", "Path": "a path"}
@@ -167,7 +178,7 @@ def _sentence(text: str) -> str:
 def _table(rows: list[Argument]) -> str:
     if not rows:
         return ""
-    lines = ["", "| argument | takes | default | |", "| --- | --- | --- | --- |"]
+    lines = ["", "| argument | takes | default | meaning |", "| --- | --- | --- | --- |"]
     for row in rows:
         default = f"`{row.default}`" if row.default else ""
         told = row.told.replace("``", "`").replace("|", "\\|")
