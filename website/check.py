@@ -75,7 +75,7 @@ class Block:
 
 def without_marks(text: str) -> str:
     """Return a page without the marks."""
-    return _MARK.sub("", text)
+    return re.sub(_MARK.pattern + r"\n*", "", text, flags=re.DOTALL)
 
 
 def blocks(text: str) -> Iterator[Block]:
