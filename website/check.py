@@ -9,7 +9,8 @@ have none of their own:
     <!-- commands: {skip: needs a GPU} -->                             not run, and told
     <!-- commands of this page: {skip: takes hours} -->
 
-The exit status is 1 if a command fails, or if a block has no mark.
+A block of Python is run where it has such a comment of its own. The exit status is 1 if a command fails, or if a block
+has no mark.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def blocks(text: str) -> Iterator[Block]:
                 every, own = (settings, own) if mark["page"] else (every, settings)
             continue
         commands = tuple(_commands(lines))
-        if any(command.split()[0] in PROGRAMS for command in commands):
+        if kind == "python" and own:
+            yield Block(start, ("\n".join(("python - <<'PYTHON'", *lines, "PYTHON")),), own)
+        elif kind == "code" and any(command.split()[0] in PROGRAMS for command in commands):
             yield Block(start, commands, own or every)
         own = None
 
@@ -107,7 +110,7 @@ def shortened(command: str, small: Mapping[str, str]) -> str:
 
 
 def _parts(text: str) -> Iterator[tuple[str, int, list[str]]]:
-    """Divide a page into ("text" or "code", number of the first line, lines), in order."""
+    """Divide a page into ("text", "code" or another language, number of the first line, lines), in order."""
     kind, start, lines = "text", 1, list[str]()
     fence, in_list = "", False
     for number, line in enumerate(text.splitlines(), 1):
@@ -120,7 +123,7 @@ def _parts(text: str) -> Iterator[tuple[str, int, list[str]]]:
                 continue
         elif found:
             yield kind, start, lines
-            kind = "code" if found[2] in ("", "bash", "sh", "console") else "other"
+            kind = "code" if found[2] in ("", "bash", "sh") else found[2]
             fence, start, lines = found[1], number + 1, []
             continue
         else:
@@ -215,6 +218,7 @@ def _run_block(block: Block, where: str, folder: Path, cache: Path) -> Iterator[
         status, printed = run(plain, folder, cache, mark.run)
         seconds = time.perf_counter() - began
         ended = {0: "passed", None: f"stopped after {mark.run:g} s"}.get(status, f"exit status {status}")
+        plain = plain.partition("\n")[0]
         print(f"{'ok' if status == 0 else 'FAILED':8} {where}: {plain} ({ended}, {seconds:.0f} s)", flush=True)
         if status != 0:
             print("\n".join(f"         {line}" for line in printed.splitlines()[-15:]))

@@ -16,17 +16,13 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 from website import verbs  # noqa: E402 - after the path to it
 from website.check import without_marks  # noqa: E402
+from website.offline import loaded_from_elsewhere  # noqa: E402
 
 ELSEWHERE = {
     "changes.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "benchmarks.md": "benchmarks/results.md",
 }
-_FOREIGN = re.compile(
-    r"""<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\ssrc=["']?(?:https?:)?//[^"'\s>]+"""
-    r"""|<link\b(?![^>]*rel=["']?canonical)[^>]*\shref=["']?(?:https?:)?//[^"'\s>]+"""
-)
-_FOREIGN_STYLE = re.compile(r"""(?:@import|url\()\s*["']?(?:https?:)?//[^"')]+""")
 
 
 def on_files(files: Files, config: Any) -> Files:  # noqa: ANN401 - MkDocs' configuration
@@ -47,13 +43,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:  # noqa: ANN401 - what MkD
 
 
 def on_post_build(config: Any) -> None:  # noqa: ANN401 - MkDocs' configuration
-    """Refuse a site that loads anything from another server: it must work offline, and tell nobody who reads it."""
-    found = []
-    for path in sorted(Path(config.site_dir).rglob("*")):
-        pattern = {".html": _FOREIGN, ".css": _FOREIGN_STYLE}.get(path.suffix)
-        if pattern:
-            found += [f"{path.name}: {hit}" for hit in pattern.findall(path.read_text(encoding="utf-8"))]
-    if found:
+    """Refuse a site that loads anything from another server."""
+    if found := loaded_from_elsewhere(Path(config.site_dir)):
         raise PluginError("the site would load from other servers: " + "; ".join(found[:5]))
 
 

@@ -40,6 +40,17 @@ make: no command
 ```bash
 pip install it
 ```
+
+```python
+import this
+```
+
+<!-- commands: {run: 9} -->
+
+```python
+print("$HOME  # this")
+make = 1
+```
 """
 
 
@@ -51,6 +62,7 @@ def test_commands_are_found_with_their_marks() -> None:
             17, ("make phase1  # now", "fashion-tl runs"), Mark(5, small={"make": "ARGS=1", "fashion-tl fit": "--fast"})
         ),
         Block(29, ("pip install it",), Mark(skip="takes hours")),
+        Block(39, ("python - <<'PYTHON'\nprint(\"$HOME  # this\")\nmake = 1\nPYTHON",), Mark(9)),
     ]
     assert [shortened(command, found[1].mark.small) for command in found[1].commands] == [  # type: ignore[union-attr]
         "make phase1 ARGS=1",
