@@ -144,11 +144,16 @@ def _commands(lines: Sequence[str]) -> Iterator[str]:
 def clone(folder: Path) -> None:
     """Clone the last commit into a folder, with the environment of this process as its own."""
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder)], check=True)  # noqa: S603, S607
+    link_environment(folder)
+
+
+def link_environment(folder: Path) -> None:
+    """Make ``.venv`` of a folder that of this process, so that `make` there need not install anything."""
     environment = folder / ".venv"
     environment.mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         (environment / name).symlink_to(Path(sys.prefix, name))
-    (environment / ".installed").touch()  # `make` need not install anything
+    (environment / ".installed").touch()
 
 
 def run(command: str, folder: Path, cache: Path, seconds: float) -> tuple[int | None, str]:

@@ -96,6 +96,16 @@ def test_tables_of_figures_have_their_command_and_hardware_near(page: Path) -> N
                 assert _HARDWARE.search(section), f"no hardware near the table that begins with {rows[0]}"
 
 
+def test_figures_of_the_tutorial_are_those_of_the_readme() -> None:
+    tutorial, readme = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("docs/tutorial_fashion_mnist.md", "README.md")
+    )
+    rows = re.findall(r"^\| `\w+` \|.*$", tutorial, re.MULTILINE)
+    figures = [figure for row in rows for figure in re.findall(r"\d+\.\d+|\d+,\d+", row)]
+    assert len(figures) > 8
+    assert not [figure for figure in figures if figure not in readme]
+
+
 def test_every_page_is_in_the_navigation_and_every_name_in_the_reference() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"[\w]+\.md", yaml.safe_dump(yaml.safe_load(text)["nav"])))
