@@ -49,7 +49,7 @@ def folder(workdir: Path, parser: argparse.ArgumentParser) -> Path:
     for name in ("first/version_0", "first/version_1", "second/version_0", "tuning/study/runs"):
         (workdir / "lightning_logs" / name).mkdir(parents=True)
     (workdir / "photo.yaml").touch()
-    (workdir / "script").write_text(shtab.get_completer("bash")(parser))
+    (workdir / "script").write_text(shtab.complete(parser, shell="bash"))  # noqa: S604 - no command
     return workdir
 
 
