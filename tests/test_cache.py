@@ -13,12 +13,12 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from fashion_tl import FeatureCache, SyntheticGarments, TransferClassifier
+from fashion_tl.cache.store import clear, entries
 from fashion_tl.cli import main
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import ResidentImages, Split
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.images import InMemoryImages
-from fashion_tl.features.store import clear, entries
 from fashion_tl.records.record import read_record
 from fashion_tl.runs.parser import quiet
 from fashion_tl.seeds import seeded
@@ -356,7 +356,7 @@ def test_a_warm_cache_that_only_others_may_write_is_used(fit: Fit, folder: Path,
         def acquire(self, *_: Any, **__: Any) -> Any:
             raise PermissionError(13, "Permission denied", self.lock_file)
 
-    monkeypatch.setattr("fashion_tl.features.store.FileLock", Refusing)
+    monkeypatch.setattr("fashion_tl.cache.store.FileLock", Refusing)
     capsys.readouterr()
     assert fit(*flags, name="second") == 0
     assert "cache" not in capsys.readouterr().out

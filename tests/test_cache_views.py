@@ -14,14 +14,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from fashion_tl import FeatureCache, ImageDataModule, SyntheticGarments, TransferClassifier
+from fashion_tl.cache.eviction import why_no_room
+from fashion_tl.cache.store import CacheWriteError, entries
 from fashion_tl.callbacks.features import _placed as place
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Batch, CachedFeatures
 from fashion_tl.data.views import DrawnViews
 from fashion_tl.errors import UserError
-from fashion_tl.features.eviction import why_no_room
 from fashion_tl.features.extraction import Extraction, stored
-from fashion_tl.features.store import CacheWriteError, entries
 from fashion_tl.features.views import DrawnEpoch
 from fashion_tl.records.record import read_record
 from fashion_tl.runs.parser import quiet

@@ -28,14 +28,14 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import nn
 
+from fashion_tl.cache import store
 from fashion_tl.cli import main
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
-from fashion_tl.data.files import check_header, decode_image
+from fashion_tl.data.files import check_image, decode_image
 from fashion_tl.data.idx import read_idx
 from fashion_tl.data.synthetic import SyntheticSource
 from fashion_tl.errors import UserError
-from fashion_tl.features import store
 from fashion_tl.models.staged import StagedNetwork, divide_by_children
 from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.predictions import read_predictions
@@ -389,7 +389,7 @@ def picture(kind: str) -> bytes:
 
 
 def both(path: Path) -> None:
-    check_header(path)
+    check_image(path)
     decode_image(path, 8, "crop")
 
 

@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 
 from fashion_tl.cli import main
-from fashion_tl.data.files import find_images
+from fashion_tl.data.file_list import find_images
 from fashion_tl.records.record import RunPaths, paths_of
 
 from .conftest import Fit

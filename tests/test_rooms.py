@@ -13,9 +13,9 @@ SRC = Path(__file__).parent.parent / "src" / "fashion_tl"
 ROOMS = (
     *("cli.py", "tuning", "tournament", "report", "combine", "probe", "export", "inspection", "runs", "callbacks"),
     *("training", "features", "models", "data"),
-    *("plots", "metrics", "records"),
+    *("plots", "metrics", "records", "cache"),
 )
-LIGHT = ("plots", "metrics", "records", "report", "cli.py", "commands.py", "errors.py")
+LIGHT = ("plots", "metrics", "records", "cache", "report", "cli.py", "commands.py", "errors.py")
 HEAVY = {"torch", "torchvision", "lightning", "timm", "torchmetrics", "captum"}
 
 
@@ -50,7 +50,7 @@ def test_files_are_written_in_one_place() -> None:
         r"""\.write_(text|bytes)\(|open\([^)\n]*["'][wax]b?\+?["']|np\.save|torch\.save\(|SummaryWriter\("""
     )
     found = {path for path in SRC.rglob("*.py") if writing.search(path.read_text(encoding="utf-8"))}
-    places = {"files.py", "events.py", "features/store.py", "data/download.py"}
+    places = {"files.py", "events.py", "cache/store.py", "data/download.py"}
     memory = {"records/analysis.py", "training/checkpoints.py"}  # archives, which files.py then writes
     kernel = {"process.py"}  # a switch of Linux
     assert {path.relative_to(SRC).as_posix() for path in found} == places | memory | kernel

@@ -39,7 +39,7 @@ FUNCTIONS = {
     "tournament": ("tournament.verbs:tournament", "compare strategies of training over label budgets and seeds"),
     "ablate": ("tournament.verbs:ablate", "turn off each switch of a configuration alone, or add changes alone"),
     "tune": ("tuning.verbs:tune", "search settings by validation (Optuna): TPE, random or grid; prune; test the best"),
-    "cache": ("features.listing:cache", "list or clear the cached features of frozen stages"),
+    "cache": ("cache.listing:cache", "list or clear what is cached: features, decoded images, indices of folders"),
     "doctor": ("doctor:doctor", "say what this machine offers, what is wrong, and how to mend it"),
     "completion": ("completion:completion", "print the script that completes verbs, flags and runs in a shell"),
 }

@@ -123,7 +123,7 @@ def devices() -> Iterator[Finding]:
 
 def cache() -> Finding:
     """Say what is kept of frozen stages, and whether more can be."""
-    from fashion_tl.features.store import cache_dir, entries, limit_bytes
+    from fashion_tl.cache.store import cache_dir, entries, limit_bytes
 
     folder = cache_dir()
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import functional as tvf
 
-from fashion_tl.data import image_folder
+from fashion_tl.data import image_folder, threads
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.file_list import FileList
 from fashion_tl.data.files import SUFFIXES, UnreadableImageError, decode_image
 from fashion_tl.data.folder_index import FolderIndex, scan_folder
-from fashion_tl.data.image_folder import ImageFolder, folder_fingerprint, load_folder
-from fashion_tl.data.images import FolderImages, InMemoryImages
+from fashion_tl.data.image_folder import ImageFiles, ImageFolder, fingerprint
+from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.errors import UserError
 
@@ -537,6 +539,16 @@ def test_folder_that_cannot_be_listed(tree: Path, monkeypatch: pytest.MonkeyPatc
 # Loading
 
 
+def load_folder(
+    entries: Iterable[tuple[Path, int]], size: int, resize: str, crop: float, in_memory: bool, skip_unreadable: bool
+) -> tuple[ImageSet, list[Path]]:
+    index = FolderIndex(("cat", "dog"), FileList.of(entries), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_folder, "memory_limit", lambda: 2**40 if in_memory else 0)
+        loaded = ImageFiles(index, size, resize, crop, skip_unreadable).load()
+    return loaded.train, [Path(path) for path in loaded.skipped]
+
+
 @pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
 def test_memory_and_disk_hold_the_same(tree: Path, resize: str) -> None:
     entries = scan_folder(tree).train
@@ -628,7 +640,7 @@ def test_class_without_a_readable_image(damaged: Path, in_memory: bool) -> None:
 def test_many_files_show_progress_and_keep_their_order(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
 ) -> None:
-    monkeypatch.setattr(image_folder, "_PROGRESS_FROM", 2)
+    monkeypatch.setattr(threads, "_PROGRESS_FROM", 2)
     monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
     dataset, _ = load_folder(scan_folder(tree).train, 8, "crop", 1.0, IN_MEMORY, False)
     assert dataset.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
@@ -724,6 +736,12 @@ def test_a_class_with_too_few_images_to_divide(tmp_path: Path, counts: dict[str,
 # The fingerprint
 
 
+def folder_fingerprint(entries: Iterable[tuple[Path, int]]) -> str:
+    files = FileList.of(entries)
+    digests = [np.frombuffer(hashlib.sha256(path.read_bytes()).digest(), dtype=np.uint8) for path in files.paths]
+    return fingerprint(files, np.stack(digests))
+
+
 def every_entry(root: Path) -> list[tuple[Path, int]]:
     index = scan_folder(root)
     return [entry for entries in index.parts.values() for entry in entries]
@@ -789,8 +807,3 @@ def test_a_file_that_is_skipped_needs_no_fingerprint(tmp_path: Path) -> None:
     without = ImageDataModule(ImageFolder(tmp_path), image_size=16)
     without.setup()
     assert data.describe()["fingerprint"] == without.describe()["fingerprint"]
-
-
-def test_fingerprint_of_a_file_that_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.png cannot be read: No such file"):
-        folder_fingerprint([(tmp_path / "gone.png", 0)])

@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
+from fashion_tl.cache.store import CacheWriteError
 from fashion_tl.cli import main
 from fashion_tl.features.extraction import Extraction
-from fashion_tl.features.store import CacheWriteError
 from fashion_tl.inspection.run import open_run
 from fashion_tl.models.split import SplitError
 from fashion_tl.probe.verb import Probe

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fashion_tl.cache.eviction import size_text, why_no_room
+from fashion_tl.cache.store import CacheWriteError, limit_bytes
 from fashion_tl.data.batches import declared
 from fashion_tl.errors import UserError, out_of_range, unknown_name
-from fashion_tl.features.eviction import size_text, why_no_room
 from fashion_tl.features.extraction import DTYPES, Extraction
-from fashion_tl.features.store import CacheWriteError, limit_bytes
 from fashion_tl.features.validity import why_not
 from fashion_tl.features.views import DrawnEpoch
 from fashion_tl.models.split import SplitError

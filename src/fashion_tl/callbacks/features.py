@@ -19,13 +19,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from fashion_tl.cache.store import CacheWriteError, cache_dir, limit_bytes
 from fashion_tl.callbacks.cache_checks import check_room, check_storage, needed_views
 from fashion_tl.data.batches import CachedFeatures, declared
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.views import DrawnView
 from fashion_tl.errors import UserError
 from fashion_tl.features.extraction import Extraction
-from fashion_tl.features.store import CacheWriteError, cache_dir, limit_bytes
 from fashion_tl.features.validity import splits_of, why_not
 from fashion_tl.features.views import DrawnEpoch, FixedViews, Views
 from fashion_tl.models.split import SplitError

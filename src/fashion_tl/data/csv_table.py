@@ -11,6 +11,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from fashion_tl.data.file_list import FileList
 from fashion_tl.data.folder_index import VALIDATION_NAMES, FolderIndex
 from fashion_tl.data.image_folder import ImageFiles
 from fashion_tl.data.sources import Loaded, data_root
@@ -59,6 +62,8 @@ class CSV(ImageFiles):
         resize: How an image becomes square: crop (the centre), stretch, or pad (the whole image on black).
         crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
         skip_unreadable: Whether to go on without files that are missing or cannot be read, and list them.
+        keep_decoded: Whether the decoded images are kept in the cache, from where the next start reads them; also for
+            more images than memory holds.
 
     Raises:
         UserError: If the table cannot be read, lacks a column, or rows contradict each other; all in one message.
@@ -77,6 +82,7 @@ class CSV(ImageFiles):
         resize: str = "crop",
         crop: float = 0.875,
         skip_unreadable: bool = False,
+        keep_decoded: bool = False,
     ) -> None:
         self.root = data_root(root)
         table = self.root / Path(file).expanduser()
@@ -90,7 +96,8 @@ class CSV(ImageFiles):
                     f"{table} lists {_first(missing)}: no such files. Set --data.source.folder to the folder that the "
                     "paths start from, or go on without them: `--data.source.skip_unreadable true`."
                 )
-        super().__init__(_index(table, rows), storage_size, resize, crop, skip_unreadable)
+        super().__init__(_index(table, rows), storage_size, resize, crop, skip_unreadable, keep_decoded)
+        self.owner = str(table.absolute())
 
     def load(self) -> Loaded:
         """Load the images; the fingerprint covers their splits, which their paths do not tell."""
@@ -201,7 +208,8 @@ def _index(table: Path, rows: list[Row]) -> FolderIndex:
         )
     ordered = sorted(rows, key=lambda row: (row.label, row.path.as_posix()))
     numbers = {name: number for number, name in enumerate(class_names)}
-    parts = {split: [(row.path, numbers[row.label]) for row in ordered if row.split == split] for split in splits}
+    files = FileList.of((row.path, numbers[row.label]) for row in ordered)
+    parts = {split: files.take(np.array([row.split == split for row in ordered])) for split in splits}
     groups = None
     if sides:
         group_numbers = {group: number for number, group in enumerate(sorted(sides))}

@@ -1,17 +1,16 @@
-"""Image files: found in folders, decoded to one size."""
+"""Image files decoded to one size."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
 import sys
 import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,14 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from fashion_tl.data.threads import in_order
 from fashion_tl.data.transforms import InputSpec, to_grey
 from fashion_tl.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
-_MOST_THREADS, _BATCHES_AHEAD = 4, 2
+_BATCHES_AHEAD = 2
+_SMALL = 2**20  # bytes
 
 # What Pillow's decoders let through on damaged files: a broken PNG chunk, for one, is a SyntaxError.
 _DECODER_ERRORS = (
@@ -56,50 +57,6 @@ class UnreadableImageError(UserError):
         self.reason = reason
 
 
-def find_images(folder: Path) -> list[Path]:
-    """List the image files at any depth of a folder, sorted by their relative path; nothing is opened.
-
-    Hidden files, hidden folders, and files without a suffix of ``SUFFIXES`` are left out; links are followed.
-
-    Raises:
-        OSError: If a subfolder cannot be listed.
-    """
-
-    def stop(error: OSError) -> None:
-        """Raise what `os.walk` would pass over."""
-        raise error
-
-    found: list[str] = []
-    for parent, subfolders, names in os.walk(folder, onerror=stop, followlinks=True):
-        here = Path(parent)
-        # A link that leads back up would be followed for ever.
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and not here.resolve().is_relative_to((here / name).resolve())
-        ]
-        images = [name for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
-        found += [(here.relative_to(folder) / name).as_posix() for name in images]
-    return [folder / name for name in sorted(found)]
-
-
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """List files as given, and the images below each folder.
-
-    Raises:
-        UserError: If a path does not exist, or a folder holds no images.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist: give image files, or folders of them.")
-        found = find_images(path) if path.is_dir() else [path]
-        if not found:
-            raise UserError(f"the folder {path} holds no images ({' '.join(SUFFIXES)}).")
-        files += found
-    return files
-
-
 def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tensor:
     """Decode one image file of any mode to a square RGB image.
 
@@ -119,7 +76,51 @@ def decode_image(path: Path, size: int, resize: str, crop: float = 1.0) -> Tenso
     Raises:
         UnreadableImageError: If the file is missing, empty, truncated, not an image, or too large to decode safely.
     """
-    with _unreadable(path), _verified(path) as image:
+    with _opened(path) as file:
+        return _decode(file, size, resize, crop)
+
+
+def read_image(path: Path, size: int, resize: str, crop: float = 1.0) -> tuple[bytes, Tensor]:
+    """Hash an image file and decode it, in one opening; see ``decode_image``.
+
+    Returns:
+        SHA-256 of its content, 32 bytes, and the image, uint8 (3, size, size).
+    """
+    with _opened(path) as file:
+        return _hash(file), _decode(file, size, resize, crop)
+
+
+def check_image(path: Path) -> bytes:
+    """Hash an image file and look at its header; its pixels are not decoded.
+
+    Returns:
+        SHA-256 of its content, 32 bytes.
+
+    Raises:
+        UnreadableImageError: If the file is missing, empty, not an image, or too large to decode safely.
+    """
+    with _opened(path) as file:
+        digest = _hash(file)
+        with Image.open(file):
+            return digest
+
+
+def _hash(file: BufferedReader) -> bytes:
+    # The digest of an open file takes a buffer that is larger than most images.
+    small = os.fstat(file.fileno()).st_size <= _SMALL
+    digest = hashlib.sha256(file.read()) if small else hashlib.file_digest(file, "sha256")
+    file.seek(0)
+    return digest.digest()
+
+
+def _decode(file: BufferedReader, size: int, resize: str, crop: float) -> Tensor:
+    """Decode an open file; the checksums of a PNG file are compared, which decoding does not always do."""
+    image = Image.open(file)
+    if image.format == "PNG":
+        image.verify()
+        file.seek(0)
+        image = Image.open(file)
+    with image:
         ImageOps.exif_transpose(image, in_place=True)
         return to_square(image, size, resize, crop)
 
@@ -146,27 +147,7 @@ def to_square(image: Image.Image, size: int, resize: str, crop: float = 1.0) -> 
         left, top = ((length - (side or length)) / 2 for length in rgb.size)
         box = (left, top, rgb.width - left, rgb.height - top)
         square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return torch.from_numpy(np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)))
-
-
-def _verified(path: Path) -> Image.Image:
-    """Open an image file; the checksums of a PNG file are compared, which decoding does not always do."""
-    image = Image.open(path)
-    if image.format != "PNG":
-        return image
-    with image:
-        image.verify()
-    return Image.open(path)
-
-
-def check_header(path: Path) -> None:
-    """Open an image file without decoding its pixels.
-
-    Raises:
-        UnreadableImageError: If the file is missing, empty, not an image, or too large to decode safely.
-    """
-    with _unreadable(path), Image.open(path):
-        pass
+    return torch.from_numpy(np.array(np.asarray(square).transpose(2, 0, 1), order="C"))
 
 
 def decoded(files: list[Path], spec: InputSpec, batch_size: int, skip: bool) -> Iterator[tuple[list[Path], Tensor]]:
@@ -185,34 +166,27 @@ def decoded(files: list[Path], spec: InputSpec, batch_size: int, skip: bool) -> 
         UnreadableImageError: If a file cannot be read and is not to be skipped.
     """
 
-    def decode(path: Path) -> Tensor:
-        return decode_image(path, spec.stored, spec.resize, spec.crop)
+    def decode(index: int) -> Tensor | UnreadableImageError:
+        try:
+            return decode_image(files[index], spec.stored, spec.resize, spec.crop)
+        except UnreadableImageError as error:
+            return error
 
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    ahead: deque[list[tuple[Path, Future[Tensor]]]] = deque()
-    starts = iter(range(0, len(files), batch_size))
-    try:
-        while True:
-            # While a batch is used, the next ones are decoded, and no more of them: images may be large.
-            for start in islice(starts, _BATCHES_AHEAD + 1 - len(ahead)):
-                ahead.append([(path, pool.submit(decode, path)) for path in files[start : start + batch_size]])
-            if not ahead:
-                return
-            names, tensors = [], []
-            for path, future in ahead.popleft():
-                try:
-                    tensors.append(future.result())
-                    names.append(path)
-                except UnreadableImageError as error:
-                    if not skip:
-                        raise
-                    print(f"skipped {path}: {error.reason}", file=sys.stderr)
-            if tensors:
-                batch = torch.stack(tensors)
-                yield names, to_grey(batch) if spec.channels == 1 else batch
-    finally:
-        pool.shutdown(cancel_futures=True)
+    # While a batch is used, the next ones are decoded, and no more of them: images may be large.
+    results = in_order(decode, len(files), _BATCHES_AHEAD * batch_size)
+    for start in range(0, len(files), batch_size):
+        names, tensors = [], []
+        for name, result in zip(files[start : start + batch_size], results, strict=False):
+            if isinstance(result, Tensor):
+                names.append(name)
+                tensors.append(result)
+            elif skip:
+                print(f"skipped {name}: {result.reason}", file=sys.stderr)
+            else:
+                raise result
+        if tensors:
+            batch = torch.stack(tensors)
+            yield names, to_grey(batch) if spec.channels == 1 else batch
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -232,12 +206,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _unreadable(path: Path) -> Iterator[None]:
-    """Turn the errors of the decoders into one that names the file and says how to go on."""
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """Open an image file; errors of the decoders become one that names the file and says how to go on."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for someone to write
             raise ValueError("not a regular file")
-        yield
+        with path.open("rb") as file:
+            yield file
     except _DECODER_ERRORS as error:
         if isinstance(error, UnidentifiedImageError):
             reason = "not an image" if path.stat().st_size else "the file is empty"

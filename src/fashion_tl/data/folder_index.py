@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-from fashion_tl.data.files import SUFFIXES, find_images
+import numpy as np
+
+from fashion_tl.data.file_list import FileList
+from fashion_tl.data.files import SUFFIXES
 from fashion_tl.errors import UserError
-
-Entries: TypeAlias = Sequence[tuple[Path, int]]
 
 VALIDATION_NAMES = ("val", "validation", "valid")
 
@@ -27,23 +26,23 @@ class FolderIndex:
 
     Attributes:
         class_names: Names of the classes, sorted; a label is an index into them.
-        train: Path and label of each training image, class by class, sorted by path.
-        test: The same for the test images; None if they are to be split off `train`.
-        val: The same for the validation images.
+        train: The training images, class by class, sorted by path.
+        test: The test images; None if they are to be split off `train`.
+        val: The validation images, the same. Names in all lists start from one folder.
         groups: The group of each training image, from 0; None if each image stands for itself.
     """
 
     class_names: tuple[str, ...]
-    train: list[tuple[Path, int]]
-    test: list[tuple[Path, int]] | None
-    val: list[tuple[Path, int]] | None = None
+    train: FileList
+    test: FileList | None
+    val: FileList | None = None
     groups: list[int] | None = None
 
     @property
-    def parts(self) -> dict[str, list[tuple[Path, int]]]:
-        """The entries of each split that the files are divided into, in the order train, test, val."""
+    def parts(self) -> dict[str, FileList]:
+        """The files of each split that the files are divided into, in the order train, test, val."""
         parts = {"train": self.train, "test": self.test, "val": self.val}
-        return {name: entries for name, entries in parts.items() if entries is not None}
+        return {name: files for name, files in parts.items() if files is not None}
 
 
 def scan_folder(root: Path) -> FolderIndex:
@@ -66,7 +65,7 @@ def scan_folder(root: Path) -> FolderIndex:
         wrong = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"the image folder {root} {wrong}. {_LAYOUT} Give such a folder, absolute or below the root.")
     try:
-        return _index(_splits(root, _subfolders(root)))
+        return _index(root, _splits(root, _subfolders(root)))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be listed: {error.strerror}. Allow it or remove it.") from error
 
@@ -100,11 +99,11 @@ def _splits(root: Path, names: list[str]) -> dict[str, Path]:
     return {split: root / name for split, name in found.items() if name in names}
 
 
-def _index(splits: dict[str, Path]) -> FolderIndex:
+def _index(root: Path, splits: dict[str, Path]) -> FolderIndex:
     """List the images of the folders of one or more splits with the same classes."""
     class_names = {name: _subfolders(folder) for name, folder in splits.items()}
     every_class = sorted(set().union(*class_names.values()))
-    found: dict[str, list[tuple[Path, int]]] = {}
+    found: dict[str, FileList] = {}
     problems: list[str] = []
     for split, folder in splits.items():
         if not class_names[split]:
@@ -116,15 +115,17 @@ def _index(splits: dict[str, Path]) -> FolderIndex:
                 f"{folder} has no folder for {', '.join(map(repr, missing))}, which another split has. "
                 "Add it with images, or remove the class from every split."
             )
-        files = {name: find_images(folder / name) for name in class_names[split]}
-        empty = [str(folder / name) for name, paths in files.items() if not paths]
+        labels = [every_class.index(name) for name in class_names[split]]
+        files = FileList.below(root, [folder / name for name in class_names[split]], labels)
+        there = set(np.unique(files.labels).tolist())
+        empty = [str(folder / every_class[label]) for label in labels if label not in there]
         if empty:
             problems.append(f"no images in {', '.join(empty)}. Add images ({' '.join(SUFFIXES)}) or remove the folder.")
-        found[split] = [(path, every_class.index(name)) for name, paths in files.items() for path in paths]
+        found[split] = files
     if len(every_class) == 1:
-        (root, *_) = splits.values()
+        (folder, *_) = splits.values()
         problems.append(
-            f"{root} has one class folder, {every_class[0]!r}; at least two are needed. {_LAYOUT} "
+            f"{folder} has one class folder, {every_class[0]!r}; at least two are needed. {_LAYOUT} "
             "Add a class, or give the folder that holds the class folders."
         )
     if problems:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import warnings
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import track
+from numpy.typing import NDArray
 
-from fashion_tl.data.files import UnreadableImageError, check_header, decode_image
-from fashion_tl.data.folder_index import Entries, FolderIndex, scan_folder
+from fashion_tl.data.decoded import decoded_on_disk
+from fashion_tl.data.file_index import DECODED, Contents, contents
+from fashion_tl.data.file_list import FileList
+from fashion_tl.data.files import UnreadableImageError, read_image
+from fashion_tl.data.folder_index import FolderIndex, scan_folder
 from fashion_tl.data.images import FolderImages, ImageSet, InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.data.sources import Loaded, Source, data_root
+from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError
-
-_PROGRESS_FROM = 500
-_CHUNK = 64  # small files take less time than handing a task to a thread
-
-_Result = TypeVar("_Result")
 
 
 class ImageFiles(Source):
@@ -37,46 +32,76 @@ class ImageFiles(Source):
         resize: How an image becomes square, see `decode_image`.
         crop: Share of the shorter side that is kept, see `decode_image`.
         skip_unreadable: Whether to go on without files that cannot be read, and list them.
+        keep_decoded: Whether the decoded images are kept in the cache and read from there, see `decoded_on_disk`.
+
+    Attributes:
+        owner: What tells these files from others below the same folder, in the index that is kept of many files.
     """
 
     channels = 3
+    owner = ""
 
     def __init__(
-        self, index: FolderIndex, storage_size: int | None, resize: str, crop: float, skip_unreadable: bool
+        self,
+        index: FolderIndex,
+        storage_size: int | None,
+        resize: str,
+        crop: float,
+        skip_unreadable: bool,
+        keep_decoded: bool = False,
     ) -> None:
         self.index = index
         self.class_names = index.class_names
         self.storage_size, self.resize, self.crop = storage_size, resize, crop
-        self.skip_unreadable = skip_unreadable
+        self.skip_unreadable, self.keep_decoded = skip_unreadable, keep_decoded
 
     def load(self) -> Loaded:
-        """Decode all images if they fit in memory together, else check the files and leave them to the workers.
+        """Decode all images if they fit in memory together or are kept, else check the files and leave them to workers.
 
         Raises:
             UserError: If files are unreadable and not to be skipped, or a class has no readable file.
         """
-        if self.storage_size is None:
+        size = self.storage_size
+        if size is None:
             kind = type(self).__name__
             raise UserError(f"{kind} needs data.source.storage_size, or --data.image_size: files have any size.")
-        parts, groups = self.index.parts, self.index.groups
-        in_memory = sum(map(len, parts.values())) * 3 * self.storage_size**2 <= memory_limit()
-        decoding = (self.storage_size, self.resize, self.crop)
-        loaded = {
-            name: load_folder(entries, *decoding, in_memory, self.skip_unreadable) for name, entries in parts.items()
-        }
-        sets = {name: images for name, (images, _) in loaded.items()}
-        skipped = [path for _, left_out in loaded.values() for path in left_out]
-        unused = set(skipped)
-        used = [(path, label) for entries in parts.values() for path, label in entries if path not in unused]
-        if groups is not None:
-            kept = [group for (path, _), group in zip(parts["train"], groups, strict=True) if path not in unused]
+        files = FileList.joined(list(self.index.parts.values()))
+        images: NDArray[np.uint8] | None = None
+        if self.keep_decoded or len(files) * 3 * size**2 > memory_limit():
+            # What is wrong with a truncated file shows in its last pixels alone.
+            found = contents(files, self.skip_unreadable, self.owner)
+        else:
+            images, found = decode_all(files, size, self.resize, self.crop)
+        if found.reasons and not self.skip_unreadable:
+            told = {files.path(index): reason for index, reason in found.reasons.items()}
+            raise UnreadableImageError(_unreadable_message(told, len(files)))
+        readable = np.ones(len(files), dtype=np.bool_)
+        readable[list(found.reasons)] = False
+        used = files.take(readable)
+        parts = _readable_parts(self.index, readable)
+        if self.keep_decoded:
+            images = decoded_on_disk(used, found.digests[readable], size, self.resize, self.crop)
+        elif images is not None and not readable.all():
+            # In place: a copy of the rest would need twice the memory.
+            for target, place in enumerate(np.flatnonzero(readable)):
+                images[target] = images[place]
+        sets: dict[str, ImageSet] = {}
+        start = 0
+        for name, part in parts.items():
+            labels = torch.from_numpy(part.labels)
+            if images is None:
+                sets[name] = FolderImages(part.paths, labels, size, self.resize, self.crop)
+            else:
+                sets[name] = InMemoryImages(as_tensor(images[start : start + len(part)]), labels)
+            start += len(part)
+        groups = self.index.groups
         return Loaded(
             sets["train"],
             sets.get("test"),
-            folder_fingerprint(used),
-            [str(path) for path in skipped],
+            fingerprint(used, found.digests[readable]),
+            [str(files.path(index)) for index in np.flatnonzero(~readable).tolist()],
             sets.get("val"),
-            None if groups is None else torch.tensor(kept, dtype=torch.int64),
+            None if groups is None else torch.tensor(groups, dtype=torch.int64)[readable[: len(groups)]],
         )
 
 
@@ -91,6 +116,8 @@ class ImageFolder(ImageFiles):
         resize: How an image becomes square: crop (the centre), stretch, or pad (the whole image on black).
         crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
         skip_unreadable: Whether to go on without files that cannot be read, and list them.
+        keep_decoded: Whether the decoded images are kept in the cache, from where the next start reads them; also for
+            more images than memory holds.
 
     Raises:
         UserError: If the folder does not have this layout.
@@ -104,116 +131,88 @@ class ImageFolder(ImageFiles):
         resize: str = "crop",
         crop: float = 0.875,
         skip_unreadable: bool = False,
+        keep_decoded: bool = False,
     ) -> None:
         self.root = data_root(root)
         index = scan_folder(self.root / Path(folder).expanduser())
-        super().__init__(index, storage_size, resize, crop, skip_unreadable)
+        super().__init__(index, storage_size, resize, crop, skip_unreadable, keep_decoded)
 
 
-def load_folder(
-    entries: Entries, size: int, resize: str, crop: float, in_memory: bool, skip_unreadable: bool
-) -> tuple[ImageSet, list[Path]]:
-    """Decode image files into memory, or check them and leave them on disk.
-
-    Files that stay on disk are only opened, unless unreadable ones are to be skipped: what is wrong with a truncated
-    file shows in its last pixels alone, so that then each file is decoded once.
+def decode_all(files: FileList, size: int, resize: str, crop: float) -> tuple[NDArray[np.uint8], Contents]:
+    """Decode image files into memory.
 
     Args:
-        entries: Path and label of each image.
+        files: The files.
         size: Height and width of the decoded images, in pixels.
         resize: How an image becomes square, see `decode_image`.
         crop: Share of the shorter side that is kept, see `decode_image`.
-        in_memory: Whether to keep the decoded images, 3 * size * size bytes each.
-        skip_unreadable: Leave unreadable files out instead of stopping.
 
     Returns:
-        The images in the order of ``entries``, and the paths of the files left out.
-
-    Raises:
-        UserError: If files are unreadable and not to be skipped, or a class has no readable file.
+        Images (N, 3, size, size), those of unreadable files undefined; and what is known of the files.
     """
-    paths = [path for path, _ in entries]
-    labels = torch.tensor([label for _, label in entries], dtype=torch.int64)
-    # Not a tensor: each thread that copies into one may start a team of PyTorch's own threads.
-    images: npt.NDArray[np.uint8] = np.empty((len(paths) if in_memory else 0, 3, size, size), dtype=np.uint8)
+    # Not tensors: each thread that copies into one may start a team of PyTorch's own threads.
+    images = np.empty((len(files), 3, size, size), dtype=np.uint8)
+    digests, states = np.zeros((len(files), 32), dtype=np.uint8), np.zeros(len(files), dtype=np.uint8)
+    reasons: dict[int, str] = {}
 
-    def read(index: int) -> str | None:
-        """Read one file and return what is wrong with it."""
+    def read(index: int) -> None:
         try:
-            if in_memory:
-                images[index] = decode_image(paths[index], size, resize, crop).numpy()
-            elif skip_unreadable:
-                decode_image(paths[index], size, resize, crop)
-            else:
-                check_header(paths[index])
+            digest, image = read_image(files.path(index), size, resize, crop)
         except UnreadableImageError as error:
-            return error.reason
-        return None
+            reasons[index] = error.reason
+        else:
+            digests[index], images[index] = np.frombuffer(digest, dtype=np.uint8), image.numpy()
+            states[index] = DECODED
 
-    reasons = in_threads(read, len(paths), "reading images")
-    unreadable = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
-    if unreadable and not skip_unreadable:
-        raise UnreadableImageError(_unreadable_message(unreadable, len(paths)))
-    if unreadable:
-        kept = [index for index, reason in enumerate(reasons) if reason is None]
-        _check_classes_left(entries, kept)
-        paths, labels = [paths[index] for index in kept], labels[kept]
-        # In place: a copy of the rest would need twice the memory.
-        for target, source in enumerate(kept if in_memory else ()):
-            images[target] = images[source]
-        images = images[: len(kept)]
-    if in_memory:
-        return InMemoryImages(torch.from_numpy(images), labels), list(unreadable)
-    return FolderImages(paths, labels, size, resize, crop), list(unreadable)
+    for _ in tracked(in_order(read, len(files)), len(files), "reading images"):
+        pass
+    return images, Contents(digests, states, dict(sorted(reasons.items())))
 
 
-def folder_fingerprint(entries: Entries) -> str:
-    """Identify the images of a folder by all that is in their files.
+def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Share an array with a tensor, which nobody writes to; a map of a file is one that cannot be written."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*not writable.*")
+        return torch.from_numpy(images)
 
-    The SHA-256 covers, in the order of the entries, each file's path relative to the deepest folder common to all, its
-    label, and the SHA-256 of its content. It is the same for a copy elsewhere. Each file is read once more, by as many
-    threads as there are processors.
+
+def fingerprint(files: FileList, digests: NDArray[np.uint8]) -> str:
+    """Identify images by all that is in their files: names below their folder, labels, contents; not by where they lie.
 
     Args:
-        entries: Path and label of each image, as in `FolderIndex`.
+        files: The files, in the order of the splits.
+        digests: uint8 (N, 32), SHA-256 of the content of each.
 
     Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        UserError: A file cannot be read.
+        SHA-256 in 64 hexadecimal digits.
     """
-
-    def content(index: int) -> bytes:
-        path = entries[index][0]
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}. Allow it or remove it.") from error
-
-    digest = hashlib.sha256()
-    common = os.path.commonpath([path.parent for path, _ in entries]) if entries else ""
-    contents = in_threads(content, len(entries), "identifying the images")
-    for (path, label), told in zip(entries, contents, strict=True):
-        name = os.fsencode(path.relative_to(common).as_posix())
-        digest.update(name + f"\0{label} {told.hex()}\n".encode())
+    digest = hashlib.sha256(files.text)
+    for array in (files.ends, files.labels, digests):
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def in_threads(task: Callable[[int], _Result], count: int, description: str) -> list[_Result]:
-    """Run a task for 0 to count - 1 in threads, with a progress bar.
+def _readable_parts(index: FolderIndex, readable: NDArray[np.bool_]) -> dict[str, FileList]:
+    """Return the files of each split that can be read.
 
-    Pillow decodes and hashlib hashes without the interpreter's lock.
+    Raises:
+        UserError: If a class has none.
     """
-    console, threads = Console(stderr=True), os.cpu_count() or 1
-    hidden = count <= _PROGRESS_FROM or not console.is_terminal
-    size = min(max(1, count // (8 * threads)), _CHUNK)
-    chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(lambda indices: [task(index) for index in indices], chunks)
-        shown = track(parts, description, len(chunks), console=console, transient=True, disable=hidden)
-        return [result for part in shown for result in part]
+    parts, start = {}, 0
+    for name, part in index.parts.items():
+        chosen = readable[start : start + len(part)]
+        start += len(part)
+        lost = set(part.labels.tolist()) - set(part.labels[chosen].tolist())
+        if lost:
+            folders = [
+                os.path.commonpath([path.parent for path, own in part if own == label]) for label in sorted(lost)
+            ]
+            raise UserError(
+                f"no file can be read as an image in {', '.join(folders)}, so the class would be lost. "
+                "Repair its images, or remove the class from every split."
+            )
+        parts[name] = part.take(chosen)
+    return parts
 
 
 def _unreadable_message(unreadable: dict[Path, str], total: int) -> str:
@@ -223,14 +222,3 @@ def _unreadable_message(unreadable: dict[Path, str], total: int) -> str:
     lines += [f"  ... ({len(unreadable)} in all)"] if len(unreadable) > 10 else []
     lines += ["Repair or remove them, or go on without them: `--data.source.skip_unreadable true`."]
     return "\n".join(lines)
-
-
-def _check_classes_left(entries: Entries, kept: list[int]) -> None:
-    """Refuse to go on when skipping has emptied a class."""
-    lost = {label for _, label in entries} - {entries[index][1] for index in kept}
-    if lost:
-        folders = [os.path.commonpath([path.parent for path, own in entries if own == label]) for label in sorted(lost)]
-        raise UserError(
-            f"no file can be read as an image in {', '.join(folders)}, so the class would be lost. "
-            "Repair its images, or remove the class from every split."
-        )

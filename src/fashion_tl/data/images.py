@@ -91,7 +91,7 @@ class FolderImages(ImageSet):
         self, paths: Sequence[Path], labels: Tensor, size: int, resize: str = "crop", crop: float = 1.0
     ) -> None:
         super().__init__(len(paths), labels)
-        self.paths, self.size, self.resize, self.crop = list(paths), size, resize, crop
+        self.paths, self.size, self.resize, self.crop = paths, size, resize, crop
 
     def __getitems__(self, indices: list[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return a batch, see `ImageSet.__getitems__`.

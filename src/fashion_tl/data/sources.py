@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fashion_tl.data.file_list import FileList
 from fashion_tl.data.images import ImageSet, InMemoryImages
 
 
@@ -118,4 +119,4 @@ def _is_plain(value: object) -> bool:
         return all(map(_is_plain, (*value, *value.values())))
     if is_dataclass(value) and not isinstance(value, type):
         return all(_is_plain(getattr(value, each.name)) for each in fields(value))
-    return value is None or isinstance(value, str | int | float | Path)
+    return value is None or isinstance(value, str | int | float | Path | FileList)

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from fashion_tl.data.batches import fingerprint
 from fashion_tl.data.files import to_square
-from fashion_tl.data.image_folder import in_threads
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.data.sources import Loaded, Source, data_root
+from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError, one_line, unknown_name
 
 SETS = (
@@ -147,7 +147,8 @@ class TorchVision(Source):
                 told = f"{image.mode} {image.size} {labels[index]} ".encode()
                 return hashlib.sha256(told + image.tobytes()).digest()
 
-            digest.update(part.encode() + b"".join(in_threads(read, len(found), f"reading {self.name}")))
+            results = tracked(in_order(read, len(found)), len(found), f"reading {self.name}")
+            digest.update(part.encode() + b"".join(results))
             tensors[part] = torch.from_numpy(images), torch.from_numpy(labels)
         return tensors, digest.hexdigest()
 

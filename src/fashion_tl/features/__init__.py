@@ -1,1 +1,1 @@
-"""Features of frozen stages, computed once and kept: files and their keys."""
+"""Features of frozen stages, computed once: how, and the keys that they are kept under."""

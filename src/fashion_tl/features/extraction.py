@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fashion_tl.cache import store
+from fashion_tl.cache.eviction import room
 from fashion_tl.data.batches import CachedFeatures, Split
 from fashion_tl.data.transforms import Preprocess
-from fashion_tl.features import store
-from fashion_tl.features.eviction import room
 from fashion_tl.features.keys import function_hash, versions
 from fashion_tl.features.pooling import Pooling
 from fashion_tl.features.views import Views

@@ -111,7 +111,8 @@ def _decoded(runs: list[OpenedRun], paths: list[Path], invert: bool, skip: bool)
         return [], []
     import torch
 
-    from fashion_tl.data.files import decoded, image_files
+    from fashion_tl.data.file_list import image_files
+    from fashion_tl.data.files import decoded
 
     files = image_files(paths)
     if len(files) > MOST_IMAGES:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fashion_tl.data.files import decoded, image_files
+from fashion_tl.data.file_list import image_files
+from fashion_tl.data.files import decoded
 from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.data.idx import find_idx, read_idx
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float, to_grey

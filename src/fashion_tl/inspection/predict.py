@@ -42,7 +42,8 @@ def predict(
     Raises:
         UserError: If a file cannot be read or written, or the checkpoint has no calibration.
     """
-    from fashion_tl.data.files import decoded, image_files
+    from fashion_tl.data.file_list import image_files
+    from fashion_tl.data.files import decoded
     from fashion_tl.data.transforms import to_float
     from fashion_tl.files import write_bytes
     from fashion_tl.inspection.calibration import load_calibration

@@ -10,6 +10,7 @@ import numpy as np
 from jsonargparse import Namespace
 
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.file_index import reading_anew
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.inspection.inference import infer, tracked
@@ -103,7 +104,8 @@ def _data(paths: RunPaths, record: dict[str, Any], root: str | None) -> tuple[Im
     try:
         data = data_of(paths, root)
         data.prepare_data()
-        data.setup()
+        with reading_anew():
+            data.setup()
     except (UserError, OSError) as error:
         return None, [Check("data", UNKNOWN, one_line(error))]
     recorded = record.get("data") or {}

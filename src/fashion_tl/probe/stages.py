@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fashion_tl.cache.store import CacheWriteError, cache_dir
 from fashion_tl.data.batches import Split, declared
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
 from fashion_tl.features.extraction import Extraction
 from fashion_tl.features.pooling import Pooling
-from fashion_tl.features.store import CacheWriteError, cache_dir
 from fashion_tl.features.views import FixedViews
 from fashion_tl.models.split import SplitError
 from fashion_tl.training.classifier import ImageClassifier

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fashion_tl.cache import eviction, store
+from fashion_tl.cache.store import CacheWriteError
 from fashion_tl.errors import UserError
-from fashion_tl.features import eviction, store
-from fashion_tl.features.store import CacheWriteError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="mapped files cannot be removed there")
 
@@ -320,7 +320,7 @@ KILLED = """
 import os, sys
 import numpy as np
 from pathlib import Path
-from fashion_tl.features import eviction, store
+from fashion_tl.cache import eviction, store
 
 assert not {"torch", "lightning", "fashion_tl.cli"} & set(sys.modules)
 folder = Path(sys.argv[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from fashion_tl.features.store import Entry, entries, remove, remove_stale
+from fashion_tl.cache.store import Entry, entries, remove, remove_stale
 
 
 def why_no_room(folder: Path, needed: int, limit: int) -> str | None:

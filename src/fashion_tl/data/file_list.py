@@ -1,0 +1,262 @@
+"""Image files found in folders, and lists of them in arrays: a million names take little more than their letters."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fashion_tl.data.files import SUFFIXES
+from fashion_tl.errors import UserError
+
+UNKNOWN = -1  # size of a file that the system tells nothing of
+
+
+class FileList(Sequence[tuple[Path, int]]):
+    """Files and their classes: a sequence of paths and labels, held as arrays.
+
+    Args:
+        folder: The folder that the names start from.
+        text: The names one after the other, as the file system encodes them, with slashes.
+        ends: int64 (N,), where each name ends in the text.
+        labels: int64 (N,), the class of each file.
+        sizes: int64 (N,), bytes of each file when it was found; `UNKNOWN` where the system told nothing.
+        times: int64 (N,), when each was last modified, in nanoseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        text: bytes,
+        ends: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        times: NDArray[np.int64],
+    ) -> None:
+        self.folder, self.text, self.ends, self.labels = folder, text, ends, labels
+        self.sizes, self.times = sizes, times
+
+    @classmethod
+    def of(cls, entries: Iterable[tuple[Path, int]]) -> FileList:
+        """Make a list of paths and labels, in their order; the system is asked for sizes and times."""
+        paths, labels = list[str](), array("q")
+        for path, label in entries:
+            paths.append(os.fspath(path))
+            labels.append(label)
+        if len({os.path.isabs(path) for path in paths}) > 1:  # noqa: PTH117 - here and below: no million objects
+            paths = [os.path.abspath(path) for path in paths]
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""  # noqa: PTH120
+        names = [path[len(folder) :].lstrip(os.sep).replace(os.sep, "/") for path in paths]
+        told = [_size_and_time(path) for path in paths]
+        return cls._from(Path(folder), names, labels, [size for size, _ in told], [time for _, time in told])
+
+    @classmethod
+    def below(cls, root: Path, folders: Sequence[Path], labels: Sequence[int]) -> FileList:
+        """List the images at any depth of folders below a root, folder by folder, each sorted by name.
+
+        Args:
+            root: What the names start from.
+            folders: The folders.
+            labels: The class of each of them.
+
+        Raises:
+            OSError: If a folder cannot be listed.
+        """
+        found = [cls._scan(root, folder, label) for folder, label in zip(folders, labels, strict=True)]
+        return cls.joined(found) if found else cls._from(root, [], [], [], [])
+
+    @classmethod
+    def _scan(cls, root: Path, folder: Path, label: int) -> FileList:
+        names, sizes, times = list[str](), array("q"), array("q")
+        for name, entry in walk_images(folder):
+            names.append(name)
+            size, time = _size_and_time(entry)
+            sizes.append(size)
+            times.append(time)
+        order = sorted(range(len(names)), key=names.__getitem__)
+        prefix = folder.relative_to(root).as_posix() + "/"
+        place = np.array(order, dtype=np.int64)
+        return cls._from(
+            root,
+            [prefix + names[index] for index in order],
+            [label] * len(names),
+            np.array(sizes, dtype=np.int64)[place],
+            np.array(times, dtype=np.int64)[place],
+        )
+
+    @classmethod
+    def _from(
+        cls,
+        folder: Path,
+        names: Sequence[str],
+        labels: Sequence[int],
+        sizes: Sequence[int] | NDArray[np.int64],
+        times: Sequence[int] | NDArray[np.int64],
+    ) -> FileList:
+        encoded = [os.fsencode(name) for name in names]
+        ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
+        columns = (np.array(values, dtype=np.int64) for values in (labels, sizes, times))
+        return cls(folder, b"".join(encoded), ends, *columns)
+
+    @classmethod
+    def joined(cls, lists: Sequence[FileList]) -> FileList:
+        """Put lists of one folder one after the other."""
+        if len({each.folder for each in lists}) != 1:
+            raise ValueError("lists to join must be of one folder")
+        shifts = np.cumsum([0, *(len(each.text) for each in lists[:-1])])
+        return cls(
+            lists[0].folder,
+            b"".join(each.text for each in lists),
+            np.concatenate([each.ends + shift for each, shift in zip(lists, shifts, strict=True)]),
+            *(np.concatenate([getattr(each, name) for each in lists]) for name in ("labels", "sizes", "times")),
+        )
+
+    def take(self, chosen: NDArray[np.bool_]) -> FileList:
+        """Return a list of the files that are marked (N,), in their order."""
+        lengths = np.diff(self.ends, prepend=0)
+        text = np.frombuffer(self.text, dtype=np.uint8)[np.repeat(chosen, lengths)].tobytes()
+        arrays = (each[chosen] for each in (self.labels, self.sizes, self.times))
+        return FileList(self.folder, text, np.cumsum(lengths[chosen]), *arrays)
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The paths alone, each made when it is asked for."""
+        return _Paths(self)
+
+    def name(self, index: int) -> str:
+        """Return the name of a file below the folder; the index is from 0."""
+        start = int(self.ends[index - 1]) if index else 0
+        return os.fsdecode(self.text[start : int(self.ends[index])])
+
+    def path(self, index: int) -> Path:
+        """Return the path of a file; the index is from 0."""
+        return self.folder / self.name(index)
+
+    def __len__(self) -> int:
+        """Return the number of files N."""
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Path, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Path, int]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[Path, int] | list[tuple[Path, int]]:
+        """Return path and label of a file, or a list of several.
+
+        Raises:
+            IndexError: If the index is not in -N to N - 1.
+        """
+        places = range(len(self))[index]
+        if isinstance(places, int):
+            return self.path(places), int(self.labels[places])
+        return [self[place] for place in places]
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether another sequence has the same paths and labels."""
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(one == each for one, each in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment] # as of a list
+
+    def __repr__(self) -> str:
+        """Tell this list from all others: by its folder, and by a hash of the rest."""
+        digest = hashlib.sha256(self.text)
+        for each in (self.ends, self.labels, self.sizes, self.times):
+            digest.update(np.ascontiguousarray(each).data)
+        return f"FileList({str(self.folder)!r}, {len(self)} files, {digest.hexdigest()})"
+
+
+class _Paths(Sequence[Path]):
+    """The paths of a list of files."""
+
+    def __init__(self, files: FileList) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        places = range(len(self))[index]
+        return self.files.path(places) if isinstance(places, int) else [self.files.path(place) for place in places]
+
+
+def split_names(text: bytes, ends: NDArray[np.int64]) -> Iterator[bytes]:
+    """Yield the names that a text consists of, as the file system encodes them."""
+    start = 0
+    for end in ends.tolist():
+        yield text[start:end]
+        start = end
+
+
+def walk_images(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Find the image files at any depth of a folder, in no order; none is opened.
+
+    Hidden files, hidden folders, and files without a suffix of ``SUFFIXES`` are left out; links are followed, but not
+    those that lead back up.
+
+    Yields:
+        The name below the folder, with slashes, and what the system lists.
+
+    Raises:
+        OSError: If a subfolder cannot be listed.
+    """
+    waiting = [(os.fspath(folder), "")]
+    while waiting:
+        here, prefix = waiting.pop()
+        with os.scandir(here) as listed:
+            for entry in listed:
+                if entry.name.startswith("."):
+                    continue
+                if _is_dir(entry):
+                    if not (entry.is_symlink() and Path(here).resolve().is_relative_to(Path(entry.path).resolve())):
+                        waiting.append((entry.path, f"{prefix}{entry.name}/"))
+                elif entry.name.lower().endswith(SUFFIXES):
+                    yield prefix + entry.name, entry
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def find_images(folder: Path) -> list[Path]:
+    """List the image files at any depth of a folder, sorted by their relative path; see ``walk_images``."""
+    return [folder / name for name in sorted(name for name, _ in walk_images(folder))]
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """List files as given, and the images below each folder.
+
+    Raises:
+        UserError: If a path does not exist, or a folder holds no images.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist: give image files, or folders of them.")
+        found = find_images(path) if path.is_dir() else [path]
+        if not found:
+            raise UserError(f"the folder {path} holds no images ({' '.join(SUFFIXES)}).")
+        files += found
+    return files
+
+
+def _size_and_time(file: str | os.DirEntry[str]) -> tuple[int, int]:
+    try:
+        status = os.stat(file) if isinstance(file, str) else file.stat()  # noqa: PTH116 - of text
+    except OSError:
+        return UNKNOWN, 0
+    return status.st_size, status.st_mtime_ns
