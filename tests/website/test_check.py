@@ -94,6 +94,11 @@ def test_commands_run_in_the_clone_within_their_time(tmp_path: Path) -> None:
     assert printed in ("begun\n", "")
 
 
+def folder_with_environment(folder: Path) -> None:
+    folder.mkdir()
+    check.link_environment(folder)
+
+
 def test_what_fails_is_told_and_what_is_not_run_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +110,7 @@ def test_what_fails_is_told_and_what_is_not_run_too(
         path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(check, "ROOT", tmp_path)
     monkeypatch.setattr(check, "pages", lambda: files)
-    monkeypatch.setattr(check, "clone", lambda folder: (folder.mkdir(), check.link_environment(folder)))
+    monkeypatch.setattr(check, "clone", folder_with_environment)
     assert check.check() == ["README.md:3: python -c 'import yaml; raise SystemExit(3)'", "CONTRIBUTING.md:1"]
     told = capsys.readouterr().out
     assert "exit status 3" in told
