@@ -17,7 +17,7 @@ SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch study studies recipe recipes compare runs tensorboard demo test coverage test-fast fuzz soak bench bench-peers mutation licences audit check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies recipe recipes compare runs tensorboard demo test coverage test-fast fuzz soak bench bench-peers mutation licences audit check docs docs-serve docs-check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -116,6 +116,24 @@ check: $(STAMP) ## lint and check types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+DOCS := .venv-docs/bin/python -m mkdocs
+export NO_MKDOCS_2_WARNING := 1
+
+docs: .venv-docs/.installed ## build the documentation: build/site; no broken link, no missing reference
+	$(DOCS) build --quiet
+
+docs-serve: .venv-docs/.installed ## show the documentation on this machine while its pages are edited
+	$(DOCS) serve --dev-addr 127.0.0.1:$(or $(DOCS_PORT),8000)
+
+docs-check: $(STAMP) ## run the commands of README and documentation in a fresh clone: ARGS='--only README.md'
+	$(BIN)/python -m website.check $(ARGS)
+
+.venv-docs/.installed: constraints-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	.venv-docs/bin/uv pip install --quiet --python .venv-docs/bin/python --requirement constraints-docs.txt
+	@touch $@
+
 clean: ## remove caches and the environment; never runs
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf .venv .venv-docs build .pytest_cache .mypy_cache .ruff_cache .coverage
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -615,4 +615,26 @@ MUTATIONS = (
         "if False:",
         ("tests/export/test_export.py", "-k", "at_hand"),
     ),
+    # The command line
+    Mutation(
+        "a new experiment does not overwrite a file",
+        "new.py",
+        "if file.exists():",
+        "if False:",
+        ("tests/test_new.py",),
+    ),
+    Mutation(
+        "a new experiment's name is text in YAML",
+        "new.py",
+        "if yaml.safe_load(name) == name and name[0].isalpha()",
+        "if yaml.safe_load(name) == name",
+        ("tests/test_new.py",),
+    ),
+    Mutation(
+        "completion knows the arguments of a classifier's bases",
+        "completion.py",
+        "if not kwargs:",
+        "if True:",
+        ("tests/test_completion.py",),
+    ),
 )

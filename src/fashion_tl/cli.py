@@ -23,6 +23,7 @@ CONFIGURED = {
 }
 # Each is a function, MODULE:NAME, whose signature and docstring are its command line.
 FUNCTIONS = {
+    "new": ("new:new", "write a commented experiment to begin with"),
     "predict": ("inspection.predict:predict", "classify image files with a checkpoint"),
     "export": ("export.verb:export", "write a trained network as ONNX, torch.export, safetensors or timm files"),
     "stages": ("models.listing:stages", "list the stages of a backbone"),
@@ -40,6 +41,7 @@ FUNCTIONS = {
     "tune": ("tuning.verbs:tune", "search settings by validation (Optuna): TPE, random or grid; prune; test the best"),
     "cache": ("cache.listing:cache", "list or clear what is cached: features, decoded images, indices of folders"),
     "doctor": ("doctor:doctor", "say what this machine offers, what is wrong, and how to mend it"),
+    "completion": ("completion:completion", "print the script that completes verbs, flags and runs in a shell"),
 }
 
 

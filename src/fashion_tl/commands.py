@@ -55,8 +55,8 @@ def call(command: Callable[..., Any], prog: str, args: Sequence[str]) -> None:
         SystemExit: After ``--help``.
     """
     parameters, rest = inspect.signature(command).parameters, list[str]()
-    args = _with_values(args, {f"--{name}" for name, hint in _hints(command).items() if hint is bool})
-    if any(_takes_rest(parameter, _hints(command)) for parameter in parameters.values()):
+    args = _with_values(args, {f"--{name}" for name, hint in hints_of(command).items() if hint is bool})
+    if any(_takes_rest(parameter, hints_of(command)) for parameter in parameters.values()):
         known, rest = parser_of(command, prog).parse_known_args(args)
         given = vars(known)
     else:
@@ -76,7 +76,7 @@ def parser_of(command: Callable[..., Any], prog: str) -> argparse.ArgumentParser
     told = {p.arg_name.lstrip("*"): " ".join((p.description or "").split()) for p in doc.params}
     about = " ".join(filter(None, (doc.short_description, doc.long_description)))
     parser = _Parser(prog=prog, description=about.replace("``", "`"), allow_abbrev=False)
-    hints = _hints(command)
+    hints = hints_of(command)
     for name, parameter in inspect.signature(command).parameters.items():
         if _takes_rest(parameter, hints):
             parser.usage = f"{prog} [OPTIONS] [{name.upper()}]"
@@ -96,7 +96,7 @@ def _with_values(args: Sequence[str], flags: set[str]) -> list[str]:
     return given
 
 
-def _hints(command: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(command: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a function's parameters; that of its return may name what is not imported."""
     parameters = {name: hint for name, hint in command.__annotations__.items() if name != "return"}
     annotated: Any = types.SimpleNamespace(__annotations__=parameters)
