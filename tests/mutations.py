@@ -83,7 +83,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a cached copy of another revision is refused",
-        "data/hugging_face.py",
+        "data/hub_access.py",
         "if unreachable and revision is not None",
         "if unreachable and revision is None",
         ("tests/data/test_hugging_face.py", "-k", "cache"),

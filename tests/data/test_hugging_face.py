@@ -368,6 +368,8 @@ def test_test_images_without_labels(tmp_path: Path) -> None:
         ("gone/deeper/folder", r"gone/deeper/folder does not exist\. Name a file or folder"),
         ("gone.parquet", r"gone\.parquet does not exist"),
         ("./gone", r"does not exist"),
+        ("parquet", r"parquet does not exist\..* of the Hub by owner and name"),
+        ("y" * 300, r"yyy does not exist\."),
         ("text.txt", r"text\.txt is no dataset\. Give a \.parquet file"),
         ("empty", r"empty is no dataset\. Give a \.parquet file, a folder .* another --data\.source\.root"),
         ("[a] *.parquet", r"\[a\] \*\.parquet has \* \[ \] in its path: a pattern, to `datasets`\. Rename it"),
@@ -400,6 +402,15 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"needs the library `datasets` .*pip install 'fashion-tl\[hub\]'"):
         HuggingFace("ylecun/mnist")
+
+
+def test_the_working_directory_is_not_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would read a folder there that has the name of a dataset of the Hub."""
+    write_parquet(tmp_path / "someone/photos/a.parquet", PHOTOS, {"label": NAMES})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"data/someone/photos does not exist"):
+        HuggingFace("someone/photos", root=tmp_path / "data")
+    assert HuggingFace("someone/photos", root=".").class_names == ("cat", "dog")
 
 
 class Hub:

@@ -96,6 +96,8 @@ def test_splits_by_pattern(tmp_path: Path) -> None:
     other = loaded(tmp_path, str(tmp_path / "train-*.tar"), test="test.tar")
     assert other.describe()["sizes"] == {"train": 10, "val": 2, "test": 2}
     assert other.describe()["fingerprint"] != data.describe()["fingerprint"]
+    same = loaded(tmp_path, "train-*.tar", val="test.tar")  # the same images, to validate on
+    assert len({each.describe()["fingerprint"] for each in (data, other, same)}) == 3
 
 
 def test_labels_as_numbers_and_in_json(tmp_path: Path) -> None:

@@ -335,7 +335,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         ),
         *("name=good.parquet class_names=[a,b]", "name=good.parquet class_names=3", "name=good.parquet revision=main"),
         *("name=damaged.parquet", "name=damaged.parquet skip_unreadable=maybe", "name=good.parquet crop=2"),
-        *("name=late", "name=late splits={test:null} resize=padd", "name=good.parquet rows=3"),
+        *(f"name={'y' * 300}", "name=late", "name=late splits={test:null} resize=padd", "name=good.parquet rows=3"),
     ),
     "WebDataset": (
         *("train=", "train=gone.tar", "train=gone-*.tar", "train=good-{000..003}.tar", "train={a}.tar", "train=a_file"),
@@ -344,6 +344,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         *("train=good-000.tar image=jpg", "train=good-000.tar label=json", "train=good-000.tar class_names=[a,b]"),
         *("train=good-000.tar label=pgm", "train=good-000.tar crop=0", "train=good-000.tar label_field=x label=json"),
         *("train=good-000.tar test=late.tar", "train=good-000.tar shuffle=3", "val=good-000.tar"),
+        f"train={'y' * 300}",
     ),
 }
 

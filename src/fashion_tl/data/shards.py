@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -124,8 +125,9 @@ def find_shards(root: Path, pattern: str, flag: str) -> list[Path]:
     """
     if not pattern.strip():
         raise UserError(f"{flag} is empty: give a pattern such as 'shards/train-{{000..012}}.tar'.")
-    if (root / Path(pattern).expanduser()).is_file():
-        return [root / Path(pattern).expanduser()]
+    whole = root / Path(pattern).expanduser()
+    if os.path.isfile(whole):  # noqa: PTH113 - no error for a long name
+        return [whole]
     found: set[Path] = set()
     missing: list[str] = []
     for each in itertools.islice(_expanded(str(Path(pattern).expanduser()), flag), _MOST_SHARDS + 1):
