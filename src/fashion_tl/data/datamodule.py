@@ -29,11 +29,12 @@ from fashion_tl.data.fashion_mnist import FashionMNIST
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.mixing import Mix, Mixer
+from fashion_tl.data.sampling import RANDOM, SAMPLERS
 from fashion_tl.data.sources import Loaded, Source, load
 from fashion_tl.data.splits import divide
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float
 from fashion_tl.data.views import DrawnViews
-from fashion_tl.errors import UserError, out_of_range
+from fashion_tl.errors import UserError, out_of_range, unknown_name
 from fashion_tl.plain_text import clean
 from fashion_tl.seeds import run_seed
 
@@ -66,6 +67,9 @@ class ImageDataModule(LightningDataModule):
         augment: Random augmentation of the training images.
         mix: Mixing of training images in pairs (MixUp, CutMix), such as {mixup: 0.2, cutmix: 1.0}.
         num_workers: Processes that decode image files that do not fit in memory.
+        sampler: What an epoch draws: random, every training image once; or balanced, as many images, of each class
+            equally many: those of small classes come several times, as evenly as can be, and of large classes a part
+            comes in each epoch, until all have come.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class ImageDataModule(LightningDataModule):
         augment: Augment | None = None,
         num_workers: int = 2,
         mix: Mix | None = None,
+        sampler: str = RANDOM,
     ) -> None:
         super().__init__()
         self._val_fraction_given = val_fraction is not None
@@ -115,6 +120,8 @@ class ImageDataModule(LightningDataModule):
         if size is None:
             problems.append(f"{self.source_name} needs --data.image_size: its files may have any size")
         odd = [name for name in source.class_names if clean(name) != name]
+        if sampler not in SAMPLERS:
+            raise unknown_name("sampler", sampler, SAMPLERS, "Set it with --data.sampler.")
         if odd:
             problems.append(
                 f"{self.source_name} has a class {odd[0]!r}: a class's name is UTF-8 text of one line, without control "
@@ -131,6 +138,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.label_budget, self.per_class, self.split_seed = label_budget, per_class, split_seed
+        self.sampler = sampler
         self.augment = augment or Augment()
         self.mix = mix if mix is not None and mix.active else None
         self.mixer: Mixer | None = None
@@ -207,7 +215,8 @@ class ImageDataModule(LightningDataModule):
         if seed is None or not declared(self.augment, "replayable"):
             return None
         world = 1 if trainer is None else trainer.world_size
-        return DrawnViews(self.splits["train"], self.augment, self.batch_size, self._shuffles(), seed, world)
+        train, shuffle = self.splits["train"], self._shuffles()
+        return DrawnViews(train, self.augment, self.batch_size, shuffle, seed, world, self.sampler)
 
     @property
     def class_counts(self) -> list[int]:
@@ -242,7 +251,7 @@ class ImageDataModule(LightningDataModule):
         split, trainer = self.splits[part], self.trainer
         seed = run_seed()
         if trainer is None:
-            return BatchLoader(split, batch_size, shuffle, seed or 0, workers=self.num_workers)
+            return BatchLoader(split, batch_size, shuffle, seed or 0, workers=self.num_workers, sampler=self.sampler)
         device = trainer.strategy.root_device
         self._place(split, device)
         if seed is None:
@@ -257,6 +266,7 @@ class ImageDataModule(LightningDataModule):
             trainer.world_size,
             self.num_workers,
             pin_memory=device.type == "cuda",
+            sampler=self.sampler,
         )
         self._loaders.append(loader)
         return loader
@@ -327,6 +337,7 @@ class ImageDataModule(LightningDataModule):
             "split_seed": self.split_seed,
             "label_budget": self.label_budget,
             "per_class": self.per_class,
+            "sampler": self.sampler,
             "skipped": loaded.skipped if loaded else [],
             **self.input_spec,
         }
@@ -345,6 +356,7 @@ class ImageDataModule(LightningDataModule):
             **self.input_spec,
             "augment": augment,
             "mix": None if self.mix is None else asdict(self.mix),
+            "sampler": self.sampler,
         }
 
     def _test_set(self) -> str | None:

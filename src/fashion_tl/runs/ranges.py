@@ -25,6 +25,7 @@ from fashion_tl.callbacks.features import MODES
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.mixing import Mix
+from fashion_tl.data.sampling import BALANCED, SAMPLERS
 from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
 from fashion_tl.features.pooling import POOLS
 from fashion_tl.files import draft_beside
@@ -32,6 +33,7 @@ from fashion_tl.imports import class_path, import_class
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.refusals import LINKED
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.objective import check_balanced_once
 
 _UP = math.inf
 RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by setting
@@ -104,6 +106,7 @@ def check_settings(config: Namespace, verb: str) -> None:
     if config.cache not in MODES:
         raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
     check_storage(config.cache_views, config.cache_dtype)
+    _check_sampler(config)
     for flag in ("ckpt_path", "compile"):
         if config[flag] == "":
             raise UserError(f"--{flag} is empty: leave it out, or give it a value. `--help` tells which.")
@@ -124,6 +127,19 @@ def check_settings(config: Namespace, verb: str) -> None:
         _check_validation(config.trainer)
     if verb == "probe":
         _check_probe(config)
+
+
+def _check_sampler(config: Namespace) -> None:
+    """Refuse a balanced sampler beside what would correct twice, or where nothing is drawn."""
+    sampler = config.data.sampler
+    if sampler not in SAMPLERS:
+        raise unknown_name("sampler", sampler, SAMPLERS, "Set it with --data.sampler.")
+    check_balanced_once(config.model.init_args.get("class_weights"), sampler)
+    if sampler == BALANCED and config.trainer.overfit_batches:
+        raise UserError(
+            f"data.sampler is {BALANCED} and trainer.overfit_batches {config.trainer.overfit_batches}: that takes the "
+            "first batches in their order, and draws none. Leave one of the two out."
+        )
 
 
 def _values(config: Namespace) -> list[str]:
@@ -275,6 +291,8 @@ def _check_probe(config: Namespace) -> None:
     """Refuse what a probe cannot use, and strengths that are no penalty."""
     if config.pool not in POOLS:
         raise unknown_name("pooling", config.pool, POOLS, "Set it with --pool.")
+    if config.data.sampler == BALANCED:
+        raise UserError(f"data.sampler is {BALANCED}: a probe is solved on every training image once. Leave it out.")
     if config.strengths is not None and not config.strengths:
         raise UserError("strengths is an empty list: leave it out, or give one or more, such as [0.01, 0.1].")
     several = (("seeds", config.seeds > 1), ("processes", config.processes > 1), ("search", config.search))
