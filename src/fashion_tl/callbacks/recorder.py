@@ -340,7 +340,7 @@ class RunRecorder(Callback):
             write_record(self.paths.logs, self.record)
 
 
-_ORDER = {name: i for i, name in enumerate(("val/loss", "val/accuracy", "val/macro_f1"))}
+_ORDER = {name: i for i, name in enumerate(("val/loss", "val/accuracy", "val/balanced_accuracy", "val/macro_f1"))}
 
 
 def _gathered(trainer: Trainer, logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -328,7 +328,8 @@ class BatchLoader:
         world: Number of processes.
         workers: Worker processes that read image files; images in memory are read in this process.
         pin_memory: Whether to pin what travels to a GPU.
-        sampler: What shuffling draws: "random" every sample once, "balanced" classes equally often (``balanced_order``).
+        sampler: What shuffling draws: "random" every sample once, "balanced" classes equally often; see
+            ``balanced_order``.
     """
 
     def __init__(

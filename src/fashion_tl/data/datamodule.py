@@ -220,8 +220,11 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Training images of each class, by label, up to the last class that has any."""
-        counts: list[int] = torch.bincount(self.splits["train"].labels).tolist()
+        """Training images of each class, by label."""
+        return self._count_classes("train")
+
+    def _count_classes(self, part: str) -> list[int]:
+        counts: list[int] = torch.bincount(self.splits[part].labels, minlength=len(self.class_names)).tolist()
         return counts
 
     def count_batches(self, processes: int = 1) -> int:
@@ -333,6 +336,7 @@ class ImageDataModule(LightningDataModule):
             "fingerprint": loaded.fingerprint if loaded else None,
             "class_names": self.class_names,
             "sizes": {name: len(split) for name, split in self.splits.items()},
+            "class_counts": {name: self._count_classes(name) for name in self.splits},
             "test_set": self._test_set(),
             "split_seed": self.split_seed,
             "label_budget": self.label_budget,

@@ -19,9 +19,9 @@ from fashion_tl.records.predictions import read_predictions
 
 FIGURES = {
     "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
     "macro_precision": "macro precision",
-    "macro_recall": "macro recall",
     "loss": "loss (nats)",
     "calibration_error": "calibration error",
 }

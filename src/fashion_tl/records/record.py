@@ -33,6 +33,7 @@ TYPES: dict[str, type] = {  # what is read of a record; all but the status may b
     "members": list,
     "environment": dict,
     "test.accuracy": float,
+    "test.balanced_accuracy": float,
     "test.macro_f1": float,
     "test.loss": float,
     "time.epoch_seconds": list,

@@ -22,10 +22,10 @@ from fashion_tl.report.thumbnails import data_uri, png_of
 LONG = 40  # letters from which a text has a wider column
 SPREAD = {
     "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
     "loss": "Loss",
-    "macro_precision": "Precision",
-    "macro_recall": "Recall",
+    "macro_precision": "Macro precision",
     "calibration_error": "Calibration error",
     "fit_seconds": "Seconds",
 }

@@ -14,6 +14,7 @@ from fashion_tl.report.figures import SCALARS, Comparison, Spread
 from fashion_tl.report.selection import LeftOut
 from fashion_tl.report.svg import Plot
 
+HEADLINE = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1", "loss": "Loss"}
 PAGE, RESULTS, MARKDOWN = "index.html", "results.json", "table.md"  # of a study
 
 
@@ -63,11 +64,11 @@ def markdown_text(sections: Sequence[Comparison], left_out: Sequence[LeftOut]) -
         parts.append(markdown_table(header, rows))
         if compared.spreads:
             rows = [
-                [s.entry.label, str(len(s.seeds)), *(spread_text(s, name) for name in ("accuracy", "macro_f1", "loss"))]
+                [s.entry.label, str(len(s.seeds)), *(spread_text(s, name) for name in HEADLINE)]
                 for s in compared.spreads
             ]
             parts.append("Mean and standard deviation over seeds:")
-            parts.append(markdown_table(["Run", "Seeds", "Accuracy", "Macro F1", "Loss"], rows))
+            parts.append(markdown_table(["Run", "Seeds", *HEADLINE.values()], rows))
         if compared.pairs:
             rows = [
                 [p.a.label, p.b.label, str(p.test.only_a), str(p.test.only_b), f"{p.test.p:.3g}", f"{p.p:.3g}"]

@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -32,6 +32,8 @@ from fashion_tl.training.confusion import confused_pairs, confusion_of
 from fashion_tl.training.freezing import check_validations
 from fashion_tl.training.objective import prepare_objective
 from fashion_tl.training.plan import Plan, Progress
+
+IMBALANCED = 2  # times as many images in the largest class as in the smallest, from which it is told
 
 
 def best_precision(accelerator: str) -> str:
@@ -227,6 +229,25 @@ def set_rates(config: Namespace, model: ImageClassifier, lr: float, backbone_lr:
     config.model.init_args.lr, config.model.init_args.backbone_lr, config.find_lr = lr, backbone_lr, False
 
 
+def imbalance(counts: Sequence[int], class_names: Sequence[str]) -> str | None:
+    """Say how far apart the sizes of the smallest and the largest class lie; None if that is less than twofold.
+
+    >>> imbalance([600, 12], ["coat", "bag"])
+    'imbalanced: 12 (bag) to 600 (coat) training images a class, 50 : 1'
+    """
+    least, most = min(counts), max(counts)
+    if most < IMBALANCED * least:
+        return None
+    named = [f"{count:,} ({class_names[list(counts).index(count)]})" for count in (least, most)]
+    ratio = f", {most / least:.3g} : 1" if least else ""
+    return f"imbalanced: {named[0]} to {named[1]} training images a class{ratio}"
+
+
+def _weights(model: ImageClassifier) -> str:
+    given = model.class_weights
+    return "none" if given is None else given if isinstance(given, str) else "given"
+
+
 def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> str:
     """Say in a few lines what is about to be trained on what."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
@@ -235,6 +256,9 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
         f"{paths.name} version {paths.version}: {model.architecture} ({model.weights}), {parameters}",
         f"data: {data.source_name}, {sizes}, {len(data.class_names)} classes, {model.input_spec.image_size} px",
     ]
+    told = imbalance(data.class_counts, data.class_names)
+    if told is not None:
+        lines.append(f"{told}; sampler: {data.sampler}, class weights: {_weights(model)}")
     if run_seed() is None:
         lines.append("seed: none, so that this run cannot be repeated")
     phases = model.plan.phases

@@ -86,7 +86,12 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--checkpoint_dir", type=Path, default=Path("checkpoints"), help="Folder of checkpoints.")
     add("--checkpoint_minutes", type=float | None, default=10.0, help="Minutes between checkpoints within an epoch.")
     add("--checkpoint_steps", type=int | None, help="Optimizer steps between checkpoints within an epoch.")
-    add("--monitor", type=str, default="val/accuracy", help="What chooses: val/accuracy, val/loss or val/macro_f1.")
+    add(
+        "--monitor",
+        type=str,
+        default="val/accuracy",
+        help="Chooses: val/accuracy, val/loss, val/macro_f1, val/balanced_accuracy.",
+    )
     add("--patience", type=int | None, help="Validations of the last phase without improvement to allow.")
     add("--ema", type=float | None, help="Decay of a moving average of the weights, such as 0.99.")
     add("--swa", type=float | None, help="Share of the last phase whose epochs' weights are averaged, such as 0.25.")

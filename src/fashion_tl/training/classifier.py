@@ -349,7 +349,7 @@ class ImageClassifier(LightningModule):
         self.validation_figures.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log validation loss, accuracy and macro F1."""
+        """Log the validation's figures."""
         self.log_dict(self.validation_figures.final("val"), prog_bar=True)
 
     def on_validation_end(self) -> None:
@@ -362,7 +362,7 @@ class ImageClassifier(LightningModule):
         self.test_figures.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Log test loss, accuracy and macro F1."""
+        """Log the test's figures."""
         self.log_dict(self.test_figures.final("test"))
 
     def _seed(self, batch: int) -> None:
