@@ -41,9 +41,9 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
     late = (epoch * rest + torch.arange(rest)) % number  # the classes that the last round deals to
     dealt = torch.cat([turns.flatten(), late[torch.randperm(rest, generator=generator)]])
     counts = torch.bincount(dealt, minlength=number).tolist()
-    members = labels.argsort(stable=True).split(sizes.tolist())
+    members = torch.split(labels.argsort(stable=True), sizes.tolist())
     order = torch.empty_like(dealt)
-    for place, turns_of in enumerate(dealt.argsort(stable=True).split(counts)):
+    for place, turns_of in enumerate(torch.split(dealt.argsort(stable=True), counts)):
         # What the epochs before have dealt to this class: whole rounds, and its turns in their last ones.
         before = epoch * rounds - max(epoch * rest - place, 0) // -number
         order[turns_of] = _dealt(members[place], before, counts[place], seed, place)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fashion_tl.report.columns import COLUMNS, interval_text
 from fashion_tl.report.figures import SCALARS, Comparison, Spread
+from fashion_tl.report.folds import fold_rows, folds_of
 from fashion_tl.report.selection import LeftOut
 from fashion_tl.report.svg import Plot
 
@@ -69,6 +70,10 @@ def markdown_text(sections: Sequence[Comparison], left_out: Sequence[LeftOut]) -
             ]
             parts.append("Mean and standard deviation over seeds:")
             parts.append(markdown_table(["Run", "Seeds", *HEADLINE.values()], rows))
+        folds = folds_of(compared.section.folds, compared.entries)
+        if folds:
+            parts += ["Mean over folds, and pooled over their images, with 95 % intervals:"]
+            parts.append(markdown_table(*fold_rows(folds)))
         if compared.pairs:
             rows = [
                 [p.a.label, p.b.label, str(p.test.only_a), str(p.test.only_b), f"{p.test.p:.3g}", f"{p.p:.3g}"]

@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -20,8 +20,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from fashion_tl.callbacks.weight_average import WeightAverage
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.models.staged import count_parameters
-from fashion_tl.records.record import RunPaths, newest_completed
+from fashion_tl.records.record import NO_FOLD, RunPaths, newest_completed
 from fashion_tl.runs.parser import make_trainer, without_weights
 from fashion_tl.runs.ranges import check_lengths
 from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_state
@@ -32,8 +33,6 @@ from fashion_tl.training.confusion import confused_pairs, confusion_of
 from fashion_tl.training.freezing import check_validations
 from fashion_tl.training.objective import prepare_objective
 from fashion_tl.training.plan import Plan, Progress
-
-IMBALANCED = 2  # times as many images in the largest class as in the smallest, from which it is told
 
 
 def best_precision(accelerator: str) -> str:
@@ -59,10 +58,18 @@ def settle(config: Namespace) -> Path | None:
 
 
 def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whatever a setting has in its place
-    """Return the best checkpoint of the newest completed run of a name; what is no name stays as it is."""
+    """Return the best checkpoint of the newest completed run of a name; what is no name stays as it is.
+
+    Of a run of several folds it is the newest version that held out the same one: any other has trained on images that
+    this run tests.
+
+    Raises:
+        UserError: If there is none.
+    """
     if not isinstance(run, str) or not run or run.endswith(".ckpt"):
         return run
-    return str(newest_completed(config.log_dir, config.checkpoint_dir, run).best)
+    held = config.data.get("fold"), config.data.get("folds"), config.data.get("split_seed")
+    return str(newest_completed(config.log_dir, config.checkpoint_dir, run, held if held[0] else NO_FOLD).best)
 
 
 def settle_named_runs(config: Namespace, started: bool = False) -> None:
@@ -117,7 +124,7 @@ def to_record(config: Namespace) -> Namespace:
     """Return the configuration that a record keeps: it runs the whole again, once."""
     changed = config.clone()
     changed.ckpt_path, changed.resume = None, False
-    changed.seeds, changed.search, changed.processes = 1, None, 1
+    changed.seeds, changed.folds, changed.search, changed.processes = 1, None, None, 1
     return changed
 
 
@@ -229,23 +236,11 @@ def set_rates(config: Namespace, model: ImageClassifier, lr: float, backbone_lr:
     config.model.init_args.lr, config.model.init_args.backbone_lr, config.find_lr = lr, backbone_lr, False
 
 
-def imbalance(counts: Sequence[int], class_names: Sequence[str]) -> str | None:
-    """Say how far apart the sizes of the smallest and the largest class lie; None if that is less than twofold.
-
-    >>> imbalance([600, 12], ["coat", "bag"])
-    'imbalanced: 12 (bag) to 600 (coat) training images a class, 50 : 1'
-    """
-    least, most = min(counts), max(counts)
-    if most < IMBALANCED * least:
-        return None
-    named = [f"{count:,} ({class_names[list(counts).index(count)]})" for count in (least, most)]
-    ratio = f", {most / least:.3g} : 1" if least else ""
-    return f"imbalanced: {named[0]} to {named[1]} training images a class{ratio}"
-
-
-def _weights(model: ImageClassifier) -> str:
+def _correction(model: ImageClassifier, data: ImageDataModule) -> str:
+    """Say what a run does about the imbalance of its classes."""
     given = model.class_weights
-    return "none" if given is None else given if isinstance(given, str) else "given"
+    weights = "none" if given is None else given if isinstance(given, str) else "as given"
+    return f"sampler: {data.sampler}, class weights: {weights}"
 
 
 def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> str:
@@ -258,7 +253,7 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
     ]
     told = imbalance(data.class_counts, data.class_names)
     if told is not None:
-        lines.append(f"{told}; sampler: {data.sampler}, class weights: {_weights(model)}")
+        lines.append(f"imbalanced: training images of a class are {told}; {_correction(model, data)}")
     if run_seed() is None:
         lines.append("seed: none, so that this run cannot be repeated")
     phases = model.plan.phases

@@ -102,8 +102,9 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--compile", type=bool | str, default=False, help="torch.compile: true, or its backend.")
     add("--find_lr", type=bool, default=False, help="Search the learning rate before training.")
     add("--seeds", type=int, default=1, help="Runs to make, each with the next seed.")
+    add("--folds", type=int | None, help="Cross-validation: as many runs, each tested on another part of the images.")
     add("--search", type=dict[str, list[Any]] | None, help="Values to try first: {model.lr: [0.001, 0.01]}.")
-    add("--processes", type=int, default=1, help="Processes that share the runs of --search and --seeds.")
+    add("--processes", type=int, default=1, help="Processes that share the runs of --search, --seeds and --folds.")
     add("--study", type=dict[str, Any] | None, help="A study's figures, to set beside the run's.")
     add("--resume", type=bool, default=False, help="Go on with the name's newest version if it is not done.")
     add("--ckpt_path", type=str | None, help="Checkpoint to go on from, or to evaluate: last, best or a path.")
@@ -174,7 +175,7 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
 def _check_search(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
     """Refuse a search of which a candidate would be refused, before the first one trains."""
     for setting, tried in values.items():
-        if str(setting).partition(".")[0] in NOT_SEARCHED:
+        if setting in NOT_SEARCHED or str(setting).partition(".")[0] in NOT_SEARCHED:
             raise UserError(f"--search cannot try values of {setting}: a search names and keeps its candidates itself.")
         for value in tried:
             candidate = parse("fit", [*args, "--search=null", f"--{setting}={written(value)}"])
