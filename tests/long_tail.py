@@ -23,7 +23,7 @@ class LongTail(SyntheticGarments):
         for label in range(len(self.class_names)):
             members = (labels == label).nonzero().flatten()
             share = self.rarest ** (label / (len(self.class_names) - 1))
-            kept.append(members[: max(3, round(len(members) * share))])
+            kept.append(members[: max(4, round(len(members) * share))])
         chosen = torch.cat(kept).sort().values
         return replace(loaded, train=InMemoryImages(images[chosen], labels[chosen]))
 

@@ -155,7 +155,7 @@ def test_the_report_verify_and_ensemble_know_folds(fit: Fit, capsys: pytest.Capt
             (row,) = re.findall(rf"\| {name} \| 3 \| {seed} \|.*", text)
             for value, (low, high) in (*found.means.values(), found.pooled):
                 assert f"{value:.4f} ({low:.4f} to {high:.4f})" in row
-            assert f'data-value="{found.pooled[0]!r}"' in page
+            assert f'title="{found.pooled[0]!r}"' in page
     assert re.search(r"\| lone \| 3 \| 0 \| no readable test of fold 1, 3 of 3 \|", text)
     assert "Bengio and Grandvalet 2004" in page
     for version in ("version_1", "version_4"):
@@ -168,7 +168,8 @@ def test_the_report_verify_and_ensemble_know_folds(fit: Fit, capsys: pytest.Capt
 
 @pytest.mark.slow
 def test_the_test_set_of_a_source_is_left_alone(fit: Fit) -> None:
-    own = ("--data.source", "tests.long_tail.LongTail", "--data.source.num_train", "200", "--folds", "2")
+    own = ("--data.source", "tests.long_tail.LongTail", "--data.source.num_train", "200")
+    own += ("--data.source.num_test", "50", "--folds", "2")
     assert fit(*HEAD, *own) == 0
     assert fit(*HEAD, *own[:-2], name="plain") == 0
     sizes = [record["data"]["sizes"] for record in (*records(), *records("plain"))]
@@ -179,14 +180,7 @@ def test_the_test_set_of_a_source_is_left_alone(fit: Fit) -> None:
 @pytest.mark.slow
 def test_two_processes_make_each_fold_together(workdir: Path) -> None:
     small = ("--data.image_size", "32", "--data.batch_size", "16", "--trainer.max_epochs", "1", "--name", "run")
-    small += (
-        "--model.backbone",
-        "test_resnet",
-        "--model.pretrained",
-        "false",
-        "--trainer.enable_progress_bar",
-        "false",
-    )
+    small += ("--model.backbone", "test_resnet", "--model.pretrained", "false")
     two = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
     out = two_processes("fit", *small, *two, *HEAD, *SOURCE, "--folds", "2")
     assert out.count("mean of 2 folds") == out.count("pooled: accuracy") == 1
@@ -232,11 +226,14 @@ def test_mistakes_leave_nothing(fit: Fit, capsys: pytest.CaptureFixture[str], fl
 @pytest.mark.parametrize("verb", ["tune", "tournament", "ablate", "probe"])
 def test_other_verbs_make_no_folds(workdir: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     Path("base.yaml").write_text("data: {source: {class_path: SyntheticGarments}, image_size: 32}\nfolds: 3\n")
-    Path("more.yaml").write_text("{model.lr: {low: 0.001, high: 0.1}}\n")
+    Path("space.yaml").write_text("{model.lr: {float: [0.001, 0.1]}}\n")
+    Path("strategies.yaml").write_text(
+        "strategies: {low: {changes: {model.lr: 0.01}}, high: {changes: {model.lr: 0.1}}}\n"
+    )
     flags = {
-        "tune": ["-c", "base.yaml", "--space", "more.yaml"],
-        "tournament": ["-c", "base.yaml", "--strategies", "more.yaml"],
-        "ablate": ["-c", "base.yaml"],
+        "tune": ["-c", "base.yaml", "--space", "space.yaml"],
+        "tournament": ["-c", "base.yaml", "--strategies", "strategies.yaml"],
+        "ablate": ["-c", "base.yaml", "--add", "{high: {model.lr: 0.1}}"],
         "probe": ["-c", "base.yaml"],
     }[verb]
     before = sorted(Path().rglob("*"))

@@ -15,9 +15,9 @@ from fashion_tl.report.tables import Cell, Row, Table, missing, named, number, t
 
 CAPTION = (
     "Cross-validation: means over folds, each of which was tested by a network that was not trained on it, with Nadeau "
-    "and Bengio\u2019s corrected 95 % interval (2003). Folds share training images, so they are not independent, and no "
-    "unbiased estimate of that variance exists (Bengio and Grandvalet 2004). Pooled: the accuracy over all images, each "
-    "tested once, with Wilson\u2019s interval, which tells nothing of other training images."
+    "and Bengio\u2019s corrected 95 % interval (2003). Folds share training images, so they are not independent, and "
+    "no unbiased estimate of that variance exists (Bengio and Grandvalet 2004). Pooled: the accuracy over all images, "
+    "each tested once, with Wilson\u2019s interval, which tells nothing of other training images."
 )
 
 
