@@ -168,7 +168,7 @@ def test_the_report_verify_and_ensemble_know_folds(fit: Fit, capsys: pytest.Capt
 
 @pytest.mark.slow
 def test_the_test_set_of_a_source_is_left_alone(fit: Fit) -> None:
-    own = ("--data.source", "tests.long_tail.LongTail", "--data.source.num_train", "200")
+    own: tuple[str, ...] = ("--data.source", "tests.long_tail.LongTail", "--data.source.num_train", "200")
     own += ("--data.source.num_test", "50", "--folds", "2")
     assert fit(*HEAD, *own) == 0
     assert fit(*HEAD, *own[:-2], name="plain") == 0
@@ -179,7 +179,16 @@ def test_the_test_set_of_a_source_is_left_alone(fit: Fit) -> None:
 
 @pytest.mark.slow
 def test_two_processes_make_each_fold_together(workdir: Path) -> None:
-    small = ("--data.image_size", "32", "--data.batch_size", "16", "--trainer.max_epochs", "1", "--name", "run")
+    small: tuple[str, ...] = (
+        "--data.image_size",
+        "32",
+        "--data.batch_size",
+        "16",
+        "--trainer.max_epochs",
+        "1",
+        "--name",
+        "run",
+    )
     small += ("--model.backbone", "test_resnet", "--model.pretrained", "false")
     two = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
     out = two_processes("fit", *small, *two, *HEAD, *SOURCE, "--folds", "2")
