@@ -1,9 +1,9 @@
 """What a balanced sampler and balanced class weights give on Fashion-MNIST with a long tail of 1 : 50.
 
-The largest class keeps 2,000 training images, each next one fewer by the same factor, the smallest 40; the test set
-stays whole, 1,000 images a class. Its accuracy is therefore the balanced accuracy; the accuracy where classes come as
-often as in training is the mean of their recalls, weighted by their shares of the training images. Means over seeds,
-with Student's 95 % interval.
+The largest class keeps 2,000 training images, each next one fewer by the same factor, the smallest 40. The last 100
+training images of each class validate, and choose the epoch; the test set stays whole, 1,000 images a class. Its
+accuracy is therefore the balanced accuracy; the accuracy where classes come as often as in training is the mean of
+their recalls, weighted by their shares of the training images. Means over seeds, with Student's 95 % interval.
 
     FASHION_TL_DATA_DIR=FOLDER python -m benchmarks.imbalance BACKBONE [SEEDS] [TRAIN] [EPOCHS]
 """
@@ -20,7 +20,7 @@ from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.sources import Loaded
 from fashion_tl.metrics.repeated import mean_interval
 
-LARGEST, RATIO = 2000, 50
+LARGEST, RATIO, VALIDATING = 2000, 50, 100
 STRATEGIES = {
     "nothing": {},
     "balanced class weights": {"model.class_weights": "balanced"},
@@ -32,17 +32,16 @@ class LongTail(FashionMNIST):
     """Fashion-MNIST whose classes are the smaller, the higher their labels."""
 
     def load(self) -> Loaded:
-        """Keep the first images of each class."""
+        """Keep the first images of each class to train on, the last to validate on."""
         loaded = super().load()
         images, labels = loaded.train.__getitems__(list(range(len(loaded.train))))
         classes = len(self.class_names)
-        kept = [
-            (labels == label).nonzero().flatten()[: round(LARGEST * RATIO ** (-label / (classes - 1)))]
-            for label in range(classes)
-        ]
-        chosen = torch.cat(kept).sort().values
-        tail = InMemoryImages(images[chosen], labels[chosen])
-        return replace(loaded, train=tail, fingerprint=f"{loaded.fingerprint} {LARGEST} {RATIO}")
+        members = [(labels == label).nonzero().flatten() for label in range(classes)]
+        sizes = [round(LARGEST * RATIO ** (-label / (classes - 1))) for label in range(classes)]
+        first = torch.cat([each[:size] for each, size in zip(members, sizes, strict=True)]).sort().values
+        last = torch.cat([each[-VALIDATING:] for each in members]).sort().values
+        train, val = (InMemoryImages(images[chosen], labels[chosen]) for chosen in (first, last))
+        return replace(loaded, train=train, val=val, fingerprint=f"{loaded.fingerprint} {LARGEST} {RATIO} {VALIDATING}")
 
 
 def measure(backbone: str, seeds: int = 3, train: str = "head", epochs: int = 30) -> None:
