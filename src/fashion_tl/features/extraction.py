@@ -199,8 +199,9 @@ class Extraction:
     ) -> dict[int, dict[str, Any]]:
         """Return by boundary the dtype and the shape of each array of an entry."""
         found: dict[int, dict[str, Any]] = {b: dict(views.others(split, self._device)) for b in boundaries}
+        count = views.rows(split)
         for b, name, row in rows_of(dict.fromkeys(views.names, next(split.in_order(1)))):
-            found[b][name] = (row.dtype, (views.rows(split), *row.shape[1:]))
+            found[b][name] = (row.dtype, (count, *row.shape[1:]))
         return found
 
     def required_bytes(self, split: Split, views: Views, boundary: int) -> int:
