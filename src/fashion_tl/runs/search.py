@@ -25,12 +25,8 @@ from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.training.divergence import DivergedError
 
 Runner = Callable[..., Run]
-ONE = {
-    "seeds": 1,
-    "folds": None,
-    "search": None,
-    "processes": 1,
-}  # what makes a single run of a configuration of several
+# What makes a single run of a configuration of several.
+ONE = {"seeds": 1, "folds": None, "search": None, "processes": 1}
 
 
 def search(
