@@ -71,7 +71,9 @@ def test_a_run_leaves_exactly_its_record(fit: Fit):
         assert record["test"]["accuracy"] == hits.mean()
     rows = (logs / "metrics.csv").read_text().splitlines()
     assert len(rows) == 4
-    assert rows[0].startswith("epoch,step,train/loss,train/accuracy,val/loss,val/accuracy,val/macro_f1,lr")
+    assert rows[0].startswith(
+        "epoch,step,train/loss,train/accuracy,val/loss,val/accuracy,val/balanced_accuracy,val/macro_f1,lr"
+    )
 
 
 @pytest.mark.slow
@@ -354,7 +356,7 @@ def test_without_validation_a_run_is_refused_at_once(fit: Fit, workdir: Path, ca
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("monitor", ["val/loss", "val/macro_f1"])
+@pytest.mark.parametrize("monitor", ["val/loss", "val/balanced_accuracy", "val/macro_f1"])
 def test_any_figure_of_validation_may_choose(fit: Fit, monitor: str) -> None:
     flags = ("--monitor", monitor, "--patience", "5")
     assert fit(*flags, classifier="ScratchClassifier", epochs=3) == 0

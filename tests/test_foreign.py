@@ -484,6 +484,7 @@ def test_one_trainer_fits_twice_and_evaluates(tmp_path: Path) -> None:
     assert once.test(module, datamodule=data, verbose=False)[0].keys() == {
         "test/loss",
         "test/accuracy",
+        "test/balanced_accuracy",
         "test/macro_f1",
     }
 

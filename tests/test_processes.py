@@ -84,7 +84,10 @@ def assert_one_run(name: str, alone: str) -> None:
         np.testing.assert_allclose(ours["logits"], theirs["logits"], atol=1e-5)
     assert record["test"]["accuracy"] == expected["test"]["accuracy"]
     for one, two in zip(rows(name), rows(alone), strict=True):
-        for key in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "lr", "images", "step"):
+        for key in (
+            *("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/balanced_accuracy", "val/macro_f1"),
+            *("lr", "images", "step"),
+        ):
             assert one[key] == pytest.approx(two[key], abs=1e-5), key
 
 

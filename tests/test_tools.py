@@ -403,7 +403,11 @@ def test_runs(logs: Path, trained: RunPaths, capsys: Output) -> None:
     record = read_record(trained.logs)
     parameters = record["model"]["parameters"]
     completed = next(row for row in out.splitlines() if "completed" in row)
-    for figure in (f"{record['test']['accuracy']:.4f}", f"{record['test']['macro_f1']:.4f}", f"{parameters:,}"):
+    test = record["test"]
+    for figure in (
+        *(f"{test[name]:.4f}" for name in ("accuracy", "balanced_accuracy", "macro_f1")),
+        f"{parameters:,}",
+    ):
         assert figure in completed
     assert "not recorded" in next(row for row in out.splitlines() if "failed" in row)
 

@@ -94,6 +94,7 @@ def test_the_card_holds_what_the_record_says(beside: RunPaths) -> None:
         *(f"| {name} images | {count} |" for name, count in record["data"]["sizes"].items()),
         f"| fingerprint of images and labels | {record['data']['fingerprint']} |",
         f"| accuracy | {test['accuracy']:.4f} | ",
+        f"| balanced accuracy | {test['balanced_accuracy']:.4f} | ",
         f"| macro F1 | {test['macro_f1']:.4f} | ",
         f"| Trouser | {test['per_class']['Trouser']['precision']:.4f} |",
         record["command"],

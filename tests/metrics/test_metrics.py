@@ -15,9 +15,11 @@ from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import (
     Floats,
     Ints,
+    balanced_accuracy,
     calibration_error,
     confusion_matrix,
     cross_entropy,
+    headline,
     per_class,
     softmax,
     summarise,
@@ -55,7 +57,6 @@ def test_against_torchmetrics(logits: Floats, labels: Ints) -> None:
     theirs = {
         "accuracy": tm.multiclass_accuracy(predictions, truth, K, average="micro"),
         "macro_precision": tm.multiclass_precision(predictions, truth, **options),
-        "macro_recall": tm.multiclass_recall(predictions, truth, **options),
         "macro_f1": tm.multiclass_f1_score(predictions, truth, **options),
         "calibration_error": tm.multiclass_calibration_error(predictions, truth, K, n_bins=15, norm="l1"),
     }
@@ -75,7 +76,15 @@ def test_against_scikit_learn(logits: Floats, labels: Ints) -> None:
     figures = sklearn.precision_recall_fscore_support(labels, predicted, labels=range(K), zero_division=0)
     for name, expected in zip(("precision", "recall", "f1"), figures, strict=False):
         assert [ours["per_class"][k][name] for k in NAMES] == pytest.approx(list(expected), abs=EXACT)
-        assert ours[f"macro_{name}"] == pytest.approx(float(expected.mean()), abs=EXACT)
+        if name != "recall":
+            assert ours[f"macro_{name}"] == pytest.approx(float(expected.mean()), abs=EXACT)
+    assert ours["balanced_accuracy"] == pytest.approx(
+        sklearn.recall_score(labels, predicted, labels=np.unique(labels), average="macro"), abs=EXACT
+    )
+    both = np.isin(predicted, labels)  # else scikit-learn warns of classes that are predicted alone
+    assert summarise(logits[both], labels[both], NAMES)["balanced_accuracy"] == pytest.approx(
+        sklearn.balanced_accuracy_score(labels[both], predicted[both]), abs=EXACT
+    )
 
 
 def test_cross_entropy_against_torch(logits: Floats, labels: Ints) -> None:
@@ -99,6 +108,17 @@ def test_classes_that_never_occur_or_are_never_predicted() -> None:
     assert figures["precision"].tolist() == [0.75, 0, 0, 0]
     assert figures["recall"].tolist() == [0.75, 0, 0, 0]
     assert figures["f1"].tolist() == [0.75, 0, 0, 0]
+
+
+def test_balanced_accuracy_counts_each_class_that_occurs_the_same() -> None:
+    matrix = np.array([[90, 0, 10], [1, 1, 0], [0, 0, 0]])
+    assert balanced_accuracy(matrix) == (0.9 + 0.5) / 2
+    assert balanced_accuracy(np.array([[0, 5], [0, 0]])) == 0
+    summary = summarise(np.eye(3)[[0, 0, 2, 1]], np.array([0, 0, 0, 1]), ["a", "b", "c"])
+    assert (summary["balanced_accuracy"], summary["accuracy"]) == ((2 / 3 + 1) / 2, 0.75)
+    line = headline(summary)
+    assert line.startswith("test accuracy 0.7500, balanced accuracy 0.8333, macro F1 0.6000, loss ")
+    assert line.endswith(" on 4 images")
 
 
 def test_huge_logits() -> None:
@@ -149,8 +169,8 @@ def test_summary_is_plain_and_whole(logits: Floats, labels: Ints) -> None:
         "images",
         "accuracy",
         "loss",
+        "balanced_accuracy",
         "macro_precision",
-        "macro_recall",
         "macro_f1",
         "calibration_error",
         "per_class",

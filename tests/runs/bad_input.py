@@ -16,7 +16,16 @@ Case = tuple[str, ...]
 
 COUNTS = (
     *("data.image_size", "data.batch_size", "data.eval_batch_size", "data.label_budget", "data.per_class"),
-    *("data.split_seed", "data.num_workers", "data.source.num_train", "data.source.num_test", "data.source.seed"),
+    *(
+        "data.split_seed",
+        "data.num_workers",
+        "data.folds",
+        "data.fold",
+        "folds",
+        "data.source.num_train",
+        "data.source.num_test",
+        "data.source.seed",
+    ),
     *("model.step_size", "model.plateau_patience", "data.augment.translate", "data.augment.rand_augment"),
     *(
         "patience",
@@ -48,7 +57,7 @@ FLAGS = (
 )
 NAMES = (
     *("model.optimizer", "model.schedule", "model.batch_norm", "model.objective", "model.class_weights"),
-    *("model.smoothing_confusion", "data.mix.pairs"),
+    *("model.smoothing_confusion", "data.mix.pairs", "data.sampler"),
     *("model.network", "data.interpolation", "cache", "monitor", "compile", "trainer.accelerator"),
     *("trainer.strategy", "trainer.precision", "trainer.profiler", "trainer.gradient_clip_algorithm"),
     *("trainer.deterministic", "data.source", "model"),
@@ -73,7 +82,7 @@ MAY_BE_NULL = (
     *("model.smoothing_confusion", "data.mix.pairs", "model.terms"),
     *("model.objective_args", "model.network_args", "search", "study", "model.class_weights"),
     *("trainer.profiler", "trainer.precision", "trainer.gradient_clip_algorithm", "trainer.deterministic"),
-    *("data.source", "trainer.benchmark", "trainer.enable_progress_bar"),
+    *("data.source", "trainer.benchmark", "trainer.enable_progress_bar", "data.folds", "data.fold", "folds"),
 )
 ZERO = ("trainer.accumulate_grad_batches", "trainer.check_val_every_n_epoch", "trainer.max_epochs", "trainer.max_steps")
 FOLDERS = {
@@ -169,6 +178,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "data.image_size": ("0", "3", "4097"),
     "data.per_class": ("0",),
     "data.label_budget": ("1",),
+    "data.folds": ("0", "1", "5", "1001"),
+    "data.fold": ("0", "1"),
+    "data.sampler": ("Balanced", "[balanced]", "null", "weighted"),
+    "folds": ("0", "1", "1001", "true"),
     "model.lr": ("0", "1e400"),
     "model.train": (
         *(
@@ -201,7 +214,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "search": (
         *(
             f"{{{name}: [a]}}"
-            for name in ("name", "seeds", "log_dir", "checkpoint_dir", "ckpt_path", "search", "config")
+            for name in (
+                *("name", "seeds", "log_dir", "checkpoint_dir", "ckpt_path", "search", "config"),
+                *("folds", "data.folds", "data.fold"),
+            )
         ),
         *("{model.lr: [0.01, -1]}", "{model.lr: [0.01, .nan]}", "{model.lrr: [1]}", "{gone: [1]}", "{model.lr: 3}"),
         *("{model.lr: [[1]]}", "{model.network: [plain, gone]}", "{5: [1]}", "[1]", "{model.lr: []}"),
@@ -244,6 +260,13 @@ ARGUMENTS: tuple[Case, ...] = (
     ("fit", "--seeds", "2", "--seed_everything", "false"), ("fit", "--processes", "2"),
     ("probe", "--processes", "2"), ("fit", "--seeds", "2", "--ckpt_path", "last"),
     ("fit", "--search", "{model.lr: [1]}", "--trainer.fast_dev_run", "true"),
+    ("fit", "--folds", "3", "--search", "{model.lr: [1]}"), ("fit", "--folds", "3", "--ckpt_path", "last"),
+    ("fit", "--folds", "3", "--data.fold", "1"), ("fit", "--folds", "3", "--data.folds", "3", "--data.fold", "1"),
+    ("fit", "--folds", "3", "--trainer.fast_dev_run", "true"), ("fit", "--folds", "3", "--seed_everything", "false"),
+    ("fit", "--folds", "3", "--processes", "2", "--trainer.devices", "2"), ("probe", "--folds", "3"),
+    ("fit", "--data.folds", "3", "--data.fold", "4"), ("probe", "--data.sampler", "balanced"),
+    ("fit", "--data.sampler", "balanced", "--model.class_weights", "balanced"),
+    ("fit", "--data.sampler", "balanced", "--trainer.overfit_batches", "3"),
     ("fit", "--data.label_budget", "4", "--data.per_class", "4"),
     ("fit", "--data.label_budget", "4", "--data.val_fraction", "0.6"),
     ("fit", "--model.objective", "focal", "--model.label_smoothing", "0.1"),

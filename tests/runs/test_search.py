@@ -43,7 +43,7 @@ def test_the_best_by_the_monitored_figure_wins(monitor: str, chosen: int) -> Non
     found = search(["--name", "phase1"], values, runner=runs)
     tried = [{"model.lr": lr, "model.schedule": s} for lr in (0.1, 0.2) for s in ("cosine", "step")]
     assert runs.asked == [
-        {"seeds": 1, "search": None, "processes": 1, **each, "name": "phase1.search"} for each in tried
+        {"seeds": 1, "folds": None, "search": None, "processes": 1, **each, "name": "phase1.search"} for each in tried
     ]
     assert found == tried[chosen]
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from fashion_tl.errors import UserError
-from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
+from fashion_tl.training.figures import BalancedAccuracy, EvaluationFigures, TrainingFigures
 from fashion_tl.training.scratch import ScratchClassifier
 from fashion_tl.training.transfer import TransferClassifier
 
@@ -58,7 +58,14 @@ def test_figures_of_an_evaluation_are_scikit_learns_however_the_batches_fall() -
     found = {name: float(metric.compute()) for name, metric in figures.final("val").items()}
     assert found["val/loss"] == pytest.approx(log_loss(labels, logits.double().softmax(1)), abs=1e-6)
     assert found["val/accuracy"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+    assert found["val/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
     assert found["val/macro_f1"] == pytest.approx(f1_score(labels, logits.argmax(1), average="macro"))
+
+
+def test_balanced_accuracy_leaves_classes_out_that_do_not_occur() -> None:
+    figures = BalancedAccuracy(4)
+    figures.update(torch.tensor([0, 1, 3, 2]), torch.tensor([0, 0, 0, 2]))
+    assert float(figures.compute()) == pytest.approx((1 / 3 + 1) / 2)
 
 
 def test_figures_of_an_epoch_weigh_batches_by_their_samples_and_go_on_from_a_checkpoint() -> None:

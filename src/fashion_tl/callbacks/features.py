@@ -273,9 +273,11 @@ class FeatureCache(Callback):
             found, reason = self._arrays(trainer, extraction, "train", views, boundary, spared)
             if found is None:
                 return reason
-            per_process = sum(rank == 0 for rank, *_ in drawn.batches(number))
-            own = found["generators"][0][trainer.global_rank * per_process :][:per_process]
-            view = DrawnView(found["drawn"], drawn.order(number), own, extraction.taken_dtype)
+            batches = drawn.batches(number)
+            own = [place for place, (rank, *_) in enumerate(batches) if rank == trainer.global_rank]
+            states = found["generators"][0][own[0] : own[-1] + 1]
+            rows = np.cumsum([0, *(len(positions) for *_, positions in batches)])[own].tolist()
+            view = DrawnView(found["drawn"], drawn.order(number), states, extraction.taken_dtype, rows)
             self._drawn[number] = _placed(view, module.device, self._drawn.values())
             self._compare(trainer, extraction, views, found["drawn"])
         self._drawn[number].own_epoch = epoch == number

@@ -236,9 +236,13 @@ class RunRecorder(Callback):
         if not trainer.is_global_zero:
             return
         self.record["test"] = summarise(logits, labels, list(_classifier(pl_module).class_names))
-        write_arrays(self.paths.logs / PREDICTIONS, {"index": index, "label": labels, "logits": logits})
+        data = getattr(trainer, "datamodule", None)
+        arrays = {"index": index, "label": labels, "logits": logits}
+        if getattr(data, "fold", None) is not None:  # which of the source's training images each of the fold is
+            arrays["image"] = cast(Any, data).splits["test"].indices.numpy()[index]
+        write_arrays(self.paths.logs / PREDICTIONS, arrays)
         keep_filters(pl_module, self.paths.logs)
-        keep_test_images(getattr(trainer, "datamodule", None), self.paths.logs.parent.parent)
+        keep_test_images(data, self.paths.logs.parent.parent)
         if self.paths.best.is_file():
             self.record["checkpoint"] = sha256(self.paths.best)
         self.record["time"]["test_seconds"] = time.perf_counter() - self._test_began
@@ -340,7 +344,7 @@ class RunRecorder(Callback):
             write_record(self.paths.logs, self.record)
 
 
-_ORDER = {name: i for i, name in enumerate(("val/loss", "val/accuracy", "val/macro_f1"))}
+_ORDER = {name: i for i, name in enumerate(("val/loss", "val/accuracy", "val/balanced_accuracy", "val/macro_f1"))}
 
 
 def _gathered(trainer: Trainer, logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -106,7 +106,7 @@ class TensorBoardPictures(Callback):
         test = self.recorder.record["test"]
         matrix, names = np.array(test["confusion_matrix"]), list(test["per_class"])
         _show(trainer, "test/confusion_matrix", lambda: confusion_picture(matrix, names))
-        shown = ("accuracy", "loss", "macro_f1", "calibration_error")
+        shown = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "calibration_error")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(self.hyperparameters, {f"final/test_{name}": test[name] for name in shown})

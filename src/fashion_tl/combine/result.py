@@ -13,7 +13,7 @@ import yaml
 
 from fashion_tl.combine.members import FITTED, fitted_to_validation
 from fashion_tl.inspection.run import OpenedRun
-from fashion_tl.metrics.metrics import Floats, summarise
+from fashion_tl.metrics.metrics import Floats, headline, summarise
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.process import device_text
 from fashion_tl.records.analysis import Analysis, plain
@@ -114,10 +114,7 @@ def write_combination(
         print(f"note: {note}", file=sys.stderr)
     validated = "" if made.validation is None else f", validation accuracy {made.validation:.4f}"
     print(f"{name} version {paths.version}: {made.strategy}{validated}")
-    print(
-        f"test accuracy {figures['accuracy']:.4f}, loss {figures['loss']:.4f}, macro F1 {figures['macro_f1']:.4f} on "
-        f"{figures['images']:,} images"
-    )
+    print(headline(figures))
     for one in made.members:
         print(f"  {one.label}: test accuracy {one.record['test']['accuracy']:.4f}")
     print(f"record: {paths.logs}" + ("" if made.checkpoint is None else f"   checkpoint: {paths.best}"))

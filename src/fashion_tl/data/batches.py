@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fashion_tl.data.images import EncodedImages, ImageSet, InMemoryImages
+from fashion_tl.data.sampling import BALANCED, RANDOM, balanced_order, random_order
 from fashion_tl.data.workers import begin_worker, signals_held
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -327,6 +328,8 @@ class BatchLoader:
         world: Number of processes.
         workers: Worker processes that read image files; images in memory are read in this process.
         pin_memory: Whether to pin what travels to a GPU.
+        sampler: What shuffling draws: "random" every sample once, "balanced" classes equally often; see
+            ``balanced_order``.
     """
 
     def __init__(
@@ -339,8 +342,10 @@ class BatchLoader:
         world: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
+        sampler: str = RANDOM,
     ) -> None:
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
+        self.balanced = sampler == BALANCED
         self.rank, self.world = rank, world
         self.workers = workers if isinstance(split.images, EncodedImages) else 0
         self.pin_memory = pin_memory
@@ -368,8 +373,10 @@ class BatchLoader:
                 return list(torch.split(torch.arange(count), self.batch_size))
             share = torch.arange(count).tensor_split(self.world)[self.rank]
             return list(share.tensor_split(len(self)))
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        order = torch.randperm(count, generator=generator)
+        if self.balanced:
+            order = balanced_order(self.split.labels, self.seed, self.epoch)
+        else:
+            order = random_order(count, self.seed, self.epoch)
         whole = torch.split(order, self.batch_size * self.world)[: len(self)]
         return [each.tensor_split(self.world)[self.rank] for each in whole]
 

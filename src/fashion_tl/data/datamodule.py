@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from copy import copy
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -26,14 +26,16 @@ from fashion_tl.data.batches import (
     fingerprint,
 )
 from fashion_tl.data.fashion_mnist import FashionMNIST
+from fashion_tl.data.folds import MOST, check_folds
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.mixing import Mix, Mixer
+from fashion_tl.data.sampling import RANDOM, SAMPLERS
 from fashion_tl.data.sources import Loaded, Source, load
 from fashion_tl.data.splits import divide
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float
 from fashion_tl.data.views import DrawnViews
-from fashion_tl.errors import UserError, out_of_range
+from fashion_tl.errors import UserError, out_of_range, unknown_name
 from fashion_tl.plain_text import clean
 from fashion_tl.seeds import run_seed
 
@@ -66,6 +68,13 @@ class ImageDataModule(LightningDataModule):
         augment: Random augmentation of the training images.
         mix: Mixing of training images in pairs (MixUp, CutMix), such as {mixup: 0.2, cutmix: 1.0}.
         num_workers: Processes that decode image files that do not fit in memory.
+        sampler: What an epoch draws: random, every training image once; or balanced, as many images, of each class
+            equally many: those of small classes come several times, as evenly as can be, and of large classes a part
+            comes in each epoch, until all have come.
+        folds: Number of folds K of cross-validation, 2 to 1000. The source's training images are divided into K parts
+            by ``split_seed``, stratified, without dividing a group. One of them is the test set, in the place of
+            ``test_fraction``; a test set of the source's own is left untouched. ``fit --folds`` makes the runs of all.
+        fold: Which fold is the test set, 1 to K.
     """
 
     def __init__(
@@ -83,6 +92,9 @@ class ImageDataModule(LightningDataModule):
         augment: Augment | None = None,
         num_workers: int = 2,
         mix: Mix | None = None,
+        sampler: str = RANDOM,
+        folds: int | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__()
         self._val_fraction_given = val_fraction is not None
@@ -100,12 +112,19 @@ class ImageDataModule(LightningDataModule):
             "per_class": (per_class, 1, math.inf),
             "split_seed": (split_seed, 0, 2**63 - 1),
             "num_workers": (num_workers, 0, 256),
+            "folds": (folds, 2, MOST),
+            "fold": (fold, 1, MOST if folds is None else folds),
         }
         problems += out_of_range(counts, "data.")
         if label_budget is not None and per_class is not None:
             problems.append("data.label_budget and data.per_class exclude each other: give one of them")
         if label_budget is not None and val_fraction > 0.5:
             problems.append(f"data.val_fraction is {val_fraction}, with a label budget it must be at most 0.5")
+        if (folds is None) != (fold is None):
+            problems.append(
+                f"data.folds is {folds} and data.fold {fold}: a run has one fold of several, such as --data.folds 5 "
+                "--data.fold 1; `fit --folds 5` makes the runs of all"
+            )
         source = FashionMNIST() if source is None else source
         self.source_name = type(source).__name__
         if source.storage_size is None:
@@ -115,6 +134,8 @@ class ImageDataModule(LightningDataModule):
         if size is None:
             problems.append(f"{self.source_name} needs --data.image_size: its files may have any size")
         odd = [name for name in source.class_names if clean(name) != name]
+        if sampler not in SAMPLERS:
+            raise unknown_name("sampler", sampler, SAMPLERS, "Set it with --data.sampler.")
         if odd:
             problems.append(
                 f"{self.source_name} has a class {odd[0]!r}: a class's name is UTF-8 text of one line, without control "
@@ -131,6 +152,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.label_budget, self.per_class, self.split_seed = label_budget, per_class, split_seed
+        self.sampler, self.folds, self.fold = sampler, folds, fold
         self.augment = augment or Augment()
         self.mix = mix if mix is not None and mix.active else None
         self.mixer: Mixer | None = None
@@ -149,13 +171,19 @@ class ImageDataModule(LightningDataModule):
         if self.splits:
             return
         self.loaded = load(self.source)
+        if self.folds is not None:
+            self.loaded = replace(self.loaded, test=None)  # which stays untouched
         if self.loaded.val is not None and self._val_fraction_given:
             raise UserError(
                 f"data.val_fraction is {self.val_fraction}, but {self.source_name} has validation images of its own: "
                 "none are split off. Leave it out, or take a source without them."
             )
+        fold = None
+        if self.folds is not None and self.fold is not None:
+            check_folds(self.loaded, self.folds, self.split_seed, self.class_names)
+            fold = self.fold, self.folds
         chosen = divide(
-            self.loaded, self.val_fraction, self.test_fraction, self.label_budget, self.per_class, self.split_seed
+            self.loaded, self.val_fraction, self.test_fraction, self.label_budget, self.per_class, self.split_seed, fold
         )
         spec, sets = self.input_spec, self.loaded.sets
         decoded = f"{self.loaded.fingerprint} {spec['storage_size']} {spec['resize']} {spec['crop']}"
@@ -207,12 +235,16 @@ class ImageDataModule(LightningDataModule):
         if seed is None or not declared(self.augment, "replayable"):
             return None
         world = 1 if trainer is None else trainer.world_size
-        return DrawnViews(self.splits["train"], self.augment, self.batch_size, self._shuffles(), seed, world)
+        train, shuffle = self.splits["train"], self._shuffles()
+        return DrawnViews(train, self.augment, self.batch_size, shuffle, seed, world, self.sampler)
 
     @property
     def class_counts(self) -> list[int]:
-        """Training images of each class, by label, up to the last class that has any."""
-        counts: list[int] = torch.bincount(self.splits["train"].labels).tolist()
+        """Training images of each class, by label."""
+        return self._count_classes("train")
+
+    def _count_classes(self, part: str) -> list[int]:
+        counts: list[int] = torch.bincount(self.splits[part].labels, minlength=len(self.class_names)).tolist()
         return counts
 
     def count_batches(self, processes: int = 1) -> int:
@@ -242,7 +274,7 @@ class ImageDataModule(LightningDataModule):
         split, trainer = self.splits[part], self.trainer
         seed = run_seed()
         if trainer is None:
-            return BatchLoader(split, batch_size, shuffle, seed or 0, workers=self.num_workers)
+            return BatchLoader(split, batch_size, shuffle, seed or 0, workers=self.num_workers, sampler=self.sampler)
         device = trainer.strategy.root_device
         self._place(split, device)
         if seed is None:
@@ -257,6 +289,7 @@ class ImageDataModule(LightningDataModule):
             trainer.world_size,
             self.num_workers,
             pin_memory=device.type == "cuda",
+            sampler=self.sampler,
         )
         self._loaders.append(loader)
         return loader
@@ -323,10 +356,14 @@ class ImageDataModule(LightningDataModule):
             "fingerprint": loaded.fingerprint if loaded else None,
             "class_names": self.class_names,
             "sizes": {name: len(split) for name, split in self.splits.items()},
+            "class_counts": {name: self._count_classes(name) for name in self.splits},
             "test_set": self._test_set(),
             "split_seed": self.split_seed,
+            "folds": self.folds,
+            "fold": self.fold,
             "label_budget": self.label_budget,
             "per_class": self.per_class,
+            "sampler": self.sampler,
             "skipped": loaded.skipped if loaded else [],
             **self.input_spec,
         }
@@ -345,6 +382,8 @@ class ImageDataModule(LightningDataModule):
             **self.input_spec,
             "augment": augment,
             "mix": None if self.mix is None else asdict(self.mix),
+            "sampler": self.sampler,
+            "fold": None if self.fold is None else f"{self.fold} of {self.folds}",
         }
 
     def _test_set(self) -> str | None:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import torch
 from torch import Tensor
 
+from fashion_tl.data.folds import assign_folds
 from fashion_tl.data.sources import Loaded
 
 _ROUNDS = 4  # of the groups, in which those taken early may be put back
@@ -19,6 +20,7 @@ def divide(
     label_budget: int | None = None,
     per_class: int | None = None,
     seed: int = 0,
+    fold: tuple[int, int] | None = None,
 ) -> dict[str, Tensor]:
     """Choose the images of train, val and test; what the source has not divided itself is split off its train images.
 
@@ -29,6 +31,7 @@ def divide(
         label_budget: Labelled images of each class, to train and to validate on; all if None.
         per_class: Most training images of each class; all if None.
         seed: The same seed gives the same choice.
+        fold: Which fold tests, from 1, and how many there are, in the place of ``test_fraction``.
 
     Returns:
         Sorted indices of each split into its set of ``loaded.sets``.
@@ -44,7 +47,10 @@ def divide(
         return indices[kept], indices[held]
 
     train, test = torch.arange(len(labels)), torch.arange(len(loaded.sets["test"]))
-    if loaded.test is None:
+    if loaded.test is None and fold is not None:
+        held = assign_folds(labels, groups, fold[1], seed) == fold[0]
+        train, test = train[~held], train[held]
+    elif loaded.test is None:
         train, test = hold_out(train, test_fraction, 1 if loaded.val is not None else 2)
     if label_budget is not None and loaded.val is None and groups is None:
         train, val = budget_split(labels, train, label_budget, val_fraction, seed)

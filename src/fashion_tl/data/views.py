@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fashion_tl.data.batches import Batch, BatchLoader, CachedFeatures, Split
+from fashion_tl.data.sampling import RANDOM
 from fashion_tl.seeds import generator_state, seed_batch, set_generator_state
 
 
@@ -27,6 +28,7 @@ class DrawnViews:
         shuffle: Whether the order of the images changes with the epoch.
         seed: Seed of the run.
         processes: Number of processes that train.
+        sampler: As for ``BatchLoader``.
     """
 
     split: Split
@@ -35,12 +37,13 @@ class DrawnViews:
     shuffle: bool
     seed: int
     processes: int
+    sampler: str = RANDOM
 
     def batches(self, epoch: int) -> list[tuple[int, int, Tensor]]:
         """List the batches of an epoch as process, number and positions (B,), one process after the other.
 
         The samples that no process sees in this epoch come last, in batches of a process that does not exist, so that
-        each sample is there once.
+        each sample is there: once, or as often as the sampler draws it.
         """
         found = [
             (rank, number, positions)
@@ -53,7 +56,7 @@ class DrawnViews:
         return found + [(self.processes, number, positions) for number, positions in enumerate(rest) if len(positions)]
 
     def order(self, epoch: int) -> Tensor:
-        """Return the positions (N,) of all samples in the order in which ``draw`` yields them."""
+        """Return the positions (R,) of all samples in the order in which ``draw`` yields them; R is N or more."""
         return torch.cat([positions for *_, positions in self.batches(epoch)])
 
     def draw(self, epoch: int, device: torch.device, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -82,7 +85,7 @@ class DrawnViews:
 
     def _loader(self, rank: int, epoch: int, workers: int = 0) -> BatchLoader:
         split, size = self.split, self.batch_size
-        loader = BatchLoader(split, size, self.shuffle, self.seed, rank, self.processes, workers)
+        loader = BatchLoader(split, size, self.shuffle, self.seed, rank, self.processes, workers, sampler=self.sampler)
         loader.set_epoch(epoch)
         return loader
 
@@ -91,28 +94,37 @@ class DrawnView(CachedFeatures):
     """Features of the one view of each sample that an epoch draws, in the order of the epoch's batches.
 
     Args:
-        arrays: The arrays of N rows that the upper stages take.
-        order: The position (N,) of the sample in each row.
+        arrays: The arrays of R rows that the upper stages take.
+        order: The position (R,) of the sample in each row; each of the N samples has one row, or several.
         states: States of the generators after each batch of this process was augmented (batches, S).
         dtype: As for ``CachedFeatures``.
+        first: The row (batches,) of the first sample of each batch of this process; needed where samples have several.
 
     Attributes:
-        own_epoch: Whether training is in the epoch that draws this view: dropout then draws what it would draw after
-            the augmentation. In later epochs other samples make up a batch, and it draws from the batch's own seed.
+        own_epoch: Whether training is in the epoch that draws this view: a sample that it draws several times is then
+            in each of its views in turn, and dropout draws what it would draw after the augmentation. In later epochs
+            other samples make up a batch: one of a sample's views is drawn, and dropout draws, by the batch's own seed.
     """
 
     def __init__(
-        self, arrays: Sequence[np.ndarray], order: Tensor, states: np.ndarray, dtype: torch.dtype | None = torch.float32
+        self,
+        arrays: Sequence[np.ndarray],
+        order: Tensor,
+        states: np.ndarray,
+        dtype: torch.dtype | None = torch.float32,
+        first: Sequence[int] = (),
     ) -> None:
         super().__init__([arrays], dtype=dtype)
-        self.row_of = torch.empty_like(order)
-        self.row_of[order] = torch.arange(len(order))
-        self.states, self.own_epoch = states, False
+        self.rows = order.argsort(stable=True)  # of the first sample, of the second, ...
+        self.counts = torch.bincount(order)
+        self.starts = self.counts.cumsum(0) - self.counts
+        self.several = len(order) > len(self.counts)
+        self.states, self.first, self.own_epoch = states, first, False
 
     def to(self, device: torch.device) -> DrawnView:
         """Move all rows to a device, once, where the caller knows that they fit."""
         super().to(device)
-        self.row_of = self.row_of.to(device)
+        self.rows, self.counts, self.starts = (each.to(device) for each in (self.rows, self.counts, self.starts))
         return self
 
     def fetch(self, batch: Batch, training: bool) -> tuple[Tensor, ...]:
@@ -120,4 +132,13 @@ class DrawnView(CachedFeatures):
         device = batch.labels.device
         if training and self.own_epoch and batch.number is not None:
             set_generator_state(torch.from_numpy(self.states[batch.number].copy()), device)
-        return self.gather(self.row_of[batch.positions.to(self.row_of.device)], device)
+            if self.several:
+                start = self.first[batch.number]
+                return self.gather(torch.arange(start, start + len(batch), device=self.device), device)
+        positions = batch.positions.to(self.device)
+        rows = self.starts[positions]
+        if self.several:
+            counts = self.counts[positions]
+            draws = torch.rand(len(rows), device=device, dtype=torch.float32).to(self.device)
+            rows = rows + (draws * counts).long().minimum(counts - 1)
+        return self.gather(self.rows[rows], device)

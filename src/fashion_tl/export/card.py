@@ -12,6 +12,7 @@ from fashion_tl import __version__
 from fashion_tl.errors import UserError
 from fashion_tl.export.subject import Subject
 from fashion_tl.inspection.calibration import UNSCALED, Calibration, read_calibration
+from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.metrics.metrics import softmax
 from fashion_tl.metrics.uncertainty import bootstrap_intervals, calibration_interval, wilson_interval
 from fashion_tl.plain_text import clean
@@ -19,9 +20,9 @@ from fashion_tl.records.predictions import read_predictions
 
 FIGURES = {
     "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
     "macro_precision": "macro precision",
-    "macro_recall": "macro recall",
     "loss": "loss (nats)",
     "calibration_error": "calibration error",
 }
@@ -101,6 +102,8 @@ def _training(subject: Subject) -> list[str]:
         "images": data.get("source"),
         "fingerprint of images and labels": data.get("fingerprint"),
         **{f"{name} images": f"{sizes[name]:,}" if name in sizes else None for name in ("train", "val", "test")},
+        "training images of a class": _class_sizes(data),
+        "sampler": data.get("sampler"),
         "unreadable files left out": f"{left_out}" if "skipped" in data else None,
         "labelled images of each class at most": data.get("label_budget") or data.get("per_class") or "no limit",
         "seed, seed of the split": f"{subject.record.get('seed')}, {data.get('split_seed')}",
@@ -120,6 +123,13 @@ def _training(subject: Subject) -> list[str]:
     told = f"```\n{clean(command)}\n```" if command else "The record holds no command."
     table = _table(("what", "value"), [(name, _cell(value)) for name, value in rows.items()])
     return ["## Training", table, f"Command:\n\n{told}"]
+
+
+def _class_sizes(data: Mapping[str, Any]) -> str | None:
+    counts = (data.get("class_counts") or {}).get("train")
+    if not counts:
+        return None
+    return imbalance(counts, data["class_names"]) or f"{min(counts):,} to {max(counts):,}"
 
 
 def _test(subject: Subject, class_names: Sequence[str]) -> list[str]:

@@ -153,7 +153,8 @@ class Extraction:
     ) -> None:
         """Compute the features at some boundaries in one pass over a split."""
         began = time.perf_counter()
-        count = len(split) * len(views.names)
+        images_of_view = views.rows(split)
+        count = images_of_view * len(views.names)
         rows_of = self._rows(list(missing), count)
         sizes = self.sizes(split, views, rows_of, list(missing))
         fitting = self._fitting(sizes, boundary)
@@ -173,7 +174,7 @@ class Extraction:
         below = below if self.pooling is None else f"{len(fitting)} boundaries, pooled,"
         where = f"{part}{views.label} below {below}"
         seconds = time.perf_counter() - began
-        print(f"cache: features of {where} computed once, {len(split):,} images in {seconds:.1f} s")
+        print(f"cache: features of {where} computed once, {images_of_view:,} images in {seconds:.1f} s")
 
     def _fitting(self, sizes: Mapping[int, dict[str, Any]], boundary: int) -> list[int]:
         """Choose the boundaries whose features fit the disk and the limit; the one that is needed comes first.
@@ -198,8 +199,9 @@ class Extraction:
     ) -> dict[int, dict[str, Any]]:
         """Return by boundary the dtype and the shape of each array of an entry."""
         found: dict[int, dict[str, Any]] = {b: dict(views.others(split, self._device)) for b in boundaries}
+        count = views.rows(split)
         for b, name, row in rows_of(dict.fromkeys(views.names, next(split.in_order(1)))):
-            found[b][name] = (row.dtype, (len(split), *row.shape[1:]))
+            found[b][name] = (row.dtype, (count, *row.shape[1:]))
         return found
 
     def required_bytes(self, split: Split, views: Views, boundary: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fashion_tl.data.augment_ops import blend
 from fashion_tl.data.batches import VIEWS, BatchLoader, Split
 from fashion_tl.data.policies import trivial_augment
+from fashion_tl.data.sampling import balanced_order
 from fashion_tl.data.views import DrawnViews
 from fashion_tl.features.keys import object_hash
 from fashion_tl.seeds import generator_state, seed_batch
@@ -20,7 +21,7 @@ from fashion_tl.seeds import generator_state, seed_batch
 Made = tuple[Mapping[str, Tensor], Mapping[str, np.ndarray]]  # images (B, C, H, W) by view, rows of other arrays
 
 # What images of drawn views come from beside the augmentation: a class or a function counts with its whole file.
-_CODE = (DrawnViews, BatchLoader, seed_batch, blend, trivial_augment)
+_CODE = (DrawnViews, BatchLoader, balanced_order, seed_batch, blend, trivial_augment)
 
 
 class Views(ABC):
@@ -45,6 +46,10 @@ class Views(ABC):
     def others(self, split: Split, device: torch.device) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Return dtype and shape of the other arrays."""
         return {}
+
+    def rows(self, split: Split) -> int:
+        """Return how many images each view is made of: every one of the split once."""
+        return len(split)
 
 
 class FixedViews(Views):
@@ -89,6 +94,7 @@ class DrawnEpoch(Views):
             "batch_size": views.batch_size,
             "shuffle": views.shuffle,
             "processes": views.processes,
+            "sampler": views.sampler,
         }
 
     def made(self, split: Split, batch_size: int, workers: int, device: torch.device) -> Iterator[Made]:
@@ -110,3 +116,7 @@ class DrawnEpoch(Views):
         """Return the array of the generators' states."""
         shape = (len(self.views.batches(self.epoch)), len(generator_state(device)))
         return {"generators": (np.dtype(np.uint8), shape)}
+
+    def rows(self, split: Split) -> int:
+        """Return how many images the epoch draws, and those besides that it does not."""
+        return len(self.views.order(self.epoch))

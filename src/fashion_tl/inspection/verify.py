@@ -148,7 +148,7 @@ def _figures(paths: RunPaths, record: dict[str, Any]) -> Iterator[Check]:
 def _independent(logits: Any, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - arrays
     """Compute the scalar figures without this package's functions."""
     import numpy as np
-    from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support, recall_score
 
     values = np.asarray(logits, dtype=np.float64)
     classes, predicted = range(values.shape[1]), values.argmax(axis=1)
@@ -158,6 +158,8 @@ def _independent(logits: Any, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - 
         "images": len(labels),
         "accuracy": float(accuracy_score(labels, predicted)),
         "loss": float(loss.mean()),
-        **{f"macro_{name}": float(macro[i]) for i, name in enumerate(("precision", "recall", "f1"))},
+        "balanced_accuracy": float(recall_score(labels, predicted, labels=np.unique(labels), average="macro")),
+        "macro_precision": float(macro[0]),
+        "macro_f1": float(macro[2]),
         "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
     }

@@ -156,11 +156,14 @@ def _configuration(
     return module if began else None, checks
 
 
+_OF_DATA = ("label_budget", "per_class", "split_seed", "sampler", "folds", "fold")
+
+
 def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
     model, data = record.get("model") or {}, record.get("data") or {}
     names = ("lr", "backbone_lr", "optimizer", "batch_norm", "schedule", "objective", "max_epochs")
     settings = {name: model[name] for name in names if model.get(name) is not None}
-    sizes = {name: data[name] for name in ("image_size", "label_budget", "per_class", "split_seed") if name in data}
+    sizes = {name: data[name] for name in ("image_size", *_OF_DATA) if name in data}
     return {"seed": record.get("seed"), "name": record.get("name"), **settings, **sizes}
 
 
@@ -177,7 +180,7 @@ def _of_config(config: Namespace, module: ImageClassifier) -> dict[str, Any]:
         "objective": type(module.objective).__name__,
         "max_epochs": config.trainer.max_epochs,
         "image_size": module.input_spec.image_size,
-        **{name: data.get(name) for name in ("label_budget", "per_class", "split_seed")},
+        **{name: data.get(name) for name in _OF_DATA},
     }
 
 

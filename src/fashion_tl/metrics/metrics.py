@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,15 @@ def per_class(matrix: Ints) -> dict[str, Floats]:
     }
 
 
+def balanced_accuracy(matrix: Ints) -> float:
+    """Compute the mean recall over the classes that occur, from a confusion matrix (K, K) of at least one image.
+
+    Every class counts the same, however many images it has (Brodersen et al. 2010); a guess gives 1 / K.
+    """
+    actual = matrix.sum(axis=1)
+    return float((np.diag(matrix)[actual > 0] / actual[actual > 0]).mean())
+
+
 def calibration_error(probabilities: Floats, labels: Ints, bins: int = 15) -> float:
     """Compute the expected calibration error (Naeini 2015, Guo 2017): mean gap of confidence and accuracy, 0 to 1.
 
@@ -61,6 +71,13 @@ def calibration_error(probabilities: Floats, labels: Ints, bins: int = 15) -> fl
     return float(np.abs(np.bincount(index, weights=confidence - correct)).sum() / len(labels))
 
 
+def headline(figures: Mapping[str, Any]) -> str:
+    """Say the main figures of ``summarise`` in a line."""
+    names = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "loss": "loss"}
+    told = ", ".join(f"{name} {figures[key]:.4f}" for key, name in names.items())
+    return f"test {told} on {figures['images']:,} images"
+
+
 def summarise(logits: npt.ArrayLike, labels: npt.ArrayLike, class_names: list[str]) -> dict[str, Any]:
     """Compute the test figures that a run's record holds.
 
@@ -70,8 +87,8 @@ def summarise(logits: npt.ArrayLike, labels: npt.ArrayLike, class_names: list[st
         class_names: Names of the K classes.
 
     Returns:
-        Plain values: accuracy, loss, macro precision, recall and F1, calibration error, the same per class, and the
-        confusion matrix.
+        Plain values: accuracy, balanced accuracy (the macro recall), loss, macro precision and F1, calibration error,
+        precision, recall and F1 of each class, and the confusion matrix.
 
     Raises:
         UserError: If a logit is not finite, as after a training that diverged.
@@ -90,8 +107,9 @@ def summarise(logits: npt.ArrayLike, labels: npt.ArrayLike, class_names: list[st
     return {
         "images": len(truth),
         "accuracy": float(np.mean(predicted == truth)),
+        "balanced_accuracy": balanced_accuracy(matrix),
         "loss": cross_entropy(logits, truth),
-        **{f"macro_{name}": float(values.mean()) for name, values in classes.items()},
+        **{f"macro_{name}": float(classes[name].mean()) for name in ("precision", "f1")},
         "calibration_error": calibration_error(probabilities, truth),
         "per_class": {
             name: {figure: float(values[i]) for figure, values in classes.items()} for i, name in enumerate(class_names)

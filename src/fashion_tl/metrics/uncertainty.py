@@ -12,7 +12,7 @@ from scipy import special
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.calibration import bin_index
 from fashion_tl.metrics.checks import check_level, check_probabilities, check_scores
-from fashion_tl.metrics.metrics import per_class, softmax
+from fashion_tl.metrics.metrics import balanced_accuracy, per_class, softmax
 
 CALIBRATION_BINS = 15
 CLEAR = 3.0  # deviations from which the sign of a bin's gap counts as known
@@ -47,7 +47,8 @@ def bootstrap_intervals(
     """Compute percentile bootstrap intervals over the test images (Efron 1979; Efron and Tibshirani 1993, chapter 13).
 
     Each resample draws N images with replacement, ``rng.integers(0, N, N)`` in turn from ``default_rng(seed)``, and
-    figures are those of ``summarise``: a class that a resample leaves out counts as 0 in its means.
+    figures are those of ``summarise``: a class that a resample leaves out counts as 0 in the means of precision and
+    F1, and is left out of the balanced accuracy.
 
     Args:
         logits: Logits (N, K).
@@ -57,8 +58,8 @@ def bootstrap_intervals(
         level: Share of the resampled figures inside the interval, above 0 and below 1.
 
     Returns:
-        Lower and upper bound of "loss", "macro_precision", "macro_recall" and "macro_f1". The calibration error is not
-        among them: resampling adds its upward bias once more, so that such an interval misses a small error;
+        Lower and upper bound of "loss", "balanced_accuracy", "macro_precision" and "macro_f1". The calibration error is
+        not among them: resampling adds its upward bias once more, so that such an interval misses a small error;
         ``calibration_interval`` is made for it.
 
     Raises:
@@ -80,11 +81,12 @@ def bootstrap_intervals(
     for row in figures:
         drawn = np.bincount(rng.integers(0, images, images), minlength=images).astype(np.float64)
         matrix = np.bincount(cell, weights=drawn, minlength=classes * classes).reshape(classes, classes)
-        macro = per_class(matrix.astype(np.int64))
+        counts = matrix.astype(np.int64)
+        macro = per_class(counts)
         row[0] = drawn @ loss / images
-        row[1:4] = macro["precision"].mean(), macro["recall"].mean(), macro["f1"].mean()
+        row[1:4] = balanced_accuracy(counts), macro["precision"].mean(), macro["f1"].mean()
     low, high = np.quantile(figures, [tail, 1 - tail], axis=0).tolist()
-    names = ("loss", "macro_precision", "macro_recall", "macro_f1")
+    names = ("loss", "balanced_accuracy", "macro_precision", "macro_f1")
     return {name: (low[i], high[i]) for i, name in enumerate(names)}
 
 

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from fashion_tl.errors import UserError
+from fashion_tl.metrics.metrics import headline
 from fashion_tl.probe.linear import StageProbe, probe_stage
 from fashion_tl.probe.result import linear_of, record_probe
 from fashion_tl.probe.stages import read_stages
@@ -121,8 +122,9 @@ def run(config: Namespace, command: str, name: str | None = None) -> Probe:
         }
         text = dump("probe", config)
         paths = record_probe(config, model, built.data, trainer, stages, suggestion, skipped, facts, text)
-    print(_told(paths, stages, suggestion, skipped, model))
-    return Probe(paths, stages, suggestion, read_record(paths.logs))
+    record = read_record(paths.logs)
+    print(_told(paths, record["test"], suggestion, skipped, model))
+    return Probe(paths, stages, suggestion, record)
 
 
 def _solve(
@@ -162,16 +164,18 @@ def _row(stage: StageProbe) -> str:
 
 
 def _told(
-    paths: RunPaths, stages: list[StageProbe], suggestion: Suggestion, skipped: dict[str, str], model: ImageClassifier
+    paths: RunPaths,
+    test: Mapping[str, Any],
+    suggestion: Suggestion,
+    skipped: dict[str, str],
+    model: ImageClassifier,
 ) -> str:
     lines = [f"left out: {name}, {why}" for name, why in skipped.items()]
-    last = stages[-1]
     where = model.network.describe(suggestion.boundary)
     top = len(model.network.stage_names) - suggestion.boundary
-    tested = f"test accuracy {last.accuracy['test']:.4f}, loss {last.loss['test']:.4f}"
     lines += [
         f"suggested: train {where} (--model.train {top or 'head'}): {suggestion.why}.",
-        f"{paths.name} version {paths.version}: {tested} on {len(last.test_logits):,} test images",
+        f"{paths.name} version {paths.version}: {headline(test)}",
         f"record: {paths.logs}   checkpoint: {paths.best}",
     ]
     return "\n".join(lines)

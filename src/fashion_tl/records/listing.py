@@ -26,7 +26,8 @@ def runs(*names: str, log_dir: Path = Path("lightning_logs"), newest: bool = Fal
     from fashion_tl.records.record import COMPLETED, all_records
 
     table = Table(
-        "run", "version", "status", "test accuracy", "macro F1", "trained / all parameters", "epochs", "seconds"
+        *("run", "version", "status", "test accuracy", "balanced accuracy", "macro F1"),
+        *("trained / all parameters", "epochs", "seconds"),
     )
     rows: dict[str, list[list[str]]] = {}
     known: dict[str, None] = {}
@@ -52,7 +53,7 @@ def runs(*names: str, log_dir: Path = Path("lightning_logs"), newest: bool = Fal
     for name in names or rows:
         for row in rows[name]:
             table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def _columns(record: dict[str, Any]) -> list[str]:
@@ -60,8 +61,10 @@ def _columns(record: dict[str, Any]) -> list[str]:
     trained = [phase.get("trained_parameters") or 0 for phase in model.get("phases") or []]
     return [
         str(record["status"]),
-        f"{test['accuracy']:.4f}" if "accuracy" in test else "not recorded",
-        f"{test['macro_f1']:.4f}" if "macro_f1" in test else "not recorded",
+        *(
+            f"{test[name]:.4f}" if name in test else "not recorded"
+            for name in ("accuracy", "balanced_accuracy", "macro_f1")
+        ),
         f"{max(trained):,} / {model['parameters']:,}" if trained and "parameters" in model else "not recorded",
         str(len(time["epoch_seconds"])) if "epoch_seconds" in time else "not recorded",
         f"{time['fit_seconds']:.0f}" if "fit_seconds" in time else "not recorded",

@@ -26,6 +26,10 @@ TYPES: dict[str, type] = {  # what is read of a record; all but the status may b
     "files": dict,
     "data": dict,
     "model": dict,
+    "data.class_counts": dict,
+    "data.class_counts.train": list,
+    "data.fold": int,
+    "data.folds": int,
     "test": dict,
     "time": dict,
     "best": dict,
@@ -33,6 +37,7 @@ TYPES: dict[str, type] = {  # what is read of a record; all but the status may b
     "members": list,
     "environment": dict,
     "test.accuracy": float,
+    "test.balanced_accuracy": float,
     "test.macro_f1": float,
     "test.loss": float,
     "time.epoch_seconds": list,
@@ -103,6 +108,14 @@ def next_paths(log_dir: Path, checkpoint_dir: Path, name: str) -> RunPaths:
     """Return the folders of the next version of a run; none of them exists yet."""
     taken = [*versions(log_dir, name), *versions(checkpoint_dir, name)]
     return paths_of(log_dir, checkpoint_dir, check_name(name), max(taken, default=-1) + 1)
+
+
+Fold = tuple[int | None, int | None, int | None]
+
+
+def _fold_words(fold: Fold) -> str:
+    number, folds, seed = fold
+    return "no fold" if number is None else f"fold {number} of {folds} (split seed {seed})"
 
 
 class TakenError(UserError):
@@ -185,20 +198,45 @@ def all_records(log_dir: Path) -> Iterator[tuple[Path, dict[str, Any] | UserErro
                 yield folder, error
 
 
-def newest_completed(log_dir: Path, checkpoint_dir: Path, name: str) -> RunPaths:
+NO_FOLD: Fold = (None, None, None)  # of a run that is no part of a cross-validation
+
+
+def fold_of(record: dict[str, Any]) -> Fold:
+    """Return which fold a run has held out to test on, of how many, divided by which seed."""
+    data = record.get("data") or {}
+    return NO_FOLD if data.get("fold") is None else (data["fold"], data.get("folds"), data.get("split_seed"))
+
+
+def newest_completed(log_dir: Path, checkpoint_dir: Path, name: str, fold: Fold | None = None) -> RunPaths:
     """Find the newest completed version of a run.
 
+    Args:
+        log_dir: Folder of all records.
+        checkpoint_dir: Folder of all checkpoints.
+        name: Name of the run.
+        fold: The fold that it must have held out, as ``fold_of`` tells it; any if not given.
+
     Raises:
-        UserError: If no run of that name was completed; the message names the command that makes one.
+        UserError: If no run of that name was completed, the message names the command that makes one; or if none of
+            them held out that fold.
     """
+    other: Fold | None = None
     for version in reversed(versions(log_dir, name)):
         paths = paths_of(log_dir, checkpoint_dir, name, version)
         try:
-            done = read_record(paths.logs)["status"] == COMPLETED
+            record = read_record(paths.logs)
         except UserError:
             continue
-        if done and paths.best.is_file():
-            return paths
+        if record["status"] == COMPLETED and paths.best.is_file():
+            if fold is None or fold_of(record) == fold:
+                return paths
+            other = other or fold_of(record)
+    if fold is not None and other is not None:
+        raise UserError(
+            f"no completed version of the run {name!r} in {log_dir} held out {_fold_words(fold)}, the newest held out "
+            f"{_fold_words(other)}: its network may have trained on images that this run tests. Run it in the same "
+            "way (--folds, --data.split_seed), or name a checkpoint by its path that has seen none of them."
+        )
     known = sorted({p.parent.parent.name for p in log_dir.glob("*/version_*/run.json")})
     if known and name not in known:
         raise unknown_name("run", name, known, f"No run of that name is in {log_dir}; `make {name}` may make one.")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.plain_text import clean
 from fashion_tl.records.record import METRICS, PREDICTIONS, RECORD
 from fashion_tl.report.figures import Entry
@@ -136,10 +137,22 @@ def best_epoch(run: Run) -> float | None:
     return None if best is None else best + 1
 
 
+def class_counts(run: Run) -> list[int] | None:
+    """Return the training images of each class; None if they are not recorded, or not whole."""
+    found = run.get("data", "class_counts", "train")
+    if not isinstance(found, list) or len(found) != len(run.class_names) or not found:
+        return None
+    return found if all(isinstance(count, int) and count >= 0 for count in found) else None
+
+
 def data(run: Run) -> str | None:
-    """Name the training data and how many images there are."""
-    source, images = run.text("data", "source"), run.number("data", "sizes", "train")
-    return source and (source if images is None else f"{source}, {images:,.0f}")
+    """Name the training data, how many images there are, and how far apart the sizes of classes lie."""
+    source, images, counts = run.text("data", "source"), run.number("data", "sizes", "train"), class_counts(run)
+    if source is None or images is None:
+        return source
+    told = None if counts is None else imbalance(counts, run.class_names)
+    sampler = ", balanced sampler" if run.get("data", "sampler") == "balanced" else ""
+    return f"{source}, {images:,.0f}" + (f"; of a class {told}" if told else "") + sampler
 
 
 def weights(run: Run) -> str | None:
@@ -169,12 +182,12 @@ def _number(key: str, heading: str, shown: Callable[[Value], str], *path: str) -
 COLUMNS = (
     _figure("accuracy", "Accuracy"),
     _study("accuracy", "Study\u2019s accuracy"),
+    _figure("balanced_accuracy", "Balanced accuracy"),
     _figure("macro_f1", "Macro F1"),
     _study("macro_f1", "Study\u2019s F1"),
     _figure("loss", "Loss"),
     _study("loss", "Study\u2019s loss"),
-    _figure("macro_precision", "Precision"),
-    _figure("macro_recall", "Recall"),
+    _figure("macro_precision", "Macro precision"),
     _figure("calibration_error", "Calibration error"),
     Column("architecture", "Architecture", lambda e: e.run.text("model", "architecture")),
     Column("strategy", "What trains", lambda e: strategy(e.run)),

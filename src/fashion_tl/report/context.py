@@ -10,9 +10,10 @@ import numpy as np
 from fashion_tl.plots.filters import filter_grid
 from fashion_tl.report.analyses import analyses
 from fashion_tl.report.charts import COSTS, reliability_diagram
-from fashion_tl.report.columns import COLUMNS, Column, fixed, interval_text, seconds
+from fashion_tl.report.columns import COLUMNS, Column, class_counts, fixed, interval_text, seconds
 from fashion_tl.report.exports import spread_text
 from fashion_tl.report.figures import Comparison, Entry, Spread
+from fashion_tl.report.folds import fold_table, folds_of
 from fashion_tl.report.pairs import CORNER, MATRIX_CLASSES, SIGNIFICANT, configurations, p_text, significance, two_runs
 from fashion_tl.report.run_files import FILTERS
 from fashion_tl.report.svg import Plot
@@ -22,10 +23,10 @@ from fashion_tl.report.thumbnails import data_uri, png_of
 LONG = 40  # letters from which a text has a wider column
 SPREAD = {
     "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
     "loss": "Loss",
-    "macro_precision": "Precision",
-    "macro_recall": "Recall",
+    "macro_precision": "Macro precision",
     "calibration_error": "Calibration error",
     "fit_seconds": "Seconds",
 }
@@ -63,6 +64,7 @@ def section(compared: Comparison, plots: dict[str, Plot], log_dir: Path) -> dict
         "cost": drawn(*(f"accuracy_against_{name}" for name in COSTS)),
         "significance": significance(compared),
         "seeds": seeds(compared.spreads),
+        "folds": fold_table(folds_of(compared.section.folds, entries)),
         "classes": classes(compared),
         "confusion": confusion,
         "matrices": matrices(compared),
@@ -169,6 +171,7 @@ def classes(compared: Comparison) -> Table | None:
     if not figures:
         return None
     support = figures[0].matrix.sum(axis=1)
+    trained = _trained_on(compared)
     groups = []
     for key, title in (("f1", "F1"), ("precision", "Precision"), ("recall", "Recall")):
         values = np.array([found.classes[key] for found in figures])
@@ -184,16 +187,24 @@ def classes(compared: Comparison) -> Table | None:
                 )
                 for value in values[:, place].tolist()
             ]
-            rows.append(Row(Cell(name), [number(f"{support[place]:,}", int(support[place])), *cells]))
+            images = [counts[place] for counts in (*trained, support.tolist())]
+            rows.append(Row(Cell(name), [*(number(f"{count:,}", count) for count in images), *cells]))
         means = [number(f"{value:.4f}", value) for value in values.mean(axis=1).tolist()]
-        images = number(f"{support.sum():,}", int(support.sum()))
-        rows.append(Row(Cell("mean"), [images, *means], {"class": "mean"}))
+        sums = [sum(counts) for counts in (*trained, support.tolist())]
+        rows.append(Row(Cell("mean"), [*(number(f"{count:,}", count) for count in sums), *means], {"class": "mean"}))
         groups.append((title, rows))
     caption = (
         "Classification reports: F1, precision and recall of each class, the best of each row bold; shaded by the "
         "distance from 1."
     )
-    return Table(caption, [Cell("Class"), Cell("Images"), *map(named, scored)], groups, "report")
+    heads = [Cell("Class"), *(Cell("Training images") for _ in trained), Cell("Test images" if trained else "Images")]
+    return Table(caption, [*heads, *map(named, scored)], groups, "report")
+
+
+def _trained_on(compared: Comparison) -> list[list[int]]:
+    """Return the training images of each class (K,) as the only item, if all runs were trained on as many."""
+    found = [class_counts(entry.run) for entry in compared.scored]
+    return [found[0]] if found[0] is not None and all(each == found[0] for each in found) else []
 
 
 def matrices(compared: Comparison) -> list[Table]:

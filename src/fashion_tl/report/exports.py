@@ -11,9 +11,11 @@ from typing import Any
 
 from fashion_tl.report.columns import COLUMNS, interval_text
 from fashion_tl.report.figures import SCALARS, Comparison, Spread
+from fashion_tl.report.folds import fold_rows, folds_of
 from fashion_tl.report.selection import LeftOut
 from fashion_tl.report.svg import Plot
 
+HEADLINE = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1", "loss": "Loss"}
 PAGE, RESULTS, MARKDOWN = "index.html", "results.json", "table.md"  # of a study
 
 
@@ -63,11 +65,15 @@ def markdown_text(sections: Sequence[Comparison], left_out: Sequence[LeftOut]) -
         parts.append(markdown_table(header, rows))
         if compared.spreads:
             rows = [
-                [s.entry.label, str(len(s.seeds)), *(spread_text(s, name) for name in ("accuracy", "macro_f1", "loss"))]
+                [s.entry.label, str(len(s.seeds)), *(spread_text(s, name) for name in HEADLINE)]
                 for s in compared.spreads
             ]
             parts.append("Mean and standard deviation over seeds:")
-            parts.append(markdown_table(["Run", "Seeds", "Accuracy", "Macro F1", "Loss"], rows))
+            parts.append(markdown_table(["Run", "Seeds", *HEADLINE.values()], rows))
+        folds = folds_of(compared.section.folds, compared.entries)
+        if folds:
+            parts += ["Mean over folds, and pooled over their images, with 95 % intervals:"]
+            parts.append(markdown_table(*fold_rows(folds)))
         if compared.pairs:
             rows = [
                 [p.a.label, p.b.label, str(p.test.only_a), str(p.test.only_b), f"{p.test.p:.3g}", f"{p.p:.3g}"]

@@ -24,7 +24,7 @@ from fashion_tl.records.predictions import Predictions
 from fashion_tl.report.run_files import Run
 from fashion_tl.report.sections import Section
 
-SCALARS = ("accuracy", "loss", "macro_precision", "macro_recall", "macro_f1", "calibration_error")
+SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "macro_precision", "calibration_error")
 TOLERANCE = 1e-6  # relative; a record's figures come from the same logits
 
 
@@ -33,7 +33,7 @@ class Figures:
     """Test figures of a run.
 
     Attributes:
-        values: Accuracy, loss, macro precision, recall and F1, calibration error.
+        values: Accuracy, balanced accuracy, macro F1, loss, macro precision, calibration error.
         intervals: Their 95 % intervals: Wilson's for the accuracy, inverted tests for the calibration error, the
             bootstrap for the others.
         classes: Precision, recall and F1 of each class (K,).

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from fashion_tl.records.record import PREDICTIONS
 from fashion_tl.report.run_files import Run, read_results
 from fashion_tl.report.selection import LeftOut, find, open_completed
 
-START = "model.init_args.init_from"
+START, FOLD = "model.init_args.init_from", "data.fold"
 
 
 @dataclass(eq=False)
@@ -29,6 +30,8 @@ class Section:
         test_set: What identifies the test images and classes; None if not recorded.
         runs: The runs, one of each group of seeds.
         seeds: For the label of a run, the runs that differ from it in nothing but the seed, itself first.
+        folds: For the label of a run that is one of several folds, those that differ from it in fold and seed alone,
+            itself first: the newest of each.
         title: What it is called: the source of its data, and more where that does not tell sections apart.
         slug: What its files are called by.
     """
@@ -38,6 +41,7 @@ class Section:
     test_set: str | None
     runs: list[Run] = field(default_factory=list)
     seeds: dict[str, list[Run]] = field(default_factory=dict)
+    folds: dict[str, list[Run]] = field(default_factory=dict)
     title: str = ""
     slug: str = ""
 
@@ -67,7 +71,10 @@ def collect(wanted: list[str], log_dir: Path) -> tuple[list[Section], list[LeftO
     for section in sections:
         _drop_other_labels(section, left_out)
         for run in section.runs:
-            section.seeds[run.label] = [run, *_seeds(run, siblings[run], shown, left_out)]
+            folds = section.folds[run.label] = _folds(run, siblings[run])
+            elsewhere = {other.folder for other in folds if other.get("data", "fold") != run.get("data", "fold")}
+            others = [folder for folder in siblings[run] if folder not in elsewhere]
+            section.seeds[run.label] = [run, *_seeds(run, others, shown, left_out)]
     sections = sorted((s for s in sections if s.runs), key=lambda s: (-len(s.runs), s.runs[0].label))
     if not sections:
         reasons = "".join(f"\n  {item.run}: {item.why}" for item in left_out)
@@ -187,13 +194,35 @@ def _seeds(run: Run, others: list[Path], shown: set[Path], left_out: list[LeftOu
     return found
 
 
-def _differs(run: Run, other: Run) -> str | None:
-    """Say why two versions of a name are not two seeds of one experiment; None if they are."""
+def _folds(run: Run, others: list[Path]) -> list[Run]:
+    """Find the completed versions that differ from a fold in fold and seed alone, the newest of each; none of no fold.
+
+    The row of such a run shows its own fold.
+    """
+    if not isinstance(run.get("data", "fold"), int) or not isinstance(run.get("data", "folds"), int):
+        return []
+    found = {(run.get("data", "fold"), str(run.get("seed"))): run}
+    for folder in others:
+        other = open_completed(folder, [])
+        if other is None or _differs(run, other, folds=True) is not None:
+            continue
+        key = other.get("data", "fold"), str(other.get("seed"))
+        if isinstance(key[0], int) and key not in found:
+            read_results(other)
+            found[key] = other
+    run.notes.append(f"its row shows fold {run.get('data', 'fold')} of {run.get('data', 'folds')} alone")
+    return list(found.values())
+
+
+def _differs(run: Run, other: Run, folds: bool = False) -> str | None:
+    """Say why two versions of a name are not two seeds (or folds) of one experiment; None if they are."""
+    mine: Any
+    theirs: Any
     for what, mine, theirs in (
         ("the version of fashion_tl is another", _library(run), _library(other)),
         ("the class names are others", run.class_names, other.class_names),
         ("the data are others", run.get("data", "fingerprint"), other.get("data", "fingerprint")),
-        ("the test set is another", run.get("data", "test_set"), other.get("data", "test_set")),
+        ("the test set is another", *(None if folds else one.get("data", "test_set") for one in (run, other))),
     ):
         if mine != theirs:
             return f"{what}, or not recorded"
@@ -203,19 +232,19 @@ def _differs(run: Run, other: Run) -> str | None:
     every = mine.keys() | theirs.keys()
     keys = sorted(
         key
-        for key in every - {"seed_everything", "data.source.init_args.root", START}
+        for key in every - {"seed_everything", "data.source.init_args.root", START} - ({FOLD} if folds else set())
         if mine.get(key) != theirs.get(key)
     )
     if keys:
         return f"the configuration differs ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
     if mine.get(START) != theirs.get(START):
-        return _starts_differ(run, other)
+        return _starts_differ(run, other, folds)
     weights = [one.get("model", "weights_hash") for one in (run, other)]
     random = any(str(one.get("model", "weights")).startswith("random") for one in (run, other))
     return None if random or weights[0] == weights[1] else "it started from other weights of the same name"
 
 
-def _starts_differ(run: Run, other: Run) -> str | None:
+def _starts_differ(run: Run, other: Run, folds: bool) -> str | None:
     """Say why the runs that two versions started from are not two seeds of one experiment; None if they are."""
     starts = []
     for one in (run, other):
@@ -224,5 +253,5 @@ def _starts_differ(run: Run, other: Run) -> str | None:
         starts.append(open_completed(started, []) if version.name.startswith("version_") else None)
     if starts[0] is None or starts[1] is None:
         return "it started from another run, which cannot be compared"
-    why = _differs(starts[0], starts[1])
+    why = _differs(starts[0], starts[1], folds)
     return None if why is None else f"it started from another run: there {why}"

@@ -20,8 +20,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from fashion_tl.callbacks.weight_average import WeightAverage
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.models.staged import count_parameters
-from fashion_tl.records.record import RunPaths, newest_completed
+from fashion_tl.records.record import NO_FOLD, RunPaths, newest_completed
 from fashion_tl.runs.parser import make_trainer, without_weights
 from fashion_tl.runs.ranges import check_lengths
 from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_state
@@ -57,10 +58,18 @@ def settle(config: Namespace) -> Path | None:
 
 
 def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whatever a setting has in its place
-    """Return the best checkpoint of the newest completed run of a name; what is no name stays as it is."""
+    """Return the best checkpoint of the newest completed run of a name; what is no name stays as it is.
+
+    Of a run of several folds it is the newest version that held out the same one: any other has trained on images that
+    this run tests.
+
+    Raises:
+        UserError: If there is none.
+    """
     if not isinstance(run, str) or not run or run.endswith(".ckpt"):
         return run
-    return str(newest_completed(config.log_dir, config.checkpoint_dir, run).best)
+    held = config.data.get("fold"), config.data.get("folds"), config.data.get("split_seed")
+    return str(newest_completed(config.log_dir, config.checkpoint_dir, run, held if held[0] else NO_FOLD).best)
 
 
 def settle_named_runs(config: Namespace, started: bool = False) -> None:
@@ -115,7 +124,7 @@ def to_record(config: Namespace) -> Namespace:
     """Return the configuration that a record keeps: it runs the whole again, once."""
     changed = config.clone()
     changed.ckpt_path, changed.resume = None, False
-    changed.seeds, changed.search, changed.processes = 1, None, 1
+    changed.seeds, changed.folds, changed.search, changed.processes = 1, None, None, 1
     return changed
 
 
@@ -227,6 +236,13 @@ def set_rates(config: Namespace, model: ImageClassifier, lr: float, backbone_lr:
     config.model.init_args.lr, config.model.init_args.backbone_lr, config.find_lr = lr, backbone_lr, False
 
 
+def _correction(model: ImageClassifier, data: ImageDataModule) -> str:
+    """Say what a run does about the imbalance of its classes."""
+    given = model.class_weights
+    weights = "none" if given is None else given if isinstance(given, str) else "as given"
+    return f"sampler: {data.sampler}, class weights: {weights}"
+
+
 def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> str:
     """Say in a few lines what is about to be trained on what."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
@@ -235,6 +251,9 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
         f"{paths.name} version {paths.version}: {model.architecture} ({model.weights}), {parameters}",
         f"data: {data.source_name}, {sizes}, {len(data.class_names)} classes, {model.input_spec.image_size} px",
     ]
+    told = imbalance(data.class_counts, data.class_names)
+    if told is not None:
+        lines.append(f"imbalanced: training images of a class are {told}; {_correction(model, data)}")
     if run_seed() is None:
         lines.append("seed: none, so that this run cannot be repeated")
     phases = model.plan.phases

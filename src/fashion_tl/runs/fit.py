@@ -18,6 +18,7 @@ from fashion_tl.callbacks.pruning import Watch
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.callbacks.tensorboard import RunLogger
 from fashion_tl.errors import UserError
+from fashion_tl.metrics.metrics import headline
 from fashion_tl.process import is_first_process, keep_freed_memory, own_device, stop_looking_for_gpus
 from fashion_tl.records.record import FAILED, RunPaths, TakenError, next_paths, read_record, taken, write_record
 from fashion_tl.runs import checks
@@ -46,7 +47,7 @@ class Run:
 
     @property
     def test(self) -> dict[str, Any]:
-        """Test figures: accuracy, loss, macro_f1, calibration_error, per_class and more; empty without a test."""
+        """Test figures: accuracy, balanced_accuracy, macro_f1, loss, per_class and more; empty without a test."""
         return self.record.get("test") or {}
 
     @cached_property
@@ -173,8 +174,7 @@ def _test(trainer: Trainer, model: ImageClassifier, data: Any, paths: RunPaths, 
     run = Run(paths, trainer.strategy.broadcast(read_record(paths.logs) if first else {}))
     if tested and first:
         print(
-            f"{paths.name} version {paths.version}: test accuracy {run.test['accuracy']:.4f}, "
-            f"loss {run.test['loss']:.4f}, macro F1 {run.test['macro_f1']:.4f} on {run.test['images']:,} images\n"
+            f"{paths.name} version {paths.version}: {headline(run.test)}\n"
             f"record: {paths.logs}   checkpoint: {paths.best}"
         )
     return run

@@ -90,7 +90,12 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--checkpoint_dir", type=Path, default=Path("checkpoints"), help="Folder of checkpoints.")
     add("--checkpoint_minutes", type=float | None, default=10.0, help="Minutes between checkpoints within an epoch.")
     add("--checkpoint_steps", type=int | None, help="Optimizer steps between checkpoints within an epoch.")
-    add("--monitor", type=str, default="val/accuracy", help="What chooses: val/accuracy, val/loss or val/macro_f1.")
+    add(
+        "--monitor",
+        type=str,
+        default="val/accuracy",
+        help="Chooses: val/accuracy, val/loss, val/macro_f1, val/balanced_accuracy.",
+    )
     add("--patience", type=int | None, help="Validations of the last phase without improvement to allow.")
     add("--ema", type=float | None, help="Decay of a moving average of the weights, such as 0.99.")
     add("--swa", type=float | None, help="Share of the last phase whose epochs' weights are averaged, such as 0.25.")
@@ -101,8 +106,9 @@ def parser_of(verb: str) -> LightningArgumentParser:
     add("--compile", type=bool | str, default=False, help="torch.compile: true, or its backend.")
     add("--find_lr", type=bool, default=False, help="Search the learning rate before training.")
     add("--seeds", type=int, default=1, help="Runs to make, each with the next seed.")
+    add("--folds", type=int | None, help="Cross-validation: as many runs, each tested on another part of the images.")
     add("--search", type=dict[str, list[Any]] | None, help="Values to try first: {model.lr: [0.001, 0.01]}.")
-    add("--processes", type=int, default=1, help="Processes that share the runs of --search and --seeds.")
+    add("--processes", type=int, default=1, help="Processes that share the runs of --search, --seeds and --folds.")
     add("--study", type=dict[str, Any] | None, help="A study's figures, to set beside the run's.")
     add("--resume", type=bool, default=False, help="Go on with the name's newest version if it is not done.")
     add("--ckpt_path", type=str | None, help="Checkpoint to go on from, or to evaluate: last, best or a path.")
@@ -173,7 +179,7 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
 def _check_search(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
     """Refuse a search of which a candidate would be refused, before the first one trains."""
     for setting, tried in values.items():
-        if str(setting).partition(".")[0] in NOT_SEARCHED:
+        if setting in NOT_SEARCHED or str(setting).partition(".")[0] in NOT_SEARCHED:
             raise UserError(f"--search cannot try values of {setting}: a search names and keeps its candidates itself.")
         for value in tried:
             candidate = parse("fit", [*args, "--search=null", f"--{setting}={written(value)}"])

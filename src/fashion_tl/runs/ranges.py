@@ -24,7 +24,9 @@ from fashion_tl.callbacks.cache_checks import check_storage
 from fashion_tl.callbacks.features import MODES
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.folds import MOST
 from fashion_tl.data.mixing import Mix
+from fashion_tl.data.sampling import BALANCED, SAMPLERS
 from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
 from fashion_tl.features.pooling import POOLS
 from fashion_tl.files import draft_beside
@@ -32,6 +34,7 @@ from fashion_tl.imports import class_path, import_class
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.refusals import LINKED
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.objective import check_balanced_once
 
 _UP = math.inf
 RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by setting
@@ -43,6 +46,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
     "swa": SHARE,
     "cache_views": (1, 1_000_000),
     "seeds": (1, 10_000),
+    "folds": (2, MOST),
     "processes": (1, 1024),
     "trainer.num_nodes": (1, 10_000),
     "trainer.fast_dev_run": (0, _UP),
@@ -59,7 +63,7 @@ RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by settin
 ENDS = ("trainer.max_epochs", "trainer.max_steps")
 NULLABLE = (
     *("checkpoint_minutes", "checkpoint_steps", "patience", "ema", "swa", "cache_views", "cache_dtype"),
-    *("search", "study", "ckpt_path", "extends", "config"),
+    *("search", "study", "ckpt_path", "extends", "config", "folds"),
 )
 BUILT = {
     "trainer": Trainer,
@@ -72,8 +76,8 @@ SHARES = (*(f"trainer.limit_{name}" for name in BATCHES), "trainer.val_check_int
 DURATIONS = ("trainer.max_time", "trainer.val_check_interval")
 # A candidate is named, seeded and kept by the search itself.
 NOT_SEARCHED = (
-    *("name", "seeds", "search", "processes", "resume", "log_dir", "checkpoint_dir"),
-    *("ckpt_path", "config", "extends"),
+    *("name", "seeds", "folds", "search", "processes", "resume", "log_dir", "checkpoint_dir"),
+    *("ckpt_path", "config", "extends", "data.folds", "data.fold"),
 )
 LAUNCHERS = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID", "TORCHELASTIC_RUN_ID")  # what sets the processes of others up
 LARGEST = 2**63 - 1
@@ -104,6 +108,7 @@ def check_settings(config: Namespace, verb: str) -> None:
     if config.cache not in MODES:
         raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
     check_storage(config.cache_views, config.cache_dtype)
+    _check_sampler(config)
     for flag in ("ckpt_path", "compile"):
         if config[flag] == "":
             raise UserError(f"--{flag} is empty: leave it out, or give it a value. `--help` tells which.")
@@ -122,8 +127,22 @@ def check_settings(config: Namespace, verb: str) -> None:
         _check_folders(config)
     if verb == "fit":
         _check_validation(config.trainer)
+        _check_folds(config)
     if verb == "probe":
         _check_probe(config)
+
+
+def _check_sampler(config: Namespace) -> None:
+    """Refuse a balanced sampler beside what would correct twice, or where nothing is drawn."""
+    sampler = config.data.sampler
+    if sampler not in SAMPLERS:
+        raise unknown_name("sampler", sampler, SAMPLERS, "Set it with --data.sampler.")
+    check_balanced_once(config.model.init_args.get("class_weights"), sampler)
+    if sampler == BALANCED and config.trainer.overfit_batches:
+        raise UserError(
+            f"data.sampler is {BALANCED} and trainer.overfit_batches {config.trainer.overfit_batches}: that takes the "
+            "first batches in their order, and draws none. Leave one of the two out."
+        )
 
 
 def _values(config: Namespace) -> list[str]:
@@ -237,16 +256,33 @@ def _check_devices(trainer: Namespace) -> None:
 
 def _check_processes(config: Namespace) -> None:
     """Refuse processes that have no runs to share, or whose runs would take several processes each."""
-    if config.seeds == 1 and not config.search:
+    if config.seeds == 1 and not config.search and not config.folds:
         raise UserError(
-            f"processes is {config.processes}, and there is one run: they share the runs of --seeds and --search. "
-            "Leave it out; --trainer.devices has several processes make one run."
+            f"processes is {config.processes}, and there is one run: they share those of --seeds, --folds and "
+            "--search. Leave it out; --trainer.devices has several processes make one run."
         )
     devices = str(config.trainer.devices)
     if devices not in ("auto", "1") or config.trainer.num_nodes > 1:
         raise UserError(
             f"processes is {config.processes} and trainer.devices {devices}: runs that several processes share take "
             "one device each. Leave one of the two out."
+        )
+
+
+def _check_folds(config: Namespace) -> None:
+    """Refuse folds beside what belongs to one of them, and a choice that their test images would have a part in."""
+    if not config.folds:
+        return
+    for name in ("data.folds", "data.fold"):
+        if config[name] is not None:
+            raise UserError(
+                f"--folds {config.folds} makes the runs of all folds, and {name} is {config[name]}: leave that out, or "
+                "--folds for one run."
+            )
+    if config.search:
+        raise UserError(
+            f"--folds {config.folds} with --search: every image tests once, so that values chosen before have seen "
+            "test images. Search within each fold: --data.folds, --data.fold and --search, a command for each."
         )
 
 
@@ -275,10 +311,12 @@ def _check_probe(config: Namespace) -> None:
     """Refuse what a probe cannot use, and strengths that are no penalty."""
     if config.pool not in POOLS:
         raise unknown_name("pooling", config.pool, POOLS, "Set it with --pool.")
+    if config.data.sampler == BALANCED:
+        raise UserError(f"data.sampler is {BALANCED}: a probe is solved on every training image once. Leave it out.")
     if config.strengths is not None and not config.strengths:
         raise UserError("strengths is an empty list: leave it out, or give one or more, such as [0.01, 0.1].")
     several = (("seeds", config.seeds > 1), ("processes", config.processes > 1), ("search", config.search))
-    for flag, given in (*several, ("resume", config.resume)):
+    for flag, given in (*several, ("folds", config.folds), ("resume", config.resume)):
         if given:
             raise UserError(f"--{flag} is for training: a probe is solved, the same each time. Leave it out.")
     tried = {f"strengths[{i}]": (strength, *STRENGTHS) for i, strength in enumerate(config.strengths or ())}

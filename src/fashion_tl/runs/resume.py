@@ -33,7 +33,7 @@ from fashion_tl.training.plan import Progress
 
 # What changes neither weights nor figures beyond their last bits, or only where they lie, or what is run at all.
 FREE = {
-    *("name", "seeds", "search", "processes", "ckpt_path", "extends"),
+    *("name", "seeds", "folds", "search", "processes", "ckpt_path", "extends"),
     *("log_dir", "checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "cache", "cache_keep", "resume", "study"),
     *("find_lr", "data.num_workers", "data.source.root", "data.eval_batch_size"),
     *(f"trainer.{name}" for name in ("accelerator", "logger", "log_every_n_steps", "profiler", "barebones")),

@@ -25,7 +25,8 @@ from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.training.divergence import DivergedError
 
 Runner = Callable[..., Run]
-ONE = {"seeds": 1, "search": None, "processes": 1}  # what makes a single run of a configuration of several
+# What makes a single run of a configuration of several.
+ONE = {"seeds": 1, "folds": None, "search": None, "processes": 1}
 
 
 def search(
@@ -81,15 +82,18 @@ def repeat(
     changes: Mapping[str, Any] | None = None,
     processes: int = 1,
     runner: Runner = fit,
+    folds: int | None = None,
 ) -> list[Run]:
-    """Run a configuration with its seed and the next ones, each a version of the same name.
+    """Run a configuration with its seed and the next ones, or hold each of several folds out; versions of one name.
 
     Args:
         config: As for ``fit``.
-        seeds: Number of runs.
+        seeds: Number of seeds.
         changes: Settings to change in all of them.
         processes: Processes that share the runs, see ``search``.
         runner: What runs each, as ``fit`` does.
+        folds: Number of folds: with each seed, as many runs are made, each of which tests another fold; see
+            ``ImageDataModule`` and ``conclude_folds``.
 
     Raises:
         UserError: If the configuration has no seed to count from, or a run diverges.
@@ -99,9 +103,19 @@ def repeat(
     first = parsed.seed_everything
     if isinstance(first, bool):
         raise UserError(f"seed_everything is {str(first).lower()}: give the number of the first seed, such as 0.")
-    parts = [_Part(place, f"seed {first + place}", {"seed_everything": first + place}) for place in range(seeds)]
+    parts = [
+        _Part(
+            place,
+            f"seed {seed}" if fold is None else f"fold {fold} of {folds}, seed {seed}",
+            {"seed_everything": seed, **({} if fold is None else {"data.folds": folds, "data.fold": fold})},
+        )
+        for place, (seed, fold) in enumerate(
+            itertools.product(range(first, first + seeds), range(1, folds + 1) if folds else [None])
+        )
+    ]
     folder = parsed.log_dir / parsed.name
-    several = _Several(args, parts, ("seed_everything",), folder, True, processes > 1, runner)
+    varied = ("seed_everything", *(("data.fold",) if folds else ()))
+    several = _Several(args, parts, varied, folder, True, processes > 1, runner)
     return [run for run in several.make(processes) if run is not None]
 
 

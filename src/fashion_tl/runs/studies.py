@@ -33,6 +33,11 @@ def check_base(base: Namespace, kind: str) -> None:
     for flag in ALONE:
         if base[flag]:
             raise UserError(f"--{flag} is for one run; it cannot go with a {kind}.")
+    if base.folds:
+        raise UserError(
+            f"--folds {base.folds} makes several runs of one configuration; a {kind} makes its own. Leave it out, or "
+            "hold one fold out of all its runs: --data.folds, --data.fold."
+        )
     if str(base.trainer.devices) not in ("auto", "1") or base.trainer.num_nodes > 1:
         raise UserError(f"trainer.devices is {base.trainer.devices}: a {kind} runs in one process. Leave it out.")
     if isinstance(base.seed_everything, bool):
@@ -45,6 +50,7 @@ def run_settings(records: Path, checkpoints: Path) -> dict[str, Any]:
         "log_dir": str(records),
         "checkpoint_dir": str(checkpoints),
         "seeds": 1,
+        "folds": None,
         "search": None,
         "processes": 1,
         "resume": True,

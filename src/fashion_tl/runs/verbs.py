@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 
 from fashion_tl.errors import UserError
-from fashion_tl.process import keep_freed_memory, stop_looking_for_gpus
+from fashion_tl.process import is_first_process, keep_freed_memory, stop_looking_for_gpus
 from fashion_tl.runs import checks
 from fashion_tl.runs.fit import fit
+from fashion_tl.runs.folds import conclude_folds
 from fashion_tl.runs.parser import instantiate, make_trainer, parse, quiet
 from fashion_tl.runs.refusals import as_user_errors
 from fashion_tl.runs.resume import check_network
@@ -26,21 +27,24 @@ def run(verb: str, flags: list[str]) -> None:
 
 def _fit(flags: list[str]) -> None:
     config = parse("fit", flags)
-    if config.seeds == 1 and not config.search:
+    if config.seeds == 1 and not config.search and not config.folds:
         fit(flags)
         return
     for flag, why in (("ckpt_path", config.ckpt_path), ("trainer.fast_dev_run", config.trainer.fast_dev_run)):
         if why:
-            raise UserError(f"--{flag} is for one run; it cannot go with --search or --seeds.")
+            raise UserError(f"--{flag} is for one run; it cannot go with --search, --seeds or --folds.")
     shared = config.processes
     try:
-        repeat(flags, config.seeds, search(flags, config.search, processes=shared) if config.search else {}, shared)
+        found = search(flags, config.search, processes=shared) if config.search else {}
+        runs = repeat(flags, config.seeds, found, shared, folds=config.folds)
     except UserError:
         raise
     except BaseException:
         again = [*flags, *(() if config.resume or shared > 1 else ("--resume", "true"))]
         print(f"To go on with what is not done yet: {shlex.join(['fashion-tl', 'fit', *again])}")
         raise
+    if config.folds and is_first_process():
+        print("\n".join(conclude_folds(runs)))
 
 
 def _evaluate(verb: str, flags: list[str]) -> None:

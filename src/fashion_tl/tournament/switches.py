@@ -19,6 +19,7 @@ KEPT = {
         *(
             "seed_everything",
             "seeds",
+            "folds",
             "search",
             "resume",
             "ckpt_path",
@@ -31,7 +32,7 @@ KEPT = {
     ),
     "data": (
         *("source", "image_size", "interpolation", "batch_size", "eval_batch_size", "val_fraction", "test_fraction"),
-        *("label_budget", "per_class", "split_seed", "num_workers"),
+        *("label_budget", "per_class", "split_seed", "folds", "fold", "num_workers"),
     ),
     "model": (
         *("class_names", "input_spec", "backbone", "backbone_args", "network", "pretrained", "mean", "std"),

@@ -25,7 +25,13 @@ from fashion_tl.training.checkpoints import verify
 from fashion_tl.training.divergence import DivergenceGuard
 from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
 from fashion_tl.training.freezing import FreezeUnfreeze
-from fashion_tl.training.objective import BALANCED, balanced_weights, make_objective, prepare_objective
+from fashion_tl.training.objective import (
+    BALANCED,
+    balanced_weights,
+    check_balanced_once,
+    make_objective,
+    prepare_objective,
+)
 from fashion_tl.training.optimizer import build_optimizer, check_optimizer, group_rates, parameter_groups
 from fashion_tl.training.plan import Plan, Schedule, parse_phases
 from fashion_tl.training.progress import progress_of
@@ -81,7 +87,7 @@ class ImageClassifier(LightningModule):
         given: The arguments that the module was built with.
     """
 
-    figures: tuple[str, ...] = ("val/accuracy", "val/loss", "val/macro_f1")
+    figures: tuple[str, ...] = ("val/accuracy", "val/loss", "val/balanced_accuracy", "val/macro_f1")
     always: tuple[str, ...] = ()
     given: dict[str, Any]
     network: StagedNetwork
@@ -300,6 +306,7 @@ class ImageClassifier(LightningModule):
         prepare_objective(self, data, self.trainer.strategy.root_device)
         if self.class_weights != BALANCED:
             return
+        check_balanced_once(self.class_weights, getattr(data, "sampler", None))
         counts = getattr(data, "class_counts", None)
         if counts is None:
             raise UserError(
@@ -342,7 +349,7 @@ class ImageClassifier(LightningModule):
         self.validation_figures.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log validation loss, accuracy and macro F1."""
+        """Log the validation's figures."""
         self.log_dict(self.validation_figures.final("val"), prog_bar=True)
 
     def on_validation_end(self) -> None:
@@ -355,7 +362,7 @@ class ImageClassifier(LightningModule):
         self.test_figures.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Log test loss, accuracy and macro F1."""
+        """Log the test's figures."""
         self.log_dict(self.test_figures.final("test"))
 
     def _seed(self, batch: int) -> None:

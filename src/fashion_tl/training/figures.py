@@ -1,4 +1,4 @@
-"""Figures while training, by torchmetrics: log loss, accuracy and macro F1, right over several processes."""
+"""Figures while training, by torchmetrics, right over several processes: log loss, accuracies and macro F1."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassStatScores
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 SAMPLES = 8192  # a metric's update costs the same for one batch and for many
@@ -69,8 +69,26 @@ class TrainingFigures(nn.Module):
             self._kept = list(zip(losses, correct, counts.tolist(), strict=True))
 
 
+class BalancedAccuracy(MulticlassStatScores):
+    """Mean recall over the classes that occur; torchmetrics' own counts one that is predicted alone as 0.
+
+    Args:
+        classes: Number of classes K.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, average="none", validate_args=False)
+
+    def compute(self) -> Tensor:
+        """Return the mean as a scalar; 0 without any sample."""
+        correct, *_, actual = super().compute().unbind(-1)
+        occurs = actual > 0
+        recalls = correct[occurs] / actual[occurs]
+        return recalls.mean() if len(recalls) else recalls.sum()
+
+
 class EvaluationFigures(nn.Module):
-    """Log loss in nats, accuracy and macro F1 of an evaluation.
+    """Log loss in nats, accuracy, balanced accuracy and macro F1 of an evaluation.
 
     Args:
         classes: Number of classes K.
@@ -82,6 +100,7 @@ class EvaluationFigures(nn.Module):
             {
                 "loss": MeanMetric(),
                 "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
+                "balanced_accuracy": BalancedAccuracy(classes),
                 "macro_f1": MulticlassF1Score(classes, average="macro", validate_args=False),
             }
         )
@@ -110,8 +129,8 @@ class EvaluationFigures(nn.Module):
         losses, predicted, labels = (torch.cat(tensors) for tensors in zip(*self._kept, strict=True))
         if len(labels):
             self.metrics["loss"].update(losses)  # type: ignore[operator]
-            self.metrics["accuracy"].update(predicted, labels)  # type: ignore[operator]
-            self.metrics["macro_f1"].update(predicted, labels)  # type: ignore[operator]
+            for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+                self.metrics[name].update(predicted, labels)  # type: ignore[operator]
         self._kept.clear()
         self._samples = 0
 

@@ -24,6 +24,7 @@ __all__ = [
     "Outcome",
     "Term",
     "balanced_weights",
+    "check_balanced_once",
     "make_objective",
     "prepare_objective",
 ]
@@ -116,6 +117,19 @@ def _make(kind: type[M], arguments: Mapping[str, Any], problem: str) -> M:
         return kind(**arguments)
     except TypeError as error:
         raise UserError(f"model.{problem}: {error}.") from error
+
+
+def check_balanced_once(class_weights: object, sampler: str | None) -> None:
+    """Refuse weights and a sampler that would each make up for the same imbalance.
+
+    Raises:
+        UserError: If both are "balanced"; weights that are given as numbers are costs of one's own.
+    """
+    if class_weights == BALANCED == sampler:
+        raise UserError(
+            "model.class_weights and data.sampler are both balanced: rare classes would be corrected for twice. Leave "
+            "one of them out."
+        )
 
 
 def balanced_weights(counts: list[int]) -> list[float]:

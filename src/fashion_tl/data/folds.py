@@ -1,0 +1,91 @@
+"""Folds of the images of a source: each of K runs holds another one out, and each image is held out once."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fashion_tl.data.sources import Loaded
+from fashion_tl.errors import UserError
+
+MOST = 1000  # folds
+
+
+def assign_folds(labels: Tensor, groups: Tensor | None, folds: int, seed: int) -> Tensor:
+    """Divide images into folds, stratified, so that no group is divided.
+
+    Without groups, the images of each class are dealt to the folds in turn, in an order drawn by seed: counts of a
+    class, and sizes of folds, differ by at most one. Groups are dealt one by one, those first whose rarest class is in
+    the fewest groups and among them the largest, each to the fold where it keeps the shares of its classes most equal
+    (least squares).
+
+    Args:
+        labels: Integer labels (N,).
+        groups: Integer groups (N,), or None if each image stands for itself.
+        folds: Number of folds K, at least 2.
+        seed: The same seed gives the same folds.
+
+    Returns:
+        The fold (N,) of each image, 1 to K.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if groups is None:
+        order = torch.randperm(len(labels), generator=generator)
+        dealt = order[labels[order].argsort(stable=True)]
+        found = torch.empty_like(dealt)
+        found[dealt] = torch.arange(len(labels)) % folds + 1
+        return found
+    names, members = torch.unique(groups, return_inverse=True)
+    counts: dict[int, Counter[int]] = defaultdict(Counter)  # images of each class, by group
+    for group, label in zip(members.tolist(), labels.tolist(), strict=True):
+        counts[group][label] += 1
+    total = Counter(labels.tolist())
+    holding = Counter(label for each in counts.values() for label in each)
+    order = torch.randperm(len(names), generator=generator)
+    ordered = sorted(order.tolist(), key=lambda g: (min(holding[label] for label in counts[g]), -counts[g].total()))
+    held: list[Counter[int]] = [Counter() for _ in range(folds)]
+    fold_of = torch.empty(len(names), dtype=torch.int64)
+    for group in ordered:
+        added = [
+            (sum(n * (2 * own[label] + n) / total[label] ** 2 for label, n in counts[group].items()), own.total())
+            for own in held
+        ]
+        chosen = min(range(folds), key=added.__getitem__)
+        held[chosen].update(counts[group])
+        fold_of[group] = chosen + 1
+    return fold_of[members]
+
+
+def check_folds(loaded: Loaded, folds: int, seed: int, class_names: Sequence[str]) -> None:
+    """Refuse folds of which any run would lack a class: before the first run, not in a later one.
+
+    Each fold needs an image of every class (or a group with one), and so does what is left: one to train on, and one
+    to validate on if that is split off.
+
+    Args:
+        loaded: The images of a source, without a test set.
+        folds: Number of folds K.
+        seed: Seed of the folds.
+        class_names: Names of the classes, for the message.
+
+    Raises:
+        UserError: If a class has too few.
+    """
+    labels, others = loaded.train.labels, len(loaded.divided) - 1
+    owners = torch.arange(len(labels)) if loaded.groups is None else loaded.groups
+    assigned = assign_folds(labels, loaded.groups, folds, seed)
+    counts = torch.zeros(len(class_names), folds + 1, dtype=torch.int64)  # images or groups, by class and fold
+    found = torch.unique(torch.stack([labels, assigned, owners], 1), dim=0)
+    counts.index_put_((found[:, 0], found[:, 1]), torch.ones(len(found), dtype=torch.int64), accumulate=True)
+    inside, total = counts[:, 1:], counts.sum(1)
+    short = (total > 0) & ((inside == 0) | (total[:, None] - inside < others)).any(1)
+    if short.any():
+        units = "images" if loaded.groups is None else "groups of images"
+        rarest = int(torch.where(short, total, len(labels) + 1).argmin())
+        raise UserError(
+            f"data.folds is {folds}: class {class_names[rarest]!r} has too few {units}, {total[rarest]}. Each fold "
+            f"needs one of every class, and what is left {others}. Give fewer folds, or remove the class."
+        )
