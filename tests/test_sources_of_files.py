@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,7 +173,7 @@ BANDS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("classifier", "channels"), [*itertools.product(("scratch", "backbone"), (1, 2, 4)), ("light", 4)]
+    ("classifier", "channels"), [("scratch", 2), ("light", 4), ("backbone", 1), ("backbone", 2), ("backbone", 4)]
 )
 def test_images_of_any_number_of_channels(workdir: Path, classifier: str, channels: int) -> None:
     """Trained on with augmentation, recorded, drawn, and looked into; statistics are those of as many channels."""
