@@ -77,10 +77,10 @@ demo: $(STAMP) ## the whole story offline: pretrain, two phases, scratch, table
 	$(BIN)/python experiments/demo/run.py
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 coverage: $(STAMP) ## run the tests and measure which lines they reach; at least 95 %
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term \
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term \
 		--cov-fail-under=95 $(ARGS)
 
 test-fast: $(STAMP) ## run the tests that take less than about a second each
