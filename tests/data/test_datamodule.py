@@ -372,8 +372,14 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
     ("source", "message"),
     [
         (lambda: ImageFolder("set", "."), r"ImageFolder needs --data\.image_size"),
-        (lambda: ImageFolder("set", ".", 8, resize="squish"), r"unknown resize 'squish'.*--data\.source\.resize"),
-        (lambda: ImageFolder("set", ".", 8, crop=0), r"data\.source\.crop is 0, it must be above 0 and at most 1"),
+        (
+            lambda: ImageFolder("set", ".", storage_size=8, resize="squish"),
+            r"unknown resize 'squish'.*--data\.source\.resize",
+        ),
+        (
+            lambda: ImageFolder("set", ".", storage_size=8, crop=0),
+            r"data\.source\.crop is 0, it must be above 0 and at most 1",
+        ),
         (lambda: ImageFolder("none"), r"data/none does not exist"),
         (lambda: SyntheticGarments(39), r"num_train is 39, allowed is 40 to 10000000"),
         (lambda: SyntheticObjects(3, seed=-1), r"num_train is 3, .* 96 to .*; .*num_test is 1.*; .*seed is -1"),

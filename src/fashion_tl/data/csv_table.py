@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fashion_tl.data.folder_index import VALIDATION_NAMES
 from fashion_tl.data.rows import ListedImages, Row, first, index_rows
@@ -32,13 +33,7 @@ class CSV(ListedImages):
             the training images. Without such a column all rows train, and both are.
         group_column: Heading of a column with what images have in common, such as a patient: a group never straddles
             two splits.
-        storage_size: Height and width that the files are decoded to, in pixels; the data module's ``image_size`` if not
-            given.
-        resize: How an image becomes square: crop (the centre), stretch, or pad (the whole image on black).
-        crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
-        skip_unreadable: Whether to go on without files that are missing or cannot be read, and list them.
-        keep_decoded: Whether the decoded images are kept in the cache, from where the next start reads them; also for
-            more images than memory holds.
+        **decoding: How images are decoded: the other arguments of ``ImageFiles``.
 
     Raises:
         UserError: If the table cannot be read, lacks a column, or rows contradict each other; all in one message.
@@ -53,18 +48,14 @@ class CSV(ListedImages):
         label_column: str = "label",
         split_column: str | None = None,
         group_column: str | None = None,
-        storage_size: int | None = None,
-        resize: str = "crop",
-        crop: float = 0.875,
-        skip_unreadable: bool = False,
-        keep_decoded: bool = False,
+        **decoding: Any,  # noqa: ANN401 - the arguments of ImageFiles, checked there
     ) -> None:
         self.root = data_root(root)
         table = self.root / Path(file).expanduser()
         images = table.parent if folder is None else self.root / Path(folder).expanduser()
         columns = {"path": path_column, "label": label_column, "split": split_column, "group": group_column}
         rows = _read_rows(table, images, columns)
-        if not skip_unreadable:
+        if not decoding.get("skip_unreadable"):
             missing = [f"{row.key} ({row.place})" for row in rows if not os.path.isfile(row.key)]  # noqa: PTH113 - no error for a long name
             if missing:
                 raise UserError(
@@ -72,7 +63,7 @@ class CSV(ListedImages):
                     "paths start from, or go on without them: `--data.source.skip_unreadable true`."
                 )
         index = index_rows(rows, str(table), "rows", "Check --data.source.label_column.")
-        super().__init__(index, storage_size, resize, crop, skip_unreadable, keep_decoded)
+        super().__init__(index, **decoding)
         self.owner = str(table.absolute())
 
 

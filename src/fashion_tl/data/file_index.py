@@ -21,7 +21,7 @@ from fashion_tl.data.threads import in_order, tracked
 
 VERSION = 1
 INDEXED_FROM = 1000  # files; fewer are read as fast as they are looked up
-UNREADABLE, OPENED, DECODED = 0, 1, 2  # how far a file could be read
+UNREADABLE, OPENED, DECODED = 0, 1, 2  # states: how far a file could be read
 _SETTLED = 2 * 10**9  # ns: a file that changes again within a tick of its system's clock keeps its time
 
 _anew = False
@@ -32,13 +32,11 @@ class Contents:
     """What is in files.
 
     Attributes:
-        digests: uint8 (N, 32), SHA-256 of the content of each file; zeros for one that cannot be read.
-        states: uint8 (N,): UNREADABLE, OPENED (its header could be read) or DECODED.
+        digests: uint8 (N, 32), SHA-256 of the content of each file; undefined for one that cannot be read.
         reasons: What is wrong with the unreadable ones, by their index.
     """
 
     digests: NDArray[np.uint8]
-    states: NDArray[np.uint8]
     reasons: Mapping[int, str]
 
 
@@ -70,7 +68,7 @@ def contents(files: LabelledFiles, whole: bool, owner: str) -> Contents:
     folder, about = store.cache_dir(), _description(files, owner)
     digests, states, fits = _known(files, folder, about)
     if fits and (states >= needed).all():
-        return Contents(digests, states, {})
+        return Contents(digests, {})
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(store.lock(folder, store.key_of(about)))
@@ -79,9 +77,10 @@ def contents(files: LabelledFiles, whole: bool, owner: str) -> Contents:
             return _read(files, needed, digests, states)
         started = time.time_ns()
         digests, states, fits = _known(files, folder, about)
-        found = _read(files, needed, digests.copy(), states.copy())
-        if not fits or (found.states != states).any():
-            _keep(files, found, started, folder, about)
+        before = states.copy()
+        found = _read(files, needed, digests, states)
+        if not fits or (states != before).any():
+            _keep(files, digests, states, started, folder, about)
     return found
 
 
@@ -127,7 +126,7 @@ def _known(
 
 
 def _read(files: LabelledFiles, needed: int, digests: NDArray[np.uint8], states: NDArray[np.uint8]) -> Contents:
-    """Read the files whose state is not what is needed."""
+    """Read the files whose state is not what is needed, and fill in what is found."""
     missing = np.flatnonzero(states < needed)
     reasons: dict[int, str] = {}
 
@@ -145,10 +144,17 @@ def _read(files: LabelledFiles, needed: int, digests: NDArray[np.uint8], states:
 
     for _ in tracked(in_order(look, len(missing)), len(missing), "reading files"):
         pass
-    return Contents(digests, states, dict(sorted(reasons.items())))
+    return Contents(digests, dict(sorted(reasons.items())))
 
 
-def _keep(files: FileList, found: Contents, started: int, folder: Path, about: Mapping[str, store.Plain]) -> None:
+def _keep(
+    files: FileList,
+    digests: NDArray[np.uint8],
+    states: NDArray[np.uint8],
+    started: int,
+    folder: Path,
+    about: Mapping[str, store.Plain],
+) -> None:
     """Write the entry, or say why it cannot be kept."""
     settled = files.times < started - _SETTLED
     columns: dict[str, NDArray[np.generic]] = {
@@ -156,8 +162,8 @@ def _keep(files: FileList, found: Contents, started: int, folder: Path, about: M
         "ends": files.ends,
         "sizes": np.where(settled, files.sizes, UNKNOWN),
         "times": files.times,
-        "digests": found.digests,
-        "states": found.states,
+        "digests": digests,
+        "states": states,
     }
     arrays: store.Arrays = {name: (values.dtype, values.shape) for name, values in columns.items()}
     try:

@@ -212,6 +212,8 @@ class FileList(LabelledFiles):
 
     def take(self, chosen: NDArray[np.bool_]) -> FileList:
         """Return a list of the files that are marked (N,), in their order."""
+        if chosen.all():
+            return self
         lengths = np.diff(self.ends, prepend=0)
         text = np.frombuffer(self.text, dtype=np.uint8)[np.repeat(chosen, lengths)].tobytes()
         arrays = (each[chosen] for each in (self.labels, self.sizes, self.times))

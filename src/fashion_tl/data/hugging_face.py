@@ -93,13 +93,7 @@ class HuggingFace(ListedImages):
         label_column: The column of labels: ClassLabel, names or whole numbers; found by its type if there is one.
         group_column: A column with what images have in common, such as a patient: a group never straddles two splits.
         class_names: Names of labels that are whole numbers, from 0; or the order of the classes.
-        storage_size: Height and width that images are decoded to, in pixels; the data module's ``image_size`` if not
-            given.
-        resize: How an image becomes square: crop (the centre), stretch, or pad (the whole image on black).
-        crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
-        skip_unreadable: Whether to go on without rows whose image cannot be read, and list them.
-        keep_decoded: Whether the decoded images are kept in the cache, from where the next start reads them; also for
-            more images than memory holds.
+        **decoding: How images are decoded: the other arguments of ``ImageFiles``.
 
     Raises:
         UserError: If the dataset is not to be had, or its splits, columns or labels do not make classes of images.
@@ -116,11 +110,7 @@ class HuggingFace(ListedImages):
         label_column: str | None = None,
         group_column: str | None = None,
         class_names: list[str] | None = None,
-        storage_size: int | None = None,
-        resize: str = "crop",
-        crop: float = 0.875,
-        skip_unreadable: bool = False,
-        keep_decoded: bool = False,
+        **decoding: Any,  # noqa: ANN401 - the arguments of ImageFiles, checked there
     ) -> None:
         self.root, self.name, self.config, self.revision = data_root(root), name, config, revision
         check_class_names(class_names)
@@ -134,7 +124,7 @@ class HuggingFace(ListedImages):
         if self.by_content:
             rows = [replace(row, key="") for row in rows]
         index = index_rows(rows, told, "images", "Check --data.source.label_column.", names)
-        super().__init__(index, storage_size, resize, crop, skip_unreadable, keep_decoded)
+        super().__init__(index, **decoding)
 
     def ordered(self) -> FileIndex:
         """Return the images in the order of their paths, or of their content where paths do not tell them apart."""

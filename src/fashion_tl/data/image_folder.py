@@ -6,13 +6,14 @@ import hashlib
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fashion_tl.data.decoded import decoded_on_disk
-from fashion_tl.data.file_index import DECODED, Contents, contents
+from fashion_tl.data.file_index import Contents, contents
 from fashion_tl.data.file_list import LabelledFiles, joined
 from fashion_tl.data.files import ImageFile, UnreadableImageError, read_image
 from fashion_tl.data.folder_index import FileIndex, scan_folder
@@ -28,11 +29,13 @@ class ImageFiles(Source):
 
     Args:
         index: The files.
-        storage_size: Height and width that the files are decoded to, in pixels.
-        resize: How an image becomes square, see `decode_image`.
-        crop: Share of the shorter side that is kept, see `decode_image`.
-        skip_unreadable: Whether to go on without files that cannot be read, and list them.
-        keep_decoded: Whether the decoded images are kept in the cache and read from there, see `decoded_on_disk`.
+        storage_size: Height and width that the files are decoded to, in pixels; the data module's ``image_size`` if not
+            given.
+        resize: How an image becomes square: crop (the centre), stretch, or pad (the whole image on black).
+        crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
+        skip_unreadable: Whether to go on without files that are missing or cannot be read, and list them.
+        keep_decoded: Whether the decoded images are kept in the cache, from where the next start reads them; also for
+            more images than memory holds.
 
     Attributes:
         owner: What tells these files from others below the same folder, in the index that is kept of many files.
@@ -44,10 +47,10 @@ class ImageFiles(Source):
     def __init__(
         self,
         index: FileIndex,
-        storage_size: int | None,
-        resize: str,
-        crop: float,
-        skip_unreadable: bool,
+        storage_size: int | None = None,
+        resize: str = "crop",
+        crop: float = 0.875,
+        skip_unreadable: bool = False,
         keep_decoded: bool = False,
     ) -> None:
         self.index = index
@@ -116,13 +119,7 @@ class ImageFolder(ImageFiles):
     Args:
         folder: The folder, below ``root``; an absolute path stands for itself.
         root: Folder with the data; else FASHION_TL_DATA_DIR, else "data".
-        storage_size: Height and width that the files are decoded to, in pixels; the data module's ``image_size`` if not
-            given.
-        resize: How an image becomes square: crop (the centre), stretch, or pad (the whole image on black).
-        crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
-        skip_unreadable: Whether to go on without files that cannot be read, and list them.
-        keep_decoded: Whether the decoded images are kept in the cache, from where the next start reads them; also for
-            more images than memory holds.
+        **decoding: How images are decoded: the other arguments of ``ImageFiles``.
 
     Raises:
         UserError: If the folder does not have this layout.
@@ -132,15 +129,11 @@ class ImageFolder(ImageFiles):
         self,
         folder: str | Path = ".",
         root: str | Path | None = None,
-        storage_size: int | None = None,
-        resize: str = "crop",
-        crop: float = 0.875,
-        skip_unreadable: bool = False,
-        keep_decoded: bool = False,
+        **decoding: Any,  # noqa: ANN401 - the arguments of ImageFiles, checked there
     ) -> None:
         self.root = data_root(root)
         index = scan_folder(self.root / Path(folder).expanduser())
-        super().__init__(index, storage_size, resize, crop, skip_unreadable, keep_decoded)
+        super().__init__(index, **decoding)
 
 
 def decode_all(files: LabelledFiles, size: int, resize: str, crop: float) -> tuple[NDArray[np.uint8], Contents]:
@@ -157,7 +150,7 @@ def decode_all(files: LabelledFiles, size: int, resize: str, crop: float) -> tup
     """
     # Not tensors: each thread that copies into one may start a team of PyTorch's own threads.
     images = np.empty((len(files), 3, size, size), dtype=np.uint8)
-    digests, states = np.zeros((len(files), 32), dtype=np.uint8), np.zeros(len(files), dtype=np.uint8)
+    digests = np.zeros((len(files), 32), dtype=np.uint8)
     reasons: dict[int, str] = {}
 
     def read(index: int) -> None:
@@ -167,11 +160,10 @@ def decode_all(files: LabelledFiles, size: int, resize: str, crop: float) -> tup
             reasons[index] = error.reason
         else:
             digests[index], images[index] = np.frombuffer(digest, dtype=np.uint8), image.numpy()
-            states[index] = DECODED
 
     for _ in tracked(in_order(read, len(files)), len(files), "reading images"):
         pass
-    return images, Contents(digests, states, dict(sorted(reasons.items())))
+    return images, Contents(digests, dict(sorted(reasons.items())))
 
 
 def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
@@ -209,6 +201,9 @@ def _readable_parts(index: FileIndex, readable: NDArray[np.bool_]) -> dict[str, 
     for name, part in index.parts.items():
         chosen = readable[start : start + len(part)]
         start += len(part)
+        if chosen.all():
+            parts[name] = part
+            continue
         lost = set(part.labels.tolist()) - set(part.labels[chosen].tolist())
         if lost:
             places = [_place([file for file, own in part if own == label]) for label in sorted(lost)]

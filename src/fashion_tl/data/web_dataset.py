@@ -40,13 +40,7 @@ class WebDataset(ListedImages):
         label_field: Field of the json files that holds the label.
         class_names: Names of labels that are whole numbers, from 0; or the order of the classes. Taken from the labels
             if not given.
-        storage_size: Height and width that images are decoded to, in pixels; the data module's ``image_size`` if not
-            given.
-        resize: How an image becomes square: crop (the centre), stretch, or pad (the whole image on black).
-        crop: Side of the cropped square as a share of the shorter side, above 0 to 1.
-        skip_unreadable: Whether to go on without images that cannot be read, and list them.
-        keep_decoded: Whether the decoded images are kept in the cache, from where the next start reads them; also for
-            more images than memory holds.
+        **decoding: How images are decoded: the other arguments of ``ImageFiles``.
 
     Raises:
         UserError: If shards are missing or damaged, or samples lack an image or a label.
@@ -62,11 +56,7 @@ class WebDataset(ListedImages):
         label: str | None = None,
         label_field: str = "label",
         class_names: list[str] | None = None,
-        storage_size: int | None = None,
-        resize: str = "crop",
-        crop: float = 0.875,
-        skip_unreadable: bool = False,
-        keep_decoded: bool = False,
+        **decoding: Any,  # noqa: ANN401 - the arguments of ImageFiles, checked there
     ) -> None:
         self.root = data_root(root)
         check_class_names(class_names)
@@ -93,7 +83,7 @@ class WebDataset(ListedImages):
             for (part, _), member, name in zip(samples, images, names, strict=True)
         ]
         index = index_rows(rows, told, "samples", "Check the labels of the shards.", order)
-        super().__init__(index, storage_size, resize, crop, skip_unreadable, keep_decoded)
+        super().__init__(index, **decoding)
 
 
 def _resolved(shards: Iterable[list[Path]]) -> list[Path]:
