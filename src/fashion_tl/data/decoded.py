@@ -18,7 +18,7 @@ from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError
 
 VERSION = 1
-_ROWS = 256  # written at once
+_BLOCK = 2**25  # bytes that are written at once, and decoded ahead of that
 
 
 def decoded_on_disk(
@@ -76,13 +76,14 @@ def _write(
     reason = room(folder, needed, store.limit_bytes())
     if reason is not None:
         raise _refused(reason)
-    decoded = in_order(lambda index: decode_image(files.file(index), size, resize, crop).numpy(), len(files))
+    block = max(1, _BLOCK // (3 * size**2))
+    decoded = in_order(lambda index: decode_image(files.file(index), size, resize, crop).numpy(), len(files), block)
     rows = tracked(decoded, len(files), f"keeping {size_text(needed)} of decoded images")
     waiting = []
     with store.write(folder, about, arrays) as append:
         for row in rows:
             waiting.append(row)
-            if len(waiting) == _ROWS:
+            if len(waiting) == block:
                 append["images"](np.stack(waiting))
                 waiting.clear()
         if waiting:
