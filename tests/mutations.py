@@ -458,6 +458,13 @@ MUTATIONS = (
         ("tests/data/test_file_index.py", "-k", "decoded_once"),
     ),
     Mutation(
+        "verify reads files anew that an index knows",
+        "inspection/verify_run.py",
+        "        with reading_anew():\n            data.setup()\n",
+        "        data.setup()\n",
+        ("tests/inspection/test_verify.py", "-k", "anew"),
+    ),
+    Mutation(
         "decoded images are those of the contents",
         "data/decoded.py",
         "hashlib.sha256(np.ascontiguousarray(digests).data).hexdigest()",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fashion_tl.data import fashion_mnist
+from fashion_tl.data.images import EncodedImages, InMemoryImages
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -41,3 +42,11 @@ def root(tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> Pat
     contents = {name: hashlib.sha256(idx(values)).hexdigest() for name, values in arrays.items()}
     monkeypatch.setattr(fashion_mnist, "CONTENTS", contents)
     return tmp_path / "data"
+
+
+@pytest.fixture(params=["memory", "disk"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type:
+    """Where images of files are: decoded in memory, or where they were."""
+    if request.param == "disk":
+        monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+    return InMemoryImages if request.param == "memory" else EncodedImages

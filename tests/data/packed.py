@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import torch
 from pyarrow import parquet
+
+from fashion_tl.data.datamodule import ImageDataModule
 
 Column = Sequence[Any]
 ENCODED = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -42,3 +45,8 @@ def write_shard(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
 def key_of(path: Path) -> str:
     """Return the key of a sample for an image file: a key has no dots."""
     return path.stem.replace(".", "_")
+
+
+def pixels(data: ImageDataModule, part: str = "train") -> torch.Tensor:
+    """Return all images of a split, as stored."""
+    return torch.cat(list(data.in_order(part, 16)))

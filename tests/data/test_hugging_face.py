@@ -23,10 +23,9 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.files import decode_image
 from fashion_tl.data.hugging_face import HuggingFace
 from fashion_tl.data.image_folder import ImageFolder
-from fashion_tl.data.images import EncodedImages, InMemoryImages
 from fashion_tl.errors import UserError
 
-from .packed import write_parquet
+from .packed import pixels, write_parquet
 
 NAMES = ["cat"] * 8 + ["dog"] * 8
 
@@ -49,24 +48,12 @@ def loaded(name: str | Path, **changes: Any) -> ImageDataModule:
     return data
 
 
-def pixels(data: ImageDataModule, part: str = "train") -> torch.Tensor:
-    return torch.cat(list(data.in_order(part, 16)))
-
-
 def saved(folder: Path, labels: Sequence[Any], feature: Any = None, images: Sequence[Any] = PHOTOS) -> Path:
     """Save a dataset with the types of the library."""
     columns = {"image": [{"bytes": each, "path": None} for each in images], "label": list(labels)}
     kinds = Features({"image": ImageFeature(), "label": feature or ClassLabel(names=["dog", "cat", "eel"])})
     Dataset.from_dict(columns, features=kinds).save_to_disk(folder)
     return folder
-
-
-@pytest.fixture(params=["memory", "disk"])
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type:
-    """Where images are: decoded in memory, or in the Arrow file."""
-    if request.param == "disk":
-        monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
-    return InMemoryImages if request.param == "memory" else EncodedImages
 
 
 def test_parquet(tmp_path: Path, place: type) -> None:

@@ -18,12 +18,11 @@ from PIL import Image
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.files import decode_image
-from fashion_tl.data.images import EncodedImages, InMemoryImages
 from fashion_tl.data.shards import find_shards, read_shard
 from fashion_tl.data.web_dataset import WebDataset
 from fashion_tl.errors import UserError
 
-from .packed import write_shard
+from .packed import pixels, write_shard
 
 Files = list[tuple[str, bytes]]
 
@@ -52,18 +51,6 @@ def loaded(root: Path, train: str = "*.tar", **changes: Any) -> ImageDataModule:
     data = ImageDataModule(WebDataset(train, root=root, storage_size=8, **changes), num_workers=0)
     data.setup()
     return data
-
-
-def pixels(data: ImageDataModule, part: str = "train") -> torch.Tensor:
-    return torch.cat(list(data.in_order(part, 16)))
-
-
-@pytest.fixture(params=["memory", "disk"])
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type:
-    """Where images are: decoded in memory, or in the shards."""
-    if request.param == "disk":
-        monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
-    return InMemoryImages if request.param == "memory" else EncodedImages
 
 
 def test_a_shard(tmp_path: Path, place: type) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fashion_tl.cli import main
+from fashion_tl.data import file_index, image_folder
 from fashion_tl.errors import UserError
 from fashion_tl.files import sha256, write_bytes
 from fashion_tl.inspection.verify import verify
@@ -402,3 +405,26 @@ def test_an_entry_that_is_malformed_keeps_no_other_run_from_its_checks(
     assert "Traceback" not in said.err
     assert said.out.count("next version 0\n") == 2
     assert said.out.count(DIFFERS) == 2
+
+
+def test_files_that_an_index_knows_are_read_anew(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_index, "INDEXED_FROM", 1)
+    monkeypatch.setattr(image_folder, "memory_limit", lambda: 0)
+    long_ago = 10**18
+    for number in range(24):
+        path = workdir / f"photos/{'cat' if number % 2 else 'dog'}/{number}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+        os.utime(path, ns=(long_ago, long_ago))
+    source = ("--data.source", "ImageFolder", "--data.source.root", ".", "--data.source.folder", "photos")
+    short = ("--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0")
+    assert (
+        main(["fit", "--name", "run", *source, "--data.image_size", "8", "--model", "ScratchClassifier", *short]) == 0
+    )
+    paths = paths_of(workdir / "lightning_logs", workdir / "checkpoints", "run", 0)
+    assert wrong(checks(paths)) == set()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(long_ago, long_ago))  # neither size nor time tells of it
+    assert "data" in wrong(checks(paths))
