@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -51,6 +52,20 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep cached activations, and copies of datasets, out of the user's own cache folders."""
     os.environ["FASHION_TL_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_confusion_picture() -> Iterator[None]:
+    """Leave out of TensorBoard what takes a sixth of a small run to draw; tests of TensorBoard draw it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fashion_tl.callbacks.tensorboard.confusion_picture", lambda *_: np.zeros((8, 8, 3), np.uint8))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> None:
+    """Have Ctrl-C raise: a shell's background job ignores it, and Lightning does after one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -136,15 +151,12 @@ class StopAt(Callback):
 
 
 @pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int, BaseException], None]]:
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, BaseException], None]:
     """Stop the runs that follow at an epoch and a batch."""
     from fashion_tl.runs.callbacks import callbacks_of
-
-    on_interrupt = signal.getsignal(signal.SIGINT)
 
     def arm(epoch: int, batch: int, error: BaseException) -> None:
         stop = StopAt(epoch, batch, error)
         monkeypatch.setattr("fashion_tl.runs.fit.callbacks_of", lambda *args: [*callbacks_of(*args), stop])
 
-    yield arm
-    signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores it after a Ctrl-C
+    return arm

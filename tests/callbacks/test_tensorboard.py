@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,14 @@ from fashion_tl.models.scratch import LightCNN
 from fashion_tl.records.record import read_record
 
 from ..conftest import Fit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn() -> Iterator[None]:
+    """Draw the confusion matrix, which other tests leave out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fashion_tl.callbacks.tensorboard.confusion_picture", confusion_picture)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +169,7 @@ def test_ctrl_c_while_a_picture_is_drawn_stops(fit: Fit, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fashion_tl.callbacks.tensorboard.grid", stop)
-    on_interrupt = signal.getsignal(signal.SIGINT)
     assert fit() == 130
-    signal.signal(signal.SIGINT, on_interrupt)
 
 
 def test_confusion_picture_is_darker_on_the_diagonal():

@@ -105,7 +105,6 @@ def test_both_signals_end_all_workers_at_once(tmp_path: Path, number: int, monke
         raise AssertionError("no part is done so soon")
 
     began: list[float] = []
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
     def begun(connections: Any) -> list[Any]:
         if any(path.name.endswith(".claim") for path in tmp_path.iterdir()):
@@ -116,11 +115,8 @@ def test_both_signals_end_all_workers_at_once(tmp_path: Path, number: int, monke
     from multiprocessing.connection import wait
 
     monkeypatch.setattr("fashion_tl.runs.workers.wait", begun)
-    try:
-        with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
-            share_work(partial(parts, tmp_path, "slow"), 2, told)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+        share_work(partial(parts, tmp_path, "slow"), 2, told)
     assert time.monotonic() - began[0] < 3
     assert not multiprocessing.active_children()
     assert number == signal.SIGINT or getattr(stopped.value, "code", None) == 143
