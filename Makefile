@@ -12,12 +12,13 @@ AUDIT_VERSION := 2.10.1
 BIN := .venv/bin
 STAMP := .venv/.installed
 FIT := $(BIN)/fashion-tl fit
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 DATA_FLAGS := --data.source $(DATA) $(if $(filter FashionMNIST ImageFolder CSV TorchVision HuggingFace WebDataset,$(DATA)),--data.source.root '$(DATA_DIR)')
 SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch study studies recipe recipes compare runs tensorboard demo test coverage test-fast fuzz soak bench bench-peers mutation licences audit check docs docs-serve docs-check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies recipe recipes compare runs tensorboard demo test test-all coverage test-fast fuzz soak bench bench-peers mutation licences audit check docs docs-serve docs-check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,12 +77,14 @@ tensorboard: $(STAMP) ## serve the logs on this machine
 demo: $(STAMP) ## the whole story offline: pretrain, two phases, scratch, table
 	$(BIN)/python experiments/demo/run.py
 
-test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(STAMP) ## run the tests: of each kind that takes long a sample
+	$(PYTEST) --sample $(ARGS)
+
+test-all: $(STAMP) ## run all of them
+	$(PYTEST) $(ARGS)
 
 coverage: $(STAMP) ## run the tests and measure which lines they reach; at least 95 %
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term \
-		--cov-fail-under=95 $(ARGS)
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=95 $(ARGS)
 
 test-fast: $(STAMP) ## run the tests that take less than about a second each
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow' $(ARGS)

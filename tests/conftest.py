@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -24,8 +25,17 @@ BACKBONE = DATA.parent / "weights" / "mobilenetv2_035.keras_in1k"
 Fit = Callable[..., int]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make test` leave to `make test-all` what takes long and repeats a kind that it has."""
+    parser.addoption("--sample", action="store_true", help="of tests marked `thorough` run only the cases they keep")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none; begin with the files of slow tests, so that no process ends alone."""
+    if config.getoption("sample"):
+        kept = sampled(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
     slow: dict[Path, list[bool]] = {}
     for item in items:
         slow.setdefault(item.path, []).append(item.get_closest_marker("slow") is not None)
@@ -34,6 +44,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def sampled(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Choose what a sample runs: of a test marked ``thorough`` as many cases as it keeps, spread over all."""
+    kept, cases = set(items), dict[str, list[pytest.Item]]()
+    for item in items:
+        if item.get_closest_marker("thorough"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for group in cases.values():
+        keep = cast(pytest.Mark, group[0].get_closest_marker("thorough")).kwargs.get("keep", 0)
+        places = {round(place * (len(group) - 1) / max(keep - 1, 1)) for place in range(keep)}
+        kept -= {item for place, item in enumerate(group) if place not in places}
+    return kept
 
 
 def pytest_collection_finish() -> None:

@@ -96,6 +96,7 @@ def trained(backbone: str, train: Any, mode: str, **more: Any) -> tuple[list[flo
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "mobilenetv2_035", "test_vit"])
 @pytest.mark.parametrize("train", ["head", 1, {0: "head", 1: 1, 2: 2}])
+@pytest.mark.thorough(keep=5)
 def test_training_on_cached_features_is_training_on_images(folder: Path, backbone: str, train: Any) -> None:
     plain, cached = (trained(backbone, train, mode) for mode in ("off", "require"))
     assert len(list(folder.glob("[!.]*"))) >= 2

@@ -327,6 +327,7 @@ def state_of(name: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [(1, 1), (2, 2)])
+@pytest.mark.thorough(keep=1)
 def test_a_run_that_goes_on_sees_the_views_of_its_epochs(fit: Fit, stop_at: Any, place: tuple[int, int]) -> None:
     flags = (*FLAGS, "--model.train", "{0: head, 1: layer4}", "--model.dropout", "0.3", "--cache", "require")
     flags += ("--cache_views", "2", "--checkpoint_steps", "1", "--data.batch_size", "16")

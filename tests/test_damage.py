@@ -49,6 +49,7 @@ def damaged(whole: Path, workdir: Path, capsys: Any) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "metrics.csv", "test_predictions.npz"])
+@pytest.mark.thorough(keep=1)
 def test_a_report_names_the_damaged_file_and_goes_on(damaged: Callable[[Path], None], capsys: Any, file: str) -> None:
     damaged(LOGS / file)
     assert main(["compare"]) == 0
@@ -137,6 +138,7 @@ def test_a_record_with_wrong_types_is_damaged(
 
 
 @pytest.mark.parametrize("n", [3, 14, 24])
+@pytest.mark.thorough(keep=1)
 def test_a_full_disk_of_logs_ends_a_run_with_one_message_and_the_command_to_go_on(
     fit: Fit, workdir: Path, capsys: Any, n: int
 ) -> None:

@@ -35,6 +35,7 @@ def test_a_fault_is_what_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_some_single_faults_end_in_the_same_weights_or_a_clear_stop(tmp_path: Path) -> None:
     counts = count_faults(tmp_path)
     assert min(counts.values()) > 8

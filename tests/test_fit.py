@@ -102,6 +102,7 @@ MIRRORED = ("--data.augment.hflip", "0.5", "--cache", "require")
     ("augmented", "epoch", "batch"),
     [(AUGMENTED, 0, 1), (AUGMENTED, 1, 2), (AUGMENTED, 2, 0), (AUGMENTED, 3, 1), (MIRRORED, 1, 2), (MIRRORED, 3, 1)],
 )
+@pytest.mark.thorough(keep=2)
 def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(fit: Fit, stop_at, augmented, epoch, batch):
     arguments = (*TWO_PHASES, *augmented, "--patience", "4")
     assert fit(*arguments, name="whole", epochs=4) == 0

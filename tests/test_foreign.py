@@ -425,6 +425,7 @@ def test_ema_validates_and_keeps_the_average(fit: Fit) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["val/accuracy", "val/loss", "train/loss"])
+@pytest.mark.thorough(keep=1)
 def test_a_second_checkpoint_callback_with_any_monitor(fit: Fit, monitor: str) -> None:
     from fashion_tl.cli import main
 

@@ -176,6 +176,7 @@ def test_the_record_tells_what_trained_and_where_phases_began(fit: Fit, capsys) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.thorough(keep=1)
 def test_a_stopped_run_with_an_early_end_goes_on_to_the_same(epoch: int, fit: Fit, stop_at) -> None:
     flags = ("--checkpoint_steps", "1", "--model.train", EARLY.replace("lr: 0.0", "lr: 3.0"))
     assert fit(*flags, name="whole", epochs=5) == 0

@@ -97,6 +97,7 @@ def assert_one_run(name: str, alone: str) -> None:
     [(ALONE, "ddp"), (ALONE, "ddp_spawn"), (LAUNCHED, "auto")],
     ids=["ddp", "spawn", "torchrun"],
 )
+@pytest.mark.thorough(keep=1)
 def test_two_processes_do_what_one_does(fit: Fit, command: tuple[str, ...], strategy: str) -> None:
     assert fit(*SHARED, name="one", epochs=3) == 0
     out = start(command, "--name", "two", "--trainer.strategy", strategy)

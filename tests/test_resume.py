@@ -190,6 +190,7 @@ class Rates(Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "step"])
+@pytest.mark.thorough(keep=1)
 def test_another_batch_size_between_epochs_keeps_the_rates(schedule: str, tmp_path: Path) -> None:
     stopped(tmp_path, schedule=schedule, step_size=2)
     whole, other = Rates(), Rates()

@@ -97,6 +97,7 @@ def test_an_epoch_has_classes_equally_often(limit: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("augment", "views"), [(None, None), (Augment(hflip=0.5), None), (Augment(translate=3, rotation=20.0), 3)]
 )
+@pytest.mark.thorough(keep=3)
 def test_training_on_cached_features_is_training_on_images(
     augment: Augment | None, views: int | None, more: dict[str, Any]
 ) -> None:
@@ -136,6 +137,7 @@ def test_later_epochs_see_all_kept_views_of_an_image_that_comes_often() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [(1, 1), (2, 4)])
 @pytest.mark.parametrize("reading", ["images", "features", "views"])
+@pytest.mark.thorough(keep=2)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     fit: Fit, stop_at: Any, place: tuple[int, int], reading: str
 ) -> None:

@@ -111,6 +111,7 @@ def test_the_same_images_from_every_source_train_and_predict_alike(workdir: Path
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_real_photographs_from_every_source_train_and_predict_alike(
     real_data: Path, real_backbone: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +176,7 @@ BANDS = (
 @pytest.mark.parametrize(
     ("classifier", "channels"), [("scratch", 2), ("light", 4), ("backbone", 1), ("backbone", 2), ("backbone", 4)]
 )
+@pytest.mark.thorough(keep=2)
 def test_images_of_any_number_of_channels(workdir: Path, classifier: str, channels: int) -> None:
     """Trained on with augmentation, recorded, drawn, and looked into; statistics are those of as many channels."""
     model = {

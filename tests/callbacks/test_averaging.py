@@ -350,6 +350,7 @@ def test_with_the_cache_as_without(average: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--ema=0.8", "--swa=0.6"])
+@pytest.mark.thorough(keep=1)
 def test_the_kept_checkpoint_is_the_average_that_validation_chose(fit: Fit, capsys, flag: str) -> None:
     given = (flag, "--model.lr", "0.02", "--monitor", "val/loss", "--model.schedule", "constant")
     assert fit(*given, "--model.train", "{0: head, 1: layer4}", epochs=4) == 0

@@ -136,6 +136,7 @@ def test_confusion_picture_is_bounded_in_pixels_and_labels(classes: int, monkeyp
     ("broken", "tag"), [("confusion_picture", "test/confusion_matrix"), ("filter_grid", "filters/first_layer")]
 )
 @pytest.mark.parametrize("error", [RuntimeError("no font"), MemoryError(), OSError("disk full")], ids=lambda e: str(e))
+@pytest.mark.thorough(keep=2)
 def test_a_picture_that_cannot_be_drawn_stops_no_run(
     fit: Fit, capsys, monkeypatch: pytest.MonkeyPatch, broken: str, tag: str, error: Exception
 ):

@@ -72,6 +72,7 @@ def test_the_mean_is_that_of_the_recorded_members(folder: Path, command: Command
 
 
 @pytest.mark.parametrize("method", ["mean", "greedy", "stack"])
+@pytest.mark.thorough(keep=1)
 def test_the_checkpoint_computes_what_the_record_holds(
     folder: Path, command: Command, calibrated: tuple[str, str], method: str
 ) -> None:

@@ -41,6 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
+@pytest.mark.thorough(keep=2)
 def test_logits_of_a_family_of_backbones(backbone: str) -> None:
     torch.manual_seed(0)
     spec = {**SIZES, "image_size": 64}

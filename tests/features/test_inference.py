@@ -141,6 +141,7 @@ def test_compiled_outputs_equal_eager_ones_and_nothing_else_changes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "mobilenetv2_035", "test_efficientnet", "test_vit", "test_convnext"])
+@pytest.mark.thorough(keep=2)
 def test_folded_outputs_equal_eager_ones_and_nothing_else_changes(name: str) -> None:
     staged = network(name)
     parts = parts_of(staged)

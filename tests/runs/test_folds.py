@@ -178,6 +178,7 @@ def test_the_test_set_of_a_source_is_left_alone(fit: Fit) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_make_each_fold_together(workdir: Path) -> None:
     small: tuple[str, ...] = (
         "--data.image_size",

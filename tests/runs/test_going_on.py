@@ -92,6 +92,7 @@ def _why_not_compared(name: str, capsys) -> str:
 
 @pytest.mark.parametrize("how", ["--resume true", "--ckpt_path last"])
 @pytest.mark.parametrize("stopped", ["by epochs", "by steps", "early"])
+@pytest.mark.thorough(keep=2)
 def test_only_the_test_is_left_of_a_run_killed_between_training_and_test(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, stopped: str, how: str
 ) -> None:
@@ -229,6 +230,7 @@ SEARCH = ("--search", "{model.momentum: [0.5, 0.9, 0.8]}", "--seeds", "2", "--mo
 
 
 @pytest.mark.parametrize("stop", [2, 3])  # a candidate, a seed
+@pytest.mark.thorough(keep=1)
 def test_a_search_goes_on_with_the_first_candidate_or_seed_that_is_not_done(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys, stop: int
 ) -> None:

@@ -131,6 +131,7 @@ def test_what_cannot_be_sent_to_a_spawned_process_is_one_message(fit: Fit, workd
         (["--model.terms", "{distillation: {teachers: big}}"], "terms.distillation.teachers (weights)"),
     ],
 )
+@pytest.mark.thorough(keep=1)
 def test_a_run_does_not_go_on_with_what_another_checkpoint_tells(
     fit: Fit, workdir: Path, capsys, flags: list[str], message: str
 ) -> None:

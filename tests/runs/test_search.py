@@ -108,6 +108,7 @@ def test_other_verbs_and_one_run_only_flags(fit: Fit, capsys) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_make_the_same_candidates_and_seeds_as_one(fit: Fit, capsys) -> None:
     several = ("--search", "{model.lr: [1.0e+18, 0.003, 0.01]}", "--seeds", "2", "--model.optimizer", "sgd", *BY_LOSS)
     assert fit(*several, name="one") == 0

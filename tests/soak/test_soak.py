@@ -105,6 +105,7 @@ def test_the_page_keeps_what_is_written_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_smallest_soak_ends_with_a_table(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.soak", "--cases", "1", "--lanes", "1", "--minutes", "2"]

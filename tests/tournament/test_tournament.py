@@ -88,6 +88,7 @@ def test_a_tournament_from_its_plan_to_its_table(verb: Verb, capsys, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_make_the_same_table_as_one(verb: Verb, capfd: pytest.CaptureFixture[str]) -> None:
     few = (*FILE, "--budgets", "4", "--seeds", "2", "--trials", "2")
     assert verb("tournament", *few, "--name", "one") == 0

@@ -88,6 +88,7 @@ def share(tune: Tune, url: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_machines_share_sqlite(tune: Tune, capfd: pytest.CaptureFixture[str]) -> None:
     share(tune, "sqlite:///trials.db", capfd)
 

@@ -106,6 +106,7 @@ def test_a_study_from_its_plan_to_its_tested_best_trial(tune: Tune, capsys, monk
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_same_study_has_the_same_trials_whoever_runs_them(tune: Tune, capfd: pytest.CaptureFixture[str]) -> None:
     chance = (*FEW, "--sampler", "random", "--trainer.max_epochs", "1")
     assert tune(*chance, "--name", "one") == 0
@@ -129,6 +130,7 @@ def test_more_trials_go_on_as_one_longer_study(tune: Tune) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_stopped_twice_it_ends_with_the_same_trials(
     tune: Tune, stop_at: Callable[[int, int, BaseException], None], monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
