@@ -225,6 +225,7 @@ def test_images_that_lie_on_the_device_train_the_same(fit: Fit, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["auto", "off"])
+@pytest.mark.thorough(keep=1)
 def test_compiled_code_follows_a_change_of_phase(fit: Fit, capsys, cache):
     flags = ("--model.train", "{0: head, 1: layer4, 2: all}", "--model.lr", "0.003", "--cache", cache)
     assert fit(*flags, name="plain", epochs=3) == 0

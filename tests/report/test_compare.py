@@ -182,6 +182,7 @@ def test_many_classes(make: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_time_grows_with_the_runs_and_no_faster(make: Any, tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(10)]
     for draw in range(6):

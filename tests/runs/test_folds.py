@@ -65,6 +65,7 @@ def test_every_image_is_tested_once_and_the_figures_come_together(fit: Fit, caps
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_seeds_and_processes_and_resume_make_the_same_folds(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     several = (*HEAD, *THREE, "--seeds", "2", "--seed_everything", "4")
     assert fit(*several, name="one") == 0

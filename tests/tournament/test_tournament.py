@@ -103,6 +103,7 @@ def test_two_processes_make_the_same_table_as_one(verb: Verb, capfd: pytest.Capt
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_stopped_twice_it_ends_with_the_same_table(
     verb: Verb, stop_at: Callable[[int, int, BaseException], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
