@@ -15,6 +15,7 @@ from torch import Tensor
 from fashion_tl import __version__
 from fashion_tl.data.transforms import describe_preprocessing, to_float
 from fashion_tl.export.card import Exported, model_card
+from fashion_tl.export.names import CARD, CONFIG, INT8, LABELS, ONNX, PROGRAM, WEIGHTS
 from fashion_tl.export.network import input_shape, plain_network
 from fashion_tl.export.subject import Subject, checked_images, open_subject, run_images
 from fashion_tl.files import replacing_folder, write_bytes, write_text
@@ -27,8 +28,6 @@ from fashion_tl.training.transfer import TransferClassifier
 if TYPE_CHECKING:
     from fashion_tl.export.onnx_file import OnnxSession
 
-LABELS, CARD = "labels.txt", "README.md"
-ONNX, INT8, PROGRAM, WEIGHTS = "model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors"
 _USAGE = {
     "timm": 'import timm\n\nbackbone = timm.create_model("local-dir:FOLDER", pretrained=True)',
     "safetensors": "from safetensors.torch import load_file\n\n"
@@ -116,7 +115,7 @@ _CONTENTS = {
     INT8: "the same with eight-bit weights and activations (dynamic quantisation)",
     PROGRAM: "the network, for `torch.export.load`",
     WEIGHTS: "the weights",
-    "config.json": "what timm builds the backbone from",
+    CONFIG: "what timm builds the backbone from",
 }
 
 
@@ -131,6 +130,7 @@ def _about(module: ImageClassifier, options: Options) -> Exported:
         taken = f"images {values} ({size}), as stored: resizing and normalising are part of the network"
     spec = module.input_spec
     return Exported(
+        task="image-feature-extraction" if options.format == "timm" else "image-classification",
         class_names=module.class_names,
         architecture=module.architecture,
         parameters=sum(p.numel() for p in module.network.parameters()),
