@@ -3,7 +3,8 @@
 In one process and in turn: `predict` over the folder (finding and decoding the files, the network, the table), and the
 forward passes of the same batches, decoded before and held in memory as stored. Both have the same threads, batch size
 and settings of memory. The first pass of each is left out. The ratio is the images a second of `predict` over those of
-the network; beside it stands decoding alone, with all threads, which bounds `predict` where the network is small.
+the network; beside it stands decoding alone, with all threads, which bounds `predict` where the network is small. The
+same by processor seconds: what work of others beside it changes less.
 """
 
 from __future__ import annotations
@@ -58,22 +59,24 @@ def main() -> None:
             predict(options.checkpoint, [options.folder], Path(folder, f"table.{options.form}"), size)
 
         sides = {"predict": whole, "network": network, "decoding": decoding}
-        rates: dict[str, list[float]] = {name: [] for name in sides}
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         for repeat in range(options.repeats + 1):
             for name, side in sides.items():
                 seconds = _seconds(side)
-                rates[name] += [len(files) / seconds] if repeat else []
+                taken[name] += [seconds] if repeat else []
     print(f"{len(files):,} images, batches of {size}, {options.threads} threads, torch {torch.__version__}")
-    for name, values in rates.items():
-        print(f"{name}, images a second: {_spread(values)}")
-    ratios = [ours / alone for ours, alone in zip(rates["predict"], rates["network"], strict=True)]
-    print(f"predict / network: {_spread(ratios, '.3f')}")
+    for place, what in enumerate(("second", "processor second")):
+        for name, values in taken.items():
+            print(f"{name}, images a {what}: {_spread([len(files) / value[place] for value in values])}")
+        pairs = zip(taken["predict"], taken["network"], strict=True)
+        print(f"predict / network: {_spread([alone[place] / ours[place] for ours, alone in pairs], '.3f')}")
 
 
-def _seconds(side: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def _seconds(side: Callable[[], None]) -> tuple[float, float]:
+    """Return the seconds that passed, and those of all processors."""
+    began, worked = time.perf_counter(), time.process_time()
     side()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - worked
 
 
 def _spread(values: list[float], form: str = ",.0f") -> str:

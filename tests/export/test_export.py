@@ -304,6 +304,14 @@ def test_data_that_are_not_at_hand_are_not_downloaded(
     assert found == "the data of the run are not at hand (--root says where they are)"
 
 
+def test_int8_without_images_to_calibrate_by_is_refused(scratch: ScratchClassifier, save: Save, capsys: Output) -> None:
+    onnx_needed()
+    message = fails(capsys, save(scratch), "out", "--format", "onnx", "--int8")
+    assert (
+        "--int8 needs training images of the run to be calibrated by: own.ckpt lies in no folder of a run." in message
+    )
+
+
 def test_logits_are_finite_or_refused() -> None:
     onnx_needed()
     from fashion_tl.errors import UserError
