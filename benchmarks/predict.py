@@ -64,6 +64,7 @@ def main() -> None:
             for name, side in sides.items():
                 seconds = _seconds(side)
                 taken[name] += [seconds] if repeat else []
+                print(f"{name} {repeat}: {seconds[0]:.2f} s, {seconds[1]:.2f} processor seconds", flush=True)
     print(f"{len(files):,} images, batches of {size}, {options.threads} threads, torch {torch.__version__}")
     for place, what in enumerate(("second", "processor second")):
         for name, values in taken.items():

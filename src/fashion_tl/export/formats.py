@@ -236,5 +236,6 @@ def _inputs(module: ImageClassifier, options: Options, run: OpenedRun | None) ->
 def _taken(module: ImageClassifier, options: Options, images: Tensor) -> Tensor:
     """Turn images as stored into what the exported network takes."""
     if not options.preprocessing:
-        return module.preprocess(images).contiguous()
+        prepared: Tensor = module.preprocess(images)
+        return prepared.contiguous()
     return images if options.input_type == "uint8" else to_float(images)

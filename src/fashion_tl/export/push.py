@@ -86,7 +86,7 @@ def _check_text(path: Path) -> None:
 
 def _check_repository(repo: str) -> None:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # not in its __all__
 
     try:
         validate_repo_id(repo)
@@ -120,15 +120,15 @@ def _refusing(endpoint: str, repo: str) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Show progress on terminals alone, and no warnings: those of the card stand on the page of the hub, too."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub import utils
 
-    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    hide = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
     if hide:
-        disable_progress_bars()
+        utils.disable_progress_bars()  # type: ignore[attr-defined] # none of the three is in its __all__
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         if hide:
-            enable_progress_bars()
+            utils.enable_progress_bars()  # type: ignore[attr-defined]

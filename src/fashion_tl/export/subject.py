@@ -115,8 +115,8 @@ def calibration_images(opened: OpenedRun) -> Iterator[Tensor]:
     split = opened.data.splits["train"]
     count = min(CALIBRATION_IMAGES, len(split))
     chosen = split.indices[torch.arange(count) * len(split) // count]
-    for indices in chosen.split(_BATCH):
-        yield _as_bytes(split.images.__getitems__(indices)[0])
+    for start in range(0, count, _BATCH):
+        yield _as_bytes(split.images.__getitems__(chosen[start : start + _BATCH])[0])
 
 
 def _as_bytes(images: Tensor) -> Tensor:
