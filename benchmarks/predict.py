@@ -3,8 +3,9 @@
 In one process and in turn: `predict` over the folder (finding and decoding the files, the network, the table), and the
 forward passes of the same batches, decoded before and held in memory as stored. Both have the same threads, batch size
 and settings of memory. The first pass of each is left out. The ratio is the images a second of `predict` over those of
-the network; beside it stands decoding alone, with all threads, which bounds `predict` where the network is small. The
-same by processor seconds: what work of others beside it changes less.
+the network; beside it stand decoding alone, with all threads, which bounds `predict` where the network is small, and
+opening the checkpoint, which `predict` does once. The same by processor seconds: what work of others beside it changes
+less.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def main() -> None:
         def whole() -> None:
             predict(options.checkpoint, [options.folder], Path(folder, f"table.{options.form}"), size)
 
-        sides = {"predict": whole, "network": network, "decoding": decoding}
+        sides: dict[str, Callable[[], object]] = {"predict": whole, "network": network, "decoding": decoding}
+        sides["checkpoint"] = lambda: load_classifier(options.checkpoint)
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         for repeat in range(options.repeats + 1):
             for name, side in sides.items():
@@ -68,12 +70,15 @@ def main() -> None:
     print(f"{len(files):,} images, batches of {size}, {options.threads} threads, torch {torch.__version__}")
     for place, what in enumerate(("second", "processor second")):
         for name, values in taken.items():
-            print(f"{name}, images a {what}: {_spread([len(files) / value[place] for value in values])}")
+            if name == "checkpoint":
+                print(f"opening the checkpoint, {what}s: {_spread([value[place] for value in values], '.2f')}")
+            else:
+                print(f"{name}, images a {what}: {_spread([len(files) / value[place] for value in values])}")
         pairs = zip(taken["predict"], taken["network"], strict=True)
         print(f"predict / network: {_spread([alone[place] / ours[place] for ours, alone in pairs], '.3f')}")
 
 
-def _seconds(side: Callable[[], None]) -> tuple[float, float]:
+def _seconds(side: Callable[[], object]) -> tuple[float, float]:
     """Return the seconds that passed, and those of all processors."""
     began, worked = time.perf_counter(), time.process_time()
     side()

@@ -320,3 +320,18 @@ def test_logits_are_finite_or_refused() -> None:
     pairs = [(images(count=2), torch.zeros(2, 3))]
     with pytest.raises(UserError, match="differ"):
         largest_difference(lambda _: np.full((2, 3), np.nan, np.float32), pairs)  # type: ignore[arg-type]
+
+
+def test_large_logits_may_differ_by_more_in_proportion() -> None:
+    onnx_needed()
+    from fashion_tl.errors import UserError
+    from fashion_tl.export.onnx_file import largest_difference
+
+    def compare(largest: float, difference: float) -> None:
+        found: Any = lambda _: np.full((2, 3), largest + difference, np.float32)  # noqa: E731
+        largest_difference(found, [(images(count=2), torch.full((2, 3), largest))])
+
+    compare(20.0, 1e-3)
+    for largest, difference in ((20.0, 3e-3), (0.5, 2e-4)):
+        with pytest.raises(UserError, match="differ"):
+            compare(largest, difference)

@@ -19,7 +19,7 @@ from fashion_tl.export.converters import FAILURES, quiet
 from fashion_tl.files import write_bytes
 
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
-TOLERANCE = 1e-4  # largest absolute difference of a logit
+TOLERANCE = 1e-4  # largest difference of a logit, as a share of the largest logit where that is above 1
 _BATCH = "batch"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -134,16 +134,18 @@ def largest_difference(session: OnnxSession, pairs: Iterable[tuple[Tensor, Tenso
         The largest absolute difference, and the number of images.
 
     Raises:
-        UserError: If a difference is above 1e-4, or a logit is not finite.
+        UserError: If a difference is above 1e-4 of the largest logit of a batch, or of 1 where that is more, or a logit
+            is not finite.
     """
     largest, count = 0.0, 0
     for inputs, expected in pairs:
         difference = float(np.abs(session(inputs) - expected.numpy()).max())
+        allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
         count += len(inputs)
-        if not difference <= TOLERANCE:  # NaN included
+        if not difference <= allowed:  # NaN included
             raise UserError(
                 f"logits of the ONNX file differ from the network's by {difference:.2g} within {count} images, allowed "
-                f"is {TOLERANCE:g}: nothing was written. Export it with --format torch."
+                f"is {allowed:.2g}: nothing was written. Export it with --format torch."
             )
         largest = max(largest, difference)
     return largest, count
