@@ -202,10 +202,29 @@ def test_json_lines(trained: RunPaths, pictures: Path, capsys: Output) -> None:
     assert len(Path("table.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.json", "a.TSV", "a.xlsx"])
+def test_parquet_holds_what_the_csv_does(trained: RunPaths, pictures: Path, capsys: Output) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    header, paths, classes, probabilities = table(predict(capsys, trained.best, pictures))
+    for _ in range(2):  # the second replaces the first
+        assert predict(capsys, trained.best, pictures, "--output", "new/t.parquet") == "5 images: new/t.parquet\n"
+    found = parquet.read_table("new/t.parquet")
+    assert found.column_names == header
+    assert (found["path"].to_pylist(), found["class"].to_pylist()) == (paths, classes)
+    values = torch.tensor([found[name].to_pylist() for name in header[2:]], dtype=torch.float64).T
+    torch.testing.assert_close(values, probabilities.double(), atol=1e-7, rtol=0)
+    (pictures / "d.png").write_bytes(b"not an image")
+    kept = Path("new/t.parquet").read_bytes()
+    assert "d.png cannot be read" in fails(
+        capsys, "predict", trained.best, pictures, "--batch_size", 1, "--output", "new/t.parquet"
+    )
+    assert Path("new/t.parquet").read_bytes() == kept
+    assert [path.name for path in Path("new").iterdir()] == ["t.parquet"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.TSV", "a.xlsx"])
 def test_forms_that_are_not_written(trained: RunPaths, pictures: Path, capsys: Output, name: str) -> None:
     message = fails(capsys, "predict", trained.best, pictures, "--output", name)
-    assert f"--output {name}: predictions are written as .csv, or as JSON lines (.jsonl)." in message
+    assert f"--output {name}: predictions are written as .csv, JSON lines (.jsonl) or Parquet (.parquet)." in message
     assert not Path(name).exists()
 
 

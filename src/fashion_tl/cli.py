@@ -26,6 +26,7 @@ FUNCTIONS = {
     "new": ("new:new", "write a commented experiment to begin with"),
     "predict": ("inspection.predict:predict", "classify image files with a checkpoint"),
     "export": ("export.verb:export", "write a trained network as ONNX, torch.export, safetensors or timm files"),
+    "push": ("export.push:push", "send an exported folder to the Hugging Face Hub"),
     "stages": ("models.listing:stages", "list the stages of a backbone"),
     "runs": ("records.listing:runs", "list the recorded runs"),
     "compare": ("report.compare:compare", "write one report over recorded runs: reports/index.html"),

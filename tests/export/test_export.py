@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def card(folder: str = "out") -> str:
     return Path(folder, "README.md").read_text(encoding="utf-8")
 
 
+def check_nothing_is_of_this_machine(folder: str = "out") -> None:
+    """Look for paths in files that go to others."""
+    from fashion_tl.export.local_paths import paths_of_this_machine
+
+    places = (Path.cwd(), Path(tempfile.gettempdir()), Path.home(), Path(sys.prefix), Path(__file__).parents[2])
+    for path in Path(folder).iterdir():
+        content = path.read_bytes()
+        assert not [place for place in places if f"{place}/".encode() in content], path
+        assert path.name.startswith("model.") or paths_of_this_machine(content.decode()) == []
+
+
 def test_weights_with_metadata(beside: RunPaths, capsys: Output) -> None:
     from safetensors import safe_open
 
@@ -55,6 +67,7 @@ def test_weights_with_metadata(beside: RunPaths, capsys: Output) -> None:
     assert state.keys() == module.network.state_dict().keys()
     assert json.loads(metadata["class_names"]) == list(module.class_names)
     assert Path("out/labels.txt").read_text().splitlines() == list(module.class_names)
+    check_nothing_is_of_this_machine()
 
 
 def test_a_run_may_be_named_by_its_folder_or_its_checkpoint(beside: RunPaths) -> None:
@@ -82,13 +95,14 @@ torch.save([network(images), network(images[:3])], "logits.pt")
     found = torch.load("logits.pt")
     torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(found[1], expected[:3], atol=1e-5, rtol=0)
+    check_nothing_is_of_this_machine()
 
 
 def test_the_card_holds_what_the_record_says(beside: RunPaths) -> None:
     assert main(["export", "small", "out", "--format", "safetensors"]) == 0
     record, text = read_record(beside.logs), card()
     test = record["test"]
-    assert text.startswith("# small version 0\n")
+    assert text.startswith("---\npipeline_tag: image-classification\ntags: [fashion_tl]\n---\n\n# small version 0\n")
     for told in (
         "| images | SyntheticGarments |",
         *(f"| {name} images | {count} |" for name, count in record["data"]["sizes"].items()),
@@ -97,7 +111,7 @@ def test_the_card_holds_what_the_record_says(beside: RunPaths) -> None:
         f"| balanced accuracy | {test['balanced_accuracy']:.4f} | ",
         f"| macro F1 | {test['macro_f1']:.4f} | ",
         f"| Trouser | {test['per_class']['Trouser']['precision']:.4f} |",
-        record["command"],
+        "fashion-tl fit --name small --log_dir .../lightning_logs --checkpoint_dir .../checkpoints --data.source",
         f"| torch | {record['environment']['libraries']['torch']} |",
         "Not fitted: `fashion-tl diagnose` does it.",
         "The licence of the weights is unknown",
@@ -106,6 +120,20 @@ def test_the_card_holds_what_the_record_says(beside: RunPaths) -> None:
     ):
         assert told in text
     assert text.count(" to 0.") + text.count(" to 1.") + text.count(" to 2.") >= 6  # intervals
+
+
+def test_the_card_names_no_folder_of_this_machine(beside: RunPaths, small: RunPaths) -> None:
+    record = read_record(beside.logs)
+    weights = f"local-dir:{small.best.parent}/weights_of"
+    odd = {"command": f"fashion-tl fit --data.source.root '{small.logs}/my photos/pets'", "model": {"weights": weights}}
+    try:
+        write_record(small.logs, record | odd)
+        assert main(["export", "small", "out", "--format", "safetensors"]) == 0
+    finally:
+        write_record(small.logs, record)
+    check_nothing_is_of_this_machine()
+    assert "fashion-tl fit --data.source.root .../pets\n" in card()
+    assert "| began as | local-dir:.../weights\\_of |" in card()
 
 
 def test_the_card_says_why_figures_are_missing(beside: RunPaths, small: RunPaths) -> None:
@@ -148,6 +176,8 @@ def test_timm_is_the_default_where_there_is_a_backbone(adapted: TransferClassifi
     assert {path.name for path in Path("out").iterdir()} == {
         "config.json", "model.safetensors", "labels.txt", "README.md",
     }  # fmt: skip
+    assert card().startswith("---\npipeline_tag: image-feature-extraction\n")
+    check_nothing_is_of_this_machine()
 
 
 def onnx_needed() -> None:
@@ -165,6 +195,7 @@ def test_onnx_is_compared_on_the_test_images_of_the_run(beside: RunPaths, capsys
     assert {path.name for path in Path("out").iterdir()} == {
         "model.onnx", "model.int8.onnx", "labels.txt", "README.md",
     }  # fmt: skip
+    check_nothing_is_of_this_machine()
     assert "Largest difference of a logit to the trained network" in card()
 
 
@@ -273,6 +304,14 @@ def test_data_that_are_not_at_hand_are_not_downloaded(
     assert found == "the data of the run are not at hand (--root says where they are)"
 
 
+def test_int8_without_images_to_calibrate_by_is_refused(scratch: ScratchClassifier, save: Save, capsys: Output) -> None:
+    onnx_needed()
+    message = fails(capsys, save(scratch), "out", "--format", "onnx", "--int8")
+    assert (
+        "--int8 needs training images of the run to be calibrated by: own.ckpt lies in no folder of a run." in message
+    )
+
+
 def test_logits_are_finite_or_refused() -> None:
     onnx_needed()
     from fashion_tl.errors import UserError
@@ -281,3 +320,18 @@ def test_logits_are_finite_or_refused() -> None:
     pairs = [(images(count=2), torch.zeros(2, 3))]
     with pytest.raises(UserError, match="differ"):
         largest_difference(lambda _: np.full((2, 3), np.nan, np.float32), pairs)  # type: ignore[arg-type]
+
+
+def test_large_logits_may_differ_by_more_in_proportion() -> None:
+    onnx_needed()
+    from fashion_tl.errors import UserError
+    from fashion_tl.export.onnx_file import largest_difference
+
+    def compare(largest: float, difference: float) -> None:
+        found: Any = lambda _: np.full((2, 3), largest + difference, np.float32)  # noqa: E731
+        largest_difference(found, [(images(count=2), torch.full((2, 3), largest))])
+
+    compare(20.0, 1e-3)
+    for largest, difference in ((20.0, 3e-3), (0.5, 2e-4)):
+        with pytest.raises(UserError, match="differ"):
+            compare(largest, difference)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fashion_tl import __version__
 from fashion_tl.errors import UserError
+from fashion_tl.export.local_paths import command_without_folders, without_folders
 from fashion_tl.export.subject import Subject
 from fashion_tl.inspection.calibration import UNSCALED, Calibration, read_calibration
 from fashion_tl.metrics.imbalance import imbalance
@@ -35,6 +36,7 @@ class Exported:
     """What the card says of the export itself.
 
     Attributes:
+        task: What it does, in the words of the Hugging Face Hub.
         class_names: Names of the K classes, in the order of the logits.
         architecture: The network.
         parameters: Number of its parameters.
@@ -46,6 +48,7 @@ class Exported:
         preprocessing: What becomes of images, by name.
     """
 
+    task: str
     class_names: Sequence[str]
     architecture: str
     parameters: int
@@ -61,6 +64,7 @@ def model_card(subject: Subject, exported: Exported) -> str:
     """Write the card."""
     classes = len(exported.class_names)
     parts = [
+        f"---\npipeline_tag: {exported.task}\ntags: [fashion_tl]\n---",  # what a hub lists it by
         f"# {_text(subject.label)}",
         f"Classifies images into {classes} classes ({', '.join(map(_text, exported.class_names))}). "
         f"{_text(exported.architecture)}, {exported.parameters:,} parameters. Exported by fashion_tl {__version__}.",
@@ -120,7 +124,7 @@ def _training(subject: Subject) -> list[str]:
     if not rows["made of"]:
         del rows["made of"]
     command = subject.record.get("command")
-    told = f"```\n{clean(command)}\n```" if command else "The record holds no command."
+    told = f"```\n{clean(command_without_folders(command))}\n```" if command else "The record holds no command."
     table = _table(("what", "value"), [(name, _cell(value)) for name, value in rows.items()])
     return ["## Training", table, f"Command:\n\n{told}"]
 
@@ -232,8 +236,9 @@ def _cell(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """Write text so that Markdown shows it as it is, in a cell of a table, too."""
-    return re.sub(r"([\\`*_{}\[\]|#])", r"\\\1", html.escape(clean(value), quote=False))
+    """Write text so that Markdown shows it as it is, in a cell of a table, too; of paths their last name."""
+    shown = without_folders(clean(value))
+    return re.sub(r"([\\`*_{}\[\]|#])", r"\\\1", html.escape(shown, quote=False))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

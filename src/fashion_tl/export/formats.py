@@ -14,9 +14,18 @@ from torch import Tensor
 
 from fashion_tl import __version__
 from fashion_tl.data.transforms import describe_preprocessing, to_float
+from fashion_tl.errors import UserError
 from fashion_tl.export.card import Exported, model_card
+from fashion_tl.export.names import CARD, CONFIG, INT8, LABELS, ONNX, PROGRAM, WEIGHTS
 from fashion_tl.export.network import input_shape, plain_network
-from fashion_tl.export.subject import Subject, checked_images, open_subject, run_images
+from fashion_tl.export.subject import (
+    CHECKED_IMAGES,
+    Subject,
+    calibration_images,
+    checked_images,
+    open_subject,
+    run_images,
+)
 from fashion_tl.files import replacing_folder, write_bytes, write_text
 from fashion_tl.inspection.inference import classify, tracked
 from fashion_tl.inspection.run import OpenedRun
@@ -27,8 +36,6 @@ from fashion_tl.training.transfer import TransferClassifier
 if TYPE_CHECKING:
     from fashion_tl.export.onnx_file import OnnxSession
 
-LABELS, CARD = "labels.txt", "README.md"
-ONNX, INT8, PROGRAM, WEIGHTS = "model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors"
 _USAGE = {
     "timm": 'import timm\n\nbackbone = timm.create_model("local-dir:FOLDER", pretrained=True)',
     "safetensors": "from safetensors.torch import load_file\n\n"
@@ -113,10 +120,10 @@ def export_network(
 
 _CONTENTS = {
     ONNX: "the network, for onnxruntime and others",
-    INT8: "the same with eight-bit weights and activations (dynamic quantisation)",
+    INT8: "the same with eight-bit weights and activations (static quantisation)",
     PROGRAM: "the network, for `torch.export.load`",
     WEIGHTS: "the weights",
-    "config.json": "what timm builds the backbone from",
+    CONFIG: "what timm builds the backbone from",
 }
 
 
@@ -131,6 +138,7 @@ def _about(module: ImageClassifier, options: Options) -> Exported:
         taken = f"images {values} ({size}), as stored: resizing and normalising are part of the network"
     spec = module.input_spec
     return Exported(
+        task="image-feature-extraction" if options.format == "timm" else "image-classification",
         class_names=module.class_names,
         architecture=module.architecture,
         parameters=sum(p.numel() for p in module.network.parameters()),
@@ -186,6 +194,8 @@ def _onnx(
     from fashion_tl.export.onnx_file import OnnxSession, largest_difference, onnx_model, quantised
 
     run = None if isinstance(opened, str) else opened
+    if options.int8 and run is None:
+        raise UserError(f"--int8 needs training images of the run to be calibrated by: {opened}.")
     # The original first: what it computes is what the file is held to.
     expected = [classify(module, images) for images, _ in _inputs(module, options, run)]
     model = onnx_model(plain_network(module, options.preprocessing), _example(module, options), _metadata(about))
@@ -195,35 +205,37 @@ def _onnx(
     of = "test images" if run else f"generated images ({opened})"
     facts = [f"Largest difference of a logit to the trained network: {largest:.2g} on {count:,} {of}."]
     files = {ONNX: model.content}
-    if options.int8:
-        files[INT8] = quantised(model)
-        facts.append(_accuracy(session, OnnxSession(files[INT8]), _inputs(module, options, run, whole=True), run))
+    if options.int8 and run is not None:
+        files[INT8] = quantised(model, (_taken(module, options, images) for images in calibration_images(run)))
+        facts.append(_accuracy(session, OnnxSession(files[INT8]), module, options, run))
         sizes = [len(content) / 2**20 for content in files.values()]
         facts.append(f"Size: {sizes[0]:.2f} MiB, of the int8 model {sizes[1]:.2f} MiB.")
     return files, facts
 
 
 def _accuracy(
-    session: OnnxSession, small: OnnxSession, inputs: Iterator[tuple[Tensor, Tensor]], run: OpenedRun | None
+    session: OnnxSession, small: OnnxSession, module: ImageClassifier, options: Options, run: OpenedRun
 ) -> str:
-    """Say how accurate a model and its quantised one are, or without labels how often they agree."""
-    both = [(session(taken).argmax(1), small(taken).argmax(1)) for _, taken in inputs]
-    whole, quantised = (np.concatenate(classes) for classes in zip(*both, strict=True))
-    if run is None:
-        same = np.mean(whole == quantised)
-        return f"The int8 model finds the same class for {same:.1%} of these images; its accuracy is not known."
-    correct, after = (float(np.mean(classes == run.labels)) for classes in (whole, quantised))
-    return f"Accuracy on {len(run.labels):,} test images: {correct:.4f}, of the int8 model {after:.4f}."
+    """Say how accurate a model and its quantised one are."""
+    inputs = (_taken(module, options, images) for images in tracked(run_images(run), "images", len(run.labels)))
+    both = [(session(taken).argmax(1), small(taken).argmax(1)) for taken in inputs]
+    whole, after = (np.concatenate(classes) for classes in zip(*both, strict=True))
+    accuracies = [float(np.mean(classes == run.labels)) for classes in (whole, after)]
+    return (
+        f"Accuracy on {len(run.labels):,} test images: {accuracies[0]:.4f}, of the int8 model {accuracies[1]:.4f} "
+        f"(the same class for {np.mean(whole == after):.1%})."
+    )
 
 
-def _inputs(
-    module: ImageClassifier, options: Options, run: OpenedRun | None, whole: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _inputs(module: ImageClassifier, options: Options, run: OpenedRun | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images as stored, and what the exported network takes of them."""
-    batches = run_images(run) if whole and run else checked_images(run, module.input_spec)
-    total = len(run.labels) if whole and run else 1000
-    for images in tracked(batches, "images", total):
-        if not options.preprocessing:
-            yield images, module.preprocess(images).contiguous()
-        else:
-            yield images, images if options.input_type == "uint8" else to_float(images)
+    for images in tracked(checked_images(run, module.input_spec), "images", CHECKED_IMAGES):
+        yield images, _taken(module, options, images)
+
+
+def _taken(module: ImageClassifier, options: Options, images: Tensor) -> Tensor:
+    """Turn images as stored into what the exported network takes."""
+    if not options.preprocessing:
+        prepared: Tensor = module.preprocess(images)
+        return prepared.contiguous()
+    return images if options.input_type == "uint8" else to_float(images)

@@ -35,7 +35,7 @@ def export(
         preprocessing: Whether images go in as stored, to be resized and normalised by the network; else as the network
             sees them (torch, onnx).
         input_type: Values of the images as stored: uint8, 0 to 255, or float32, 0 to 1 (torch, onnx).
-        int8: Write a second file with eight-bit weights and activations, by dynamic quantisation (onnx).
+        int8: Write a second file with eight-bit weights and activations, calibrated by training images (onnx).
         log_dir: Folder of all records.
         checkpoint_dir: Folder of all checkpoints.
         root: Folder with the data, where it lies elsewhere than for the run.

@@ -1,0 +1,207 @@
+"""Tables of predictions as CSV, JSON lines or Parquet: path, class and the probability of every class, a row a file."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fashion_tl import __version__
+from fashion_tl.errors import UserError, shown
+from fashion_tl.files import replacing
+
+CSV, JSON_LINES, PARQUET = ".csv", ".jsonl", ".parquet"
+OTHERS = (".json", ".xlsx", ".xls", ".tsv", ".arrow", ".feather")  # whose names would promise what is not in them
+ROW_GROUP = 16_384  # rows that wait to be written
+DECIMALS = 6
+
+_BEGINNINGS = (b"path,class,", b'{"path": "')
+_MARK = b"fashion_tl.predictions"  # in the metadata of Parquet files
+_FIRST = ("path", "class")
+
+# Paths (B) and probabilities (B, K) of a batch.
+WriteRows = Callable[[Sequence[str], np.ndarray], None]
+
+
+def check_output(output: Path, checkpoint: Path, images: Sequence[Path]) -> None:
+    """Refuse a file that cannot be written, or is there and was not written by ``predict``.
+
+    Args:
+        output: The file to write.
+        checkpoint: The checkpoint that is read.
+        images: The image files.
+
+    Raises:
+        UserError: If it is refused.
+    """
+    form = output.suffix.lower()
+    if form in OTHERS:
+        raise UserError(
+            f"--output {output}: predictions are written as .csv, JSON lines (.jsonl) or Parquet (.parquet)."
+        )
+    if form == PARQUET:
+        _check_parquet(output, images)
+    if output.is_dir() or not output.exists():
+        return
+    if any(path.exists() and output.samefile(path) for path in (checkpoint, *images)):
+        raise UserError(f"--output {output} is also given to be read. Name another file.")
+    if not (output.is_file() and _is_former(output)):
+        raise UserError(f"--output {output} exists and is no table of predictions. Remove it, or name another file.")
+
+
+def check_class_names(output: Path, class_names: Sequence[str]) -> None:
+    """Refuse names of classes that Parquet cannot have as columns.
+
+    Raises:
+        UserError: If two columns would have one name.
+    """
+    if output.suffix.lower() == PARQUET:
+        twice = [name for name, count in Counter([*_FIRST, *class_names]).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"--output {output}: two columns would be named {' and '.join(map(shown, twice))}, as a class of the "
+                "checkpoint is. Write .csv or .jsonl."
+            )
+
+
+@contextmanager
+def opened_table(output: Path, class_names: Sequence[str]) -> Iterator[WriteRows]:
+    """Write a table, in the form that its suffix names; it takes the place of the file when it is whole.
+
+    Args:
+        output: The file to write; missing folders are made.
+        class_names: Names of the K classes.
+
+    Yields:
+        What writes the rows of a batch.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    try:
+        with replacing(output) as file:
+            if output.suffix.lower() == PARQUET:
+                with _parquet_rows(file, class_names) as write:
+                    yield write
+            else:
+
+                def emit(text: str) -> None:
+                    file.write(text.encode("utf-8", "surrogateescape"))  # names of files are bytes
+
+                yield text_rows(emit, class_names, output.suffix.lower() == JSON_LINES)
+    except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
+
+
+def text_rows(emit: Callable[[str], object], class_names: Sequence[str], json_lines: bool = False) -> WriteRows:
+    """Begin a table of text.
+
+    Args:
+        emit: Is given the text, piece by piece.
+        class_names: Names of the K classes.
+        json_lines: Whether each row is a JSON object, else the table is CSV with a heading.
+
+    Returns:
+        What writes the rows of a batch.
+    """
+
+    def write_csv(paths: Sequence[str], probabilities: np.ndarray) -> None:
+        text = io.StringIO()
+        rows = zip(paths, probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True)
+        table = csv.writer(text, lineterminator="\n")
+        table.writerows([path, class_names[best], *(f"{p:.{DECIMALS}f}" for p in row)] for path, best, row in rows)
+        emit(text.getvalue())
+
+    def write_json(paths: Sequence[str], probabilities: np.ndarray) -> None:
+        lines = []
+        for path, best, row in zip(paths, probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True):
+            named = {name: round(p, DECIMALS) for name, p in zip(class_names, row, strict=True)}
+            lines.append(json.dumps({"path": path, "class": class_names[best], "probabilities": named}) + "\n")
+        emit("".join(lines))
+
+    if json_lines:
+        return write_json
+    heading = io.StringIO()
+    csv.writer(heading, lineterminator="\n").writerow([*_FIRST, *class_names])
+    emit(heading.getvalue())
+    return write_csv
+
+
+@contextmanager
+def _parquet_rows(file: BinaryIO, class_names: Sequence[str]) -> Iterator[WriteRows]:
+    """Write a Parquet file; its rows reach it by row groups, so that few of them are held in memory."""
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    text, number = pyarrow.string(), pyarrow.float64()
+    columns = [*((name, text) for name in _FIRST), *((name, number) for name in class_names)]
+    schema = pyarrow.schema(columns, metadata={_MARK: __version__})
+    waiting: list[Any] = []
+
+    with ParquetWriter(file, schema) as writer:
+
+        def write_group() -> None:
+            writer.write_table(pyarrow.Table.from_batches(waiting, schema), ROW_GROUP)
+            waiting.clear()
+
+        def write(paths: Sequence[str], probabilities: np.ndarray) -> None:
+            best = [class_names[index] for index in probabilities.argmax(1).tolist()]
+            rounded = probabilities.astype(np.float64).round(DECIMALS)  # the values of the other forms
+            values = [pyarrow.array(paths, text), pyarrow.array(best, text), *map(pyarrow.array, rounded.T)]
+            waiting.append(pyarrow.record_batch(values, schema=schema))
+            if sum(batch.num_rows for batch in waiting) >= ROW_GROUP:
+                write_group()
+
+        yield write
+        write_group()
+
+
+def _check_parquet(output: Path, images: Sequence[Path]) -> None:
+    """Refuse Parquet without its library, and paths that its text, UTF-8, cannot hold."""
+    if not _has_pyarrow():
+        raise UserError(f"--output {output} needs the library `pyarrow`: pip install 'fashion-tl[hub]'.")
+    odd = next((text for text in map(str, images) if not _is_utf8(text)), None)
+    if odd is not None:
+        raise UserError(
+            f"--output {output}: Parquet needs names in UTF-8, {shown(odd)} is not. Rename it, or write .csv."
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _has_pyarrow() -> bool:
+    try:
+        return importlib.util.find_spec("pyarrow") is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _is_former(output: Path) -> bool:
+    """Say whether a file is a table of this command."""
+    with output.open("rb") as file:
+        beginning = file.read(20)
+    if beginning.startswith(_BEGINNINGS):
+        return True
+    if not (beginning.startswith(b"PAR1") and _has_pyarrow()):
+        return False
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    try:
+        return _MARK in (read_schema(output).metadata or {})
+    except (ArrowException, OSError):
+        return False

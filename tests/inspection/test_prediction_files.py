@@ -1,0 +1,108 @@
+"""Tables of predictions: forms, row groups, what is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fashion_tl.errors import UserError
+from fashion_tl.inspection import prediction_files
+from fashion_tl.inspection.prediction_files import check_class_names, check_output, opened_table
+
+NAMES = ("a", "b, c", "größe")
+ROWS = np.random.default_rng(0).dirichlet((0.1, 0.2, 0.3), 7)
+
+
+def write(output: Path, rows: int = 7, batch: int = 2) -> None:
+    with opened_table(output, NAMES) as add:
+        for start in range(0, rows, batch):
+            part = ROWS[start : min(start + batch, rows)]
+            add([f"{start + place}.png" for place in range(len(part))], part)
+
+
+def test_row_groups_hold_the_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(prediction_files, "ROW_GROUP", 3)
+    write(tmp_path / "a.parquet")
+    with parquet.ParquetFile(tmp_path / "a.parquet") as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        found = file.read()
+    assert max(sizes) == 3
+    assert sum(sizes) == 7
+    assert found.column_names == ["path", "class", *NAMES]
+    assert found["path"].to_pylist() == [f"{row}.png" for row in range(7)]
+    assert found["class"].to_pylist() == [NAMES[row.argmax()] for row in ROWS]
+    values = np.stack([found[name].to_numpy() for name in NAMES], 1)
+    np.testing.assert_array_equal(values, ROWS.round(6))
+
+
+def test_a_table_may_have_no_rows(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write(tmp_path / "a.parquet", rows=0)
+    assert parquet.read_table(tmp_path / "a.parquet").shape == (0, 5)
+    write(tmp_path / "a.csv", rows=0)
+    assert (tmp_path / "a.csv").read_text("utf-8") == 'path,class,a,"b, c",größe\n'
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_table_that_cannot_be_finished_leaves_the_former(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(prediction_files, "ROW_GROUP", 2)
+    output = tmp_path / f"a.{suffix}"
+    write(output, rows=1)
+    former = output.read_bytes()
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as raised:
+        write(output)
+    monkeypatch.setattr(os, "fsync", sync)
+    assert raised.value.filename == str(output)
+    with pytest.raises(ZeroDivisionError), opened_table(output, NAMES) as add:
+        add([str(1 // len(output.name[:0]))], ROWS[:1])
+    assert output.read_bytes() == former
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_only_a_table_of_predictions_is_replaced(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    checkpoint, output = tmp_path / "best.ckpt", tmp_path / "a.parquet"
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        write(tmp_path / name, rows=1)
+        check_output(tmp_path / name, checkpoint, [])
+    parquet.write_table(pyarrow.table({"path": ["a.png"], "class": ["a"]}), output)  # labels of someone's own
+    with pytest.raises(UserError, match="exists and is no table of predictions"):
+        check_output(output, checkpoint, [])
+    output.write_bytes(b"PAR1, or so")
+    with pytest.raises(UserError, match="exists and is no table of predictions"):
+        check_output(output, checkpoint, [])
+
+
+def test_what_parquet_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    output = tmp_path / "a.parquet"
+    odd = Path(os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(UserError, match=r"UTF-8, 'caf\\udce9.png' is not"):
+        check_output(output, tmp_path / "best.ckpt", [odd])
+    check_output(tmp_path / "a.csv", tmp_path / "best.ckpt", [odd])
+    with pytest.raises(UserError, match=r"named 'class', as a class"):
+        check_class_names(output, ["class", "b"])
+    check_class_names(tmp_path / "a.csv", ["class", "b"])
+    check_class_names(output, NAMES)
+
+
+def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"needs the library `pyarrow`: pip install 'fashion-tl\[hub\]'"):
+        check_output(tmp_path / "a.PARQUET", tmp_path / "best.ckpt", [])
+    check_output(tmp_path / "a.csv", tmp_path / "best.ckpt", [])
