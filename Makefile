@@ -18,7 +18,7 @@ SEED_FLAGS = $(if $(SEEDS),--seeds $(SEEDS))
 TRANSFER := $(DATA_FLAGS) --data.image_size $(IMAGE_SIZE) --model.backbone '$(BACKBONE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup phase1 phase2 two_phase scratch study studies recipe recipes compare runs tensorboard demo test test-all coverage test-fast fuzz soak bench bench-peers mutation licences audit check docs docs-serve docs-check clean
+.PHONY: help setup phase1 phase2 two_phase scratch study studies recipe recipes compare runs tensorboard demo test test-all coverage test-fast test-versions test-lowest fuzz soak bench bench-peers mutation licences audit check docs docs-serve docs-check clean
 
 help: ## list the targets and variables
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -89,6 +89,18 @@ coverage: $(STAMP) ## run the tests and measure which lines they reach; at least
 test-fast: $(STAMP) ## run the tests that take less than about a second each
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow' $(ARGS)
 
+test-versions: $(STAMP) ## the wheel with the newest dependencies on each Python that is at hand: PYTHONS='3.12 3.14'
+	$(BIN)/python -m tests.versions $(PYTHONS)
+
+test-lowest: .venv-lowest/.installed ## run the fast tests with the oldest dependencies that pyproject.toml allows
+	.venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow' \
+		--override-ini filterwarnings= --ignore tests/test_licences.py $(ARGS)
+
+.venv-lowest/.installed: pyproject.toml $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python 3.11 .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	@touch $@
+
 fuzz: $(STAMP) ## look for configurations, plans and bytes that break a property: make fuzz MINUTES=10
 	$(BIN)/python -m tests.fuzz $(or $(MINUTES),10)
 
@@ -138,5 +150,5 @@ docs-check: $(STAMP) ## run the commands of README and documentation in a fresh 
 	@touch $@
 
 clean: ## remove caches and the environment; never runs
-	rm -rf .venv .venv-docs build .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf .venv .venv-docs .venv-lowest build .pytest_cache .mypy_cache .ruff_cache .coverage
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
