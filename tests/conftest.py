@@ -86,9 +86,10 @@ def no_confusion_picture() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def interruptible() -> None:
-    """Have Ctrl-C raise: a shell's background job ignores it, and Lightning does after one."""
+def as_begun() -> None:
+    """Leave out what the shell or the test before has set: a Ctrl-C that is ignored, a seed of Lightning's."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PL_GLOBAL_SEED", None)
 
 
 @pytest.fixture

@@ -644,9 +644,9 @@ MUTATIONS = (
     ),
     Mutation(
         "predict replaces nothing but an earlier table",
-        "inspection/predict.py",
-        "    if not former:\n",
-        "    if former is None:\n",
+        "inspection/prediction_files.py",
+        "    if not (output.is_file() and _is_former(output)):\n",
+        "    if not output.is_file():\n",
         ("tests/test_tools.py", "-k", "output"),
     ),
     Mutation(
@@ -700,9 +700,23 @@ MUTATIONS = (
     ),
     # Export
     Mutation(
+        "nothing private goes to a public repository",
+        "export/push.py",
+        "    if private and not is_private:\n",
+        "    if False:\n",
+        ("tests/export/test_push.py",),
+    ),
+    Mutation(
+        "a model card names no path of the machine",
+        "export/push.py",
+        "    if found := paths_of_this_machine(text):\n",
+        "    if not (found := paths_of_this_machine(text)) and found:\n",
+        ("tests/export/test_push.py",),
+    ),
+    Mutation(
         "an ONNX file whose logits differ is refused",
         "export/onnx_file.py",
-        "if not difference <= TOLERANCE:",
+        "if not difference <= allowed:",
         "if difference < 0:",
         ("tests/export/test_export.py", "-k", "finite"),
     ),

@@ -116,6 +116,7 @@ def test_training_on_cached_features_is_training_on_images(folder: Path, backbon
         ("test_vit", "lora", {"lora": {"layers": ["blocks.3.*", "blocks.4.attn.*"]}}),
     ],
 )
+@pytest.mark.thorough(keep=2)
 def test_whatever_is_selected_trains_on_cached_features_as_on_images(
     backbone: str, train: Any, more: dict[str, Any]
 ) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from fashion_tl.cli import main
 from fashion_tl.records.record import read_record, write_record
+from fashion_tl.runs.parser import parse
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = sorted(
@@ -68,7 +69,7 @@ def write_photographs(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOLDER)) for p in FILES])
-@pytest.mark.thorough(keep=10)
+@pytest.mark.thorough(keep=6)
 def test_experiment_runs(path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(os.environ, "FASHION_TL_DATA_DIR", str(workdir))
     write_photographs(workdir)
@@ -85,12 +86,13 @@ def test_experiment_runs(path: Path, workdir: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOLDER)) for p in FILES])
-def test_experiment_holds_differences_only_and_says_what_it_asks(path: Path):
+def test_experiment_is_allowed_holds_differences_only_and_says_what_it_asks(path: Path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# Question: ")
     assert any(line.startswith("# Command:") for line in lines)
     assert sum(not line.startswith("#") for line in lines) <= 30
     assert yaml.safe_load(path.read_text())["extends"]
+    assert parse("fit", ["-c", str(path), *flags(path)]).name == content(path)["name"]
 
 
 @pytest.fixture

@@ -106,6 +106,7 @@ def test_on_a_gpu_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_system_without_the_resource_module_fits_and_says_nothing_of_memory(tmp_path: Path) -> None:
     """Windows has no such module."""
     script = """

@@ -126,6 +126,7 @@ def test_batch_norm_of_an_average_is_of_the_images_of_all_processes(workdir: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_end_a_phase_at_the_same_plateau(fit: Fit) -> None:
     phases = "{0: {train: head, lr: 0.0, until: plateau, patience: 1}, 3: ['layer4.*.conv*', head]}"
     flags = ("--model.train", phases, "--trainer.max_epochs", "4")

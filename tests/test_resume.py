@@ -126,6 +126,7 @@ def different(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("reading", AUGMENTATIONS)
 @pytest.mark.parametrize("phases", PHASES)
 @pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.thorough(keep=20)
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(
     schedule: str, phases: str, reading: str, tmp_path: Path
 ) -> None:

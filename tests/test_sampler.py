@@ -137,7 +137,7 @@ def test_later_epochs_see_all_kept_views_of_an_image_that_comes_often() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [(1, 1), (2, 4)])
 @pytest.mark.parametrize("reading", ["images", "features", "views"])
-@pytest.mark.thorough(keep=2)
+@pytest.mark.thorough(keep=1)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     fit: Fit, stop_at: Any, place: tuple[int, int], reading: str
 ) -> None:

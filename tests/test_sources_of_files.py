@@ -176,7 +176,7 @@ BANDS = (
 @pytest.mark.parametrize(
     ("classifier", "channels"), [("scratch", 2), ("light", 4), ("backbone", 1), ("backbone", 2), ("backbone", 4)]
 )
-@pytest.mark.thorough(keep=2)
+@pytest.mark.thorough(keep=1)
 def test_images_of_any_number_of_channels(workdir: Path, classifier: str, channels: int) -> None:
     """Trained on with augmentation, recorded, drawn, and looked into; statistics are those of as many channels."""
     model = {

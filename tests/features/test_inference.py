@@ -97,6 +97,7 @@ def compile_as(result: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> l
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_outputs_equal_eager_ones_and_nothing_else_changes() -> None:
     import torch._inductor.compile_fx
 

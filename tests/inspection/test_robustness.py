@@ -95,6 +95,7 @@ def test_a_run_relative_to_itself_is_one(found) -> None:
     assert list(errors["by_corruption"].values()) == pytest.approx([1] * len(CORRUPTIONS))
 
 
+@pytest.mark.thorough
 def test_neither_batch_size_nor_a_stored_baseline_changes_figures(folder, found) -> None:
     again = measure(folder, batch_size=7, baseline="run", ood=[folder / "stripes"])[0]
     for name, row in found.figures["cells"].items():

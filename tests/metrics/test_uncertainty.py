@@ -170,6 +170,7 @@ def population(shape: str, error: float, size: int = 200_000) -> tuple[Floats, F
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [500, 2000, 10_000])
+@pytest.mark.thorough(keep=1)
 def test_calibration_interval_covers_the_true_error(images: int) -> None:
     shapes = ("everywhere", "temperature", "alternating", "last")
     for place, error in enumerate((0, 0.005, 0.01, 0.02)):

@@ -88,7 +88,7 @@ def whole(split: SplitNetwork, given: Tensor) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.thorough(keep=7)
+@pytest.mark.thorough(keep=3)
 def test_parts_compute_what_the_network_computes(name: str) -> None:
     network, size = build(name), FAMILIES[name][0]
     before = snapshot(network)
@@ -121,7 +121,7 @@ def test_parts_compute_what_the_network_computes(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.thorough(keep=7)
+@pytest.mark.thorough(keep=3)
 def test_parts_learn_what_the_network_learns(name: str) -> None:
     network, size = build(name), FAMILIES[name][0]
     boundary = boundaries(network)[-2]
@@ -154,7 +154,7 @@ def test_parts_learn_what_the_network_learns(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.thorough(keep=7)
+@pytest.mark.thorough(keep=3)
 def test_a_chain_gives_at_each_boundary_what_a_split_there_gives(name: str) -> None:
     network, size = build(name), FAMILIES[name][0]
     found = boundaries(network)[-3:]

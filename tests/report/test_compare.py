@@ -173,6 +173,7 @@ def test_text_that_cannot_be_encoded(make: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_many_classes(make: Any, tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(60)]
     for draw, name in enumerate("ab"):

@@ -103,6 +103,7 @@ def test_every_test_figure(folders: dict[str, Path], make: Any, report: Callable
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_bootstrap_intervals(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
     rows = rows_of(csv_text(report().sections))
     labels, logits = make.logits(folders["poor"])

@@ -60,6 +60,7 @@ def test_there_are_at_least_700_inputs() -> None:
 
 
 @pytest.mark.parametrize("case", FLAGS.values(), ids=FLAGS)
+@pytest.mark.thorough(keep=256)
 def test_a_flag(refused, case: bad_input.Case) -> None:
     refused("fit", *SCRATCH, *case[1:])
 

@@ -92,7 +92,7 @@ def _why_not_compared(name: str, capsys) -> str:
 
 @pytest.mark.parametrize("how", ["--resume true", "--ckpt_path last"])
 @pytest.mark.parametrize("stopped", ["by epochs", "by steps", "early"])
-@pytest.mark.thorough(keep=2)
+@pytest.mark.thorough(keep=1)
 def test_only_the_test_is_left_of_a_run_killed_between_training_and_test(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, stopped: str, how: str
 ) -> None:

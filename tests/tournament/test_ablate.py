@@ -120,6 +120,7 @@ def test_each_switch_is_turned_off_alone(verb: Verb, capsys) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_base_that_diverges_leaves_nothing_to_compare(verb: Verb) -> None:
     calm = "{a: {model.optimizer: adamw, model.lr: 0.003}, b: {model.optimizer: adamw, model.lr: 0.001}}"
     wild = ("--model.train", "all", "--model.optimizer", "sgd", "--model.lr", "1e18", "--trainer.max_epochs", "1")
@@ -132,6 +133,7 @@ def test_a_base_that_diverges_leaves_nothing_to_compare(verb: Verb) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_runs_that_changes_name_are_those_of_the_user(verb: Verb) -> None:
     assert verb("fit", "--name", "teacher") == 0
     taught = "{taught: {model.terms: {distillation: {teachers: teacher}}}, started: {model.init_from: teacher}}"

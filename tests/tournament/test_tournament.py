@@ -267,6 +267,7 @@ def test_strategies_that_cannot_run_are_refused_before_the_first_run(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_default_strategies_are_allowed(verb: Verb, capsys) -> None:
     assert verb("tournament", "--plan_only", "--trials", "3") == 0
     shown = capsys.readouterr().out

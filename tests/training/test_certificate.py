@@ -167,6 +167,7 @@ def test_a_run_that_was_stopped_has_the_certificate_of_one_that_was_not(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_have_one_certificate(workdir: Path) -> None:
     forked("--name", "two", "--trainer.strategy", "ddp", "--data.augment.hflip", "0.5")
     assert [entry["same"] for entry in certificate("two")] == [True] * 3

@@ -122,6 +122,7 @@ def test_the_same_study_has_the_same_trials_whoever_runs_them(tune: Tune, capfd:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_more_trials_go_on_as_one_longer_study(tune: Tune) -> None:
     assert tune("--trials", "6", "--name", "whole") == 0
     assert tune("--trials", "3", "--name", "parts") == 0
