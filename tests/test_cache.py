@@ -226,7 +226,7 @@ def test_images_that_lie_on_the_device_train_the_same(fit: Fit, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["auto", "off"])
-@pytest.mark.thorough(keep=1)
+@pytest.mark.thorough
 def test_compiled_code_follows_a_change_of_phase(fit: Fit, capsys, cache):
     flags = ("--model.train", "{0: head, 1: layer4, 2: all}", "--model.lr", "0.003", "--cache", cache)
     assert fit(*flags, name="plain", epochs=3) == 0
@@ -309,6 +309,7 @@ def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_phase_whose_features_do_not_fit_loses_its_cache_alone(fit: Fit, folder: Path, capsys, monkeypatch):
     flags = ("--model.train", "{0: head, 1: layer2}", "--model.optimizer", "sgd")
     assert fit(*flags, name="fits", epochs=2) == 0
@@ -350,6 +351,7 @@ def test_a_limit_that_is_no_number_is_refused_before_anything_is_written(fit: Fi
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_warm_cache_that_only_others_may_write_is_used(fit: Fit, folder: Path, capsys, monkeypatch):
     flags = ("--model.train", "head", "--cache", "require")
     assert fit(*flags, name="first") == 0

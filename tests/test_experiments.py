@@ -69,7 +69,7 @@ def write_photographs(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOLDER)) for p in FILES])
-@pytest.mark.thorough(keep=6)
+@pytest.mark.thorough(keep=3)
 def test_experiment_runs(path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(os.environ, "FASHION_TL_DATA_DIR", str(workdir))
     write_photographs(workdir)

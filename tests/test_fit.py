@@ -102,7 +102,7 @@ MIRRORED = ("--data.augment.hflip", "0.5", "--cache", "require")
     ("augmented", "epoch", "batch"),
     [(AUGMENTED, 0, 1), (AUGMENTED, 1, 2), (AUGMENTED, 2, 0), (AUGMENTED, 3, 1), (MIRRORED, 1, 2), (MIRRORED, 3, 1)],
 )
-@pytest.mark.thorough(keep=2)
+@pytest.mark.thorough(keep=1)
 def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(fit: Fit, stop_at, augmented, epoch, batch):
     arguments = (*TWO_PHASES, *augmented, "--patience", "4")
     assert fit(*arguments, name="whole", epochs=4) == 0
@@ -358,6 +358,7 @@ def test_without_validation_a_run_is_refused_at_once(fit: Fit, workdir: Path, ca
 
 @pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["val/loss", "val/balanced_accuracy", "val/macro_f1"])
+@pytest.mark.thorough(keep=1)
 def test_any_figure_of_validation_may_choose(fit: Fit, monitor: str) -> None:
     flags = ("--monitor", monitor, "--patience", "5")
     assert fit(*flags, classifier="ScratchClassifier", epochs=3) == 0

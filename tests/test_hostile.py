@@ -252,6 +252,7 @@ def test_names_stay_in_their_folder(fit: Fit, capsys: Output, name: str) -> None
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_pictures_of_an_analysis_are_files_beside_it(run: RunPaths) -> None:
     secret = Path("secret.png").absolute()
     shutil.copy("pets/cat/0.png", secret)

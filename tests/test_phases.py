@@ -262,6 +262,7 @@ def test_adapters_train_merge_and_load_everywhere(fit: Fit, capsys) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_stopped_run_with_adapters_goes_on_to_the_same(fit: Fit, stop_at) -> None:
     flags = ("--checkpoint_steps", "1", "--model.lora", "{rank: 2}", "--model.train", "{0: head, 1: lora}")
     assert fit(*flags, name="whole", epochs=3) == 0

@@ -23,7 +23,7 @@ TRUE_HALF = ("bf16-true", "16-true")
 @pytest.mark.slow
 @pytest.mark.parametrize("augmented", [(), AUGMENTED], ids=["plain", "augmented"])
 @pytest.mark.parametrize("precision", [*TRUE_HALF, "bf16-mixed", "64-true"])
-@pytest.mark.thorough(keep=3)
+@pytest.mark.thorough(keep=2)
 def test_a_run_is_completed_in_every_precision(fit: Fit, precision, augmented):
     assert fit("--trainer.precision", precision, "--model.optimizer", "sgd", *augmented, epochs=2) == 0
     record = read_record(Path("lightning_logs/run/version_0"))

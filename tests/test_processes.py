@@ -112,6 +112,7 @@ TRAINED_NORMS = ("--model.train", "{0: head, 1: all}", "--model.batch_norm", "tr
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_batch_norm_of_an_average_is_of_the_images_of_all_processes(workdir: Path) -> None:
     flags = ("--data.val_fraction", "0.2", "--data.source.num_train", "200", "--trainer.max_epochs", "2")
     forked(*TRAINED_NORMS, *flags, "--swa", "0.9", "--name", "two")

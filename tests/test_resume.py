@@ -126,7 +126,7 @@ def different(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("reading", AUGMENTATIONS)
 @pytest.mark.parametrize("phases", PHASES)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.thorough(keep=20)
+@pytest.mark.thorough(keep=10)
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(
     schedule: str, phases: str, reading: str, tmp_path: Path
 ) -> None:
@@ -151,6 +151,7 @@ def teacher(path: Path) -> str:
 
 @pytest.mark.parametrize("mixing", [True, False])
 @pytest.mark.parametrize("phases", PHASES)
+@pytest.mark.thorough(keep=2)
 def test_mixing_and_terms_go_on_too(phases: str, mixing: bool, tmp_path: Path) -> None:
     taught = {"teachers": teacher(tmp_path / "teacher.ckpt"), "weight": 0.5}
     terms = {

@@ -112,6 +112,7 @@ def test_images_of_any_number_of_channels_are_shown(channels: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 10, 25, 26, 100, 101, 1000])
+@pytest.mark.thorough(keep=2)
 def test_confusion_picture_is_bounded_in_pixels_and_labels(classes: int, monkeypatch: pytest.MonkeyPatch):
     labels: list[list[str]] = []
     set_ticks = Axes.set_xticks

@@ -101,6 +101,7 @@ def test_views_are_chosen_where_they_lower_the_validation_loss(folder: Path, com
         assert with_views < own
 
 
+@pytest.mark.thorough
 def test_predict_and_diagnose_take_an_ensemble(folder: Path, command: Command, capsys: Any) -> None:
     from PIL import Image
 
@@ -344,6 +345,7 @@ def test_other_validation_images_do_not_keep_from_a_mean(folder: Path, command: 
     assert "best" not in record_of(folder, "apart")
 
 
+@pytest.mark.thorough
 def test_the_report_compares_combinations_with_runs(folder: Path, command: Command, capsys: Any) -> None:
     assert command("ensemble", "one", "two", "--name", "shown") == 0
     assert command("interpolate", "start", "one", "--steps", "3", "--name", "line") == 0

@@ -88,6 +88,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("way", [(), ("--pixels",)], ids=["features", "pixels"])
+@pytest.mark.thorough(keep=1)
 def test_planted_duplicates_and_no_others_are_found(folder: Path, capsys: Output, way: tuple[str, ...]) -> None:
     assert main(["audit", "run", "--threshold", "0.98", *way]) == 0
     found = figures()
@@ -140,6 +141,7 @@ def test_it_leaves_these_files_and_no_others(folder: Path) -> None:
     assert "Duplicates across splits" in Path("reports/index.html").read_text()
 
 
+@pytest.mark.thorough
 def test_the_data_of_a_configuration(folder: Path, whole: Path, capsys: Output) -> None:
     config = "lightning_logs/run/version_0/config.yaml"
     assert main(["audit", "-c", config, "--threshold", "0.98", "--output", "found"]) == 0

@@ -99,6 +99,7 @@ def test_validation_logits_are_computed_once(folder, found) -> None:
     assert again.figures["calibration"]["temperature"] == found.figures["calibration"]["temperature"]
 
 
+@pytest.mark.thorough
 def test_logits_of_another_checkpoint_are_computed_again(folder, found) -> None:
     path = logs(folder) / "val_predictions.npz"
     with np.load(path) as file:

@@ -247,6 +247,7 @@ def test_predictions_without_a_checksum_of_their_own_written_again(run: RunPaths
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
 )
+@pytest.mark.thorough(keep=5)
 def test_a_figure_of_the_record(run: RunPaths, way: tuple[str, ...], value: Any, named: str) -> None:
     record = read_record(run.logs)
     place = record
@@ -364,6 +365,7 @@ def test_predictions_of_a_torn_archive(run: RunPaths) -> None:
 # Runs that were stopped, and what went on from them
 
 
+@pytest.mark.thorough
 def test_runs_that_went_on_hold(fit: Fit, stop_at: Callable[..., None], capsys: Output) -> None:
     settings = ("--model.train", "{0: head, 1: 1}", "--model.batch_norm", "affine")
     stop_at(1, 1, KeyboardInterrupt())

@@ -60,12 +60,13 @@ def test_there_are_at_least_700_inputs() -> None:
 
 
 @pytest.mark.parametrize("case", FLAGS.values(), ids=FLAGS)
-@pytest.mark.thorough(keep=256)
+@pytest.mark.thorough(keep=128)
 def test_a_flag(refused, case: bad_input.Case) -> None:
     refused("fit", *SCRATCH, *case[1:])
 
 
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+@pytest.mark.thorough(keep=60)
 def test_a_configuration(refused, workdir: Path, content: str) -> None:
     (workdir / "a_config.yaml").write_text(content)
     message = refused("fit", *SCRATCH, "-c", "a_config.yaml")
@@ -80,6 +81,7 @@ def test_arguments_and_verbs(refused, case: bad_input.Case) -> None:
 
 
 @pytest.mark.parametrize("case", SOURCES.values(), ids=SOURCES)
+@pytest.mark.thorough(keep=30)
 def test_a_source(refused, workdir: Path, case: bad_input.Case) -> None:
     bad_input.make_sources(workdir)
     network = ("--model", "ScratchClassifier", "--model.network", "plain", "--model.network_args={widths: [3, 4]}")

@@ -110,6 +110,7 @@ def test_folds_that_were_stopped_go_on_with_what_is_left(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_second_phase_starts_from_the_network_that_has_not_seen_its_fold(
     fit: Fit, capsys: pytest.CaptureFixture[str]
 ) -> None:

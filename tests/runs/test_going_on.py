@@ -180,6 +180,7 @@ def test_another_configuration_is_refused_and_each_difference_named(fit: Fit, st
         (("--model.label_smoothing", "0.1"), "model.label_smoothing: 0.0, now 0.1"),
     ],
 )
+@pytest.mark.thorough(keep=2)
 def test_a_checkpoint_does_not_go_on_with_other_data_or_another_objective(
     fit: Fit, stop_at, capsys, flags: tuple[str, ...], told: str
 ) -> None:
@@ -230,7 +231,7 @@ SEARCH = ("--search", "{model.momentum: [0.5, 0.9, 0.8]}", "--seeds", "2", "--mo
 
 
 @pytest.mark.parametrize("stop", [2, 3])  # a candidate, a seed
-@pytest.mark.thorough(keep=1)
+@pytest.mark.thorough
 def test_a_search_goes_on_with_the_first_candidate_or_seed_that_is_not_done(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys, stop: int
 ) -> None:

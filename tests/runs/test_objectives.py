@@ -93,6 +93,7 @@ def test_terms_on_cached_features_are_those_on_images(fit: Fit, workdir: Path, m
         (["--model.terms", "{auxiliary: {groups: {a: [Shrt]}}}"], "unknown class 'Shrt'"),
     ],
 )
+@pytest.mark.thorough(keep=4)
 def test_what_does_not_fit_is_one_message_and_leaves_nothing(
     fit: Fit, workdir: Path, capsys, flags: list[str], message: str
 ) -> None:
@@ -131,7 +132,7 @@ def test_what_cannot_be_sent_to_a_spawned_process_is_one_message(fit: Fit, workd
         (["--model.terms", "{distillation: {teachers: big}}"], "terms.distillation.teachers (weights)"),
     ],
 )
-@pytest.mark.thorough(keep=1)
+@pytest.mark.thorough
 def test_a_run_does_not_go_on_with_what_another_checkpoint_tells(
     fit: Fit, workdir: Path, capsys, flags: list[str], message: str
 ) -> None:

@@ -128,6 +128,7 @@ def test_stopped_twice_it_ends_with_the_same_table(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_runs_of_other_settings_are_not_counted_and_refused_where_they_are_not_done(
     verb: Verb, stop_at: Callable[[int, int, BaseException], None], capsys
 ) -> None:
@@ -182,6 +183,7 @@ def test_candidates_and_budgets_name_runs_and_the_first_stage(verb: Verb) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_strategy_that_diverges_is_told_and_the_others_are_compared(verb: Verb, capsys) -> None:
     Path("wild.yaml").write_text(
         "strategies:\n"

@@ -149,7 +149,7 @@ def test_what_a_callback_changes_by_hand_is_told(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [(0, 1), (1, 0), (1, 2)])
-@pytest.mark.thorough(keep=1)
+@pytest.mark.thorough
 def test_a_run_that_was_stopped_has_the_certificate_of_one_that_was_not(
     fit: Fit, stop_at: Callable[[int, int, BaseException], None], place: tuple[int, int]
 ) -> None:

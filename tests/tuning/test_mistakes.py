@@ -128,6 +128,7 @@ def test_without_a_space_it_asks_for_one(workdir: Path, capsys) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_files_that_are_damaged_are_told(tune: Tune, capsys) -> None:
     few = ("--trials", "1", "--trainer.max_epochs", "1")
     assert tune(*few) == 0

@@ -234,6 +234,7 @@ def test_pruned_trials_end_early_by_validation_alone(tune: Tune, monkeypatch: py
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_trial_of_a_process_that_was_killed_is_run_again(tune: Tune) -> None:
     assert tune(*FEW, "--name", "whole") == 0
     command = [sys.executable, "-m", "fashion_tl", "tune", *BASE, "--space", "space.yaml", *FEW, "--name", "killed"]
