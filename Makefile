@@ -87,13 +87,13 @@ coverage: $(STAMP) ## run the tests and measure which lines they reach; at least
 	$(PYTEST) --cov --cov-report=term --cov-fail-under=95 $(ARGS)
 
 test-fast: $(STAMP) ## run the tests that take less than about a second each
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow and not thorough' $(ARGS)
 
 test-versions: $(STAMP) ## the wheel with the newest dependencies on each Python that is at hand: PYTHONS='3.12 3.14'
 	$(BIN)/python -m tests.versions $(PYTHONS)
 
 test-lowest: .venv-lowest/.installed ## run the fast tests with the oldest dependencies that pyproject.toml allows
-	.venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow' \
+	.venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m 'not slow and not thorough' \
 		--override-ini filterwarnings= --ignore tests/test_licences.py $(ARGS)
 
 .venv-lowest/.installed: pyproject.toml $(STAMP)

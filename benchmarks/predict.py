@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.report import spread
 from fashion_tl.data.file_list import image_files
 from fashion_tl.data.files import decoded
 from fashion_tl.inspection.inference import classify
@@ -71,11 +71,11 @@ def main() -> None:
     for place, what in enumerate(("second", "processor second")):
         for name, values in taken.items():
             if name == "checkpoint":
-                print(f"opening the checkpoint, {what}s: {_spread([value[place] for value in values], '.2f')}")
+                print(f"opening the checkpoint, {what}s: {spread([value[place] for value in values])}")
             else:
-                print(f"{name}, images a {what}: {_spread([len(files) / value[place] for value in values])}")
+                print(f"{name}, images a {what}: {spread([len(files) / value[place] for value in values])}")
         pairs = zip(taken["predict"], taken["network"], strict=True)
-        print(f"predict / network: {_spread([alone[place] / ours[place] for ours, alone in pairs], '.3f')}")
+        print(f"predict / network: {spread([alone[place] / ours[place] for ours, alone in pairs])}")
 
 
 def _seconds(side: Callable[[], object]) -> tuple[float, float]:
@@ -83,10 +83,6 @@ def _seconds(side: Callable[[], object]) -> tuple[float, float]:
     began, worked = time.perf_counter(), time.process_time()
     side()
     return time.perf_counter() - began, time.process_time() - worked
-
-
-def _spread(values: list[float], form: str = ",.0f") -> str:
-    return " / ".join(f"{value:{form}}" for value in (min(values), statistics.median(values), max(values)))
 
 
 if __name__ == "__main__":
