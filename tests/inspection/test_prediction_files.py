@@ -25,10 +25,11 @@ def write(output: Path, rows: int = 7, batch: int = 2) -> None:
             add([f"{start + place}.png" for place in range(len(part))], part)
 
 
-def test_row_groups_hold_the_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [2, 3, 7])  # with 3 a row is left for the end
+def test_row_groups_hold_the_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(prediction_files, "ROW_GROUP", 3)
-    write(tmp_path / "a.parquet")
+    write(tmp_path / "a.parquet", batch=batch)
     with parquet.ParquetFile(tmp_path / "a.parquet") as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         found = file.read()
