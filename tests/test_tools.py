@@ -305,6 +305,12 @@ def test_unreadable_file_is_skipped(trained: RunPaths, pictures: Path, capsys: O
     assert f"skipped {pictures / 'd.png'}" in err
 
 
+def test_files_without_an_ending_of_an_image_are_told(trained: RunPaths, pictures: Path, capsys: Output) -> None:
+    (pictures / "e.heic").write_bytes(b"x")
+    assert main(["predict", str(trained.best), str(pictures)]) == 0
+    assert "passed over, without an ending of an image: 1 .txt, 1 .heic\n" in capsys.readouterr().err
+
+
 def test_wrong_paths(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.ckpt").write_bytes(trained.best.read_bytes()[:5000])

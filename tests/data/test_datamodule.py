@@ -311,6 +311,7 @@ def test_description_is_plain_and_whole() -> None:
         "per_class": 2,
         "sampler": "random",
         "skipped": [],
+        "other_files": {},
         "channels": 1,
         "storage_size": 28,
         "image_size": 32,

@@ -397,6 +397,19 @@ def test_what_counts_and_in_which_order(tmp_path: Path) -> None:
     assert sum(label == 1 for _, label in index.train) == len(SUFFIXES)
 
 
+def test_files_of_other_endings_are_counted_and_told(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "dog/b.png", "cat/c.png", "dog/d.png"):
+        save(tmp_path / name)
+    for name in ("cat/e.HEIC", "dog/deep/f.heic", "dog/notes", "cat/.hidden.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert ImageFolder(tmp_path, storage_size=8).load().others == {".heic": 2, "no ending": 1}
+    for name in ("cat/a.png", "cat/c.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"no images in .*cat\. There are other files \(2 .heic, 1 no ending\)\. Add"):
+        scan_folder(tmp_path)
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere/x.png")
     save(tmp_path / "root/a/0.png")

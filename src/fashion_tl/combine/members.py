@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.inference import recorded_predictions, validation_predictions
@@ -108,6 +111,17 @@ def check_validation(members: Sequence[OpenedRun]) -> None:
 def validation_serves(members: Sequence[OpenedRun]) -> bool:
     """Say whether the validation images tell how good a combination of the members is; see ``check_validation``."""
     return _same_validation(members) and not any(map(fitted_to_validation, members))
+
+
+def seen_by(members: Sequence[OpenedRun], fitted: bool = False) -> dict[str, dict[str, Tensor]]:
+    """Return which images the members have seen, for the checkpoint of what is made of them.
+
+    Args:
+        members: The runs.
+        fitted: Whether it was fitted to the validation images.
+    """
+    seen = reduce(or_, (member.module.seen for member in members))
+    return (seen.fitted_to_chosen() if fitted else seen).kept()
 
 
 def told_of_starts(members: Sequence[OpenedRun]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fashion_tl.combine.averaging import score
 from fashion_tl.combine.classifier import Part, ensemble_of
-from fashion_tl.combine.members import check_validation, validation_logits, validation_serves
+from fashion_tl.combine.members import check_validation, seen_by, validation_logits, validation_serves
 from fashion_tl.combine.predictions import Stack, fit_stack, greedy_weights, mean_of_probabilities
 from fashion_tl.combine.result import Combination
 from fashion_tl.combine.views import IDENTITY, parse_views, view
@@ -91,6 +91,7 @@ def mix(
         if share
     ]
     made = ensemble_of(parts, None if stack is None else (stack.weight, stack.bias))
+    images_seen = seen_by(members, fitted=stack is not None)
     chosen = _chosen(members, method, shares, stack, taken if tta else [], calibrated, tta)
     return Combination(
         kind="stack" if stack else "ensemble" if len(members) > 1 else "tta",
@@ -101,7 +102,7 @@ def mix(
         chosen=chosen,
         validation=value,
         test=found,
-        checkpoint=None if isinstance(made, str) else finished_checkpoint(made),
+        checkpoint=None if isinstance(made, str) else finished_checkpoint(made, fashion_tl_seen=images_seen),
         notes=[f"it has no checkpoint: {made}"] if isinstance(made, str) else [],
     )
 

@@ -14,7 +14,7 @@ from fashion_tl.combine.averaging import (
     score,
     states_of,
 )
-from fashion_tl.combine.members import told_of_starts, validation_logits
+from fashion_tl.combine.members import seen_by, told_of_starts, validation_logits
 from fashion_tl.combine.result import Combination
 from fashion_tl.inspection.inference import infer, progress, tracked
 from fashion_tl.inspection.run import OpenedRun
@@ -79,7 +79,9 @@ def best_between(
         },
         validation=scores[best].accuracy,
         test=tested,
-        checkpoint=finished_checkpoint(run.module, state, fashion_tl_weights=strategy),
+        checkpoint=finished_checkpoint(
+            run.module, state, fashion_tl_weights=strategy, fashion_tl_seen=seen_by(members)
+        ),
         analysis=_analysis(names, shares, scores, best, len(labels)),
         weights=strategy,
         notes=told_of_starts(members)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fashion_tl.combine.averaging import Averager, averaged, differing_norms, score, states_of
-from fashion_tl.combine.members import told_of_starts, validation_logits
+from fashion_tl.combine.members import seen_by, told_of_starts, validation_logits
 from fashion_tl.combine.result import Combination
 from fashion_tl.inspection.inference import infer, tracked
 from fashion_tl.inspection.run import OpenedRun
@@ -76,7 +76,9 @@ def greedy_soup(
         },
         validation=best.accuracy,
         test=logits_of_test,
-        checkpoint=finished_checkpoint(run.module, state, fashion_tl_weights=strategy),
+        checkpoint=finished_checkpoint(
+            run.module, state, fashion_tl_weights=strategy, fashion_tl_seen=seen_by(members)
+        ),
         analysis=analysis,
         weights=strategy,
         notes=told_of_starts(members)

@@ -365,8 +365,20 @@ class ImageDataModule(LightningDataModule):
             "per_class": self.per_class,
             "sampler": self.sampler,
             "skipped": loaded.skipped if loaded else [],
+            "other_files": dict(loaded.others) if loaded else {},
             **self.input_spec,
         }
+
+    def positions(self, part: str) -> tuple[str, Tensor, int]:
+        """Tell which images a split has, comparably between runs; call it after ``setup``.
+
+        Returns:
+            The set that they are taken from, named by its content; their positions in it (N,), sorted; its size.
+        """
+        if self.loaded is None:
+            raise RuntimeError("the images have positions after setup")
+        taken = "train" if part in self.loaded.divided else part
+        return f"{self.loaded.fingerprint} {taken}", self.splits[part].indices, len(self.loaded.sets[taken])
 
     @property
     def identity(self) -> dict[str, Any]:

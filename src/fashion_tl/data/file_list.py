@@ -6,8 +6,9 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Self, overload
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from fashion_tl.data.files import SUFFIXES, ImageFile
 from fashion_tl.errors import UserError
 
+PASSED_OVER = "passed over, without an ending of an image"
 UNKNOWN = -1  # size of a file that the system tells nothing of
 
 
@@ -150,24 +152,27 @@ class FileList(LabelledFiles):
         return cls._from(Path(folder), names, labels, [size for size, _ in told], [time for _, time in told])
 
     @classmethod
-    def below(cls, root: Path, folders: Sequence[Path], labels: Sequence[int]) -> FileList:
+    def below(
+        cls, root: Path, folders: Sequence[Path], labels: Sequence[int], others: Counter[str] | None = None
+    ) -> FileList:
         """List the images at any depth of folders below a root, folder by folder, each sorted by name.
 
         Args:
             root: What the names start from.
             folders: The folders.
             labels: The class of each of them.
+            others: Counts the files that are left out, by their ending.
 
         Raises:
             OSError: If a folder cannot be listed.
         """
-        found = [cls._scan(root, folder, label) for folder, label in zip(folders, labels, strict=True)]
+        found = [cls._scan(root, folder, label, others) for folder, label in zip(folders, labels, strict=True)]
         return cls.joined(found) if found else cls._from(root, [], [], [], [])
 
     @classmethod
-    def _scan(cls, root: Path, folder: Path, label: int) -> FileList:
+    def _scan(cls, root: Path, folder: Path, label: int, others: Counter[str] | None) -> FileList:
         names, sizes, times = list[str](), array("q"), array("q")
-        for name, entry in walk_images(folder):
+        for name, entry in walk_images(folder, others):
             names.append(name)
             size, time = _size_and_time(entry)
             sizes.append(size)
@@ -280,11 +285,15 @@ def split_names(text: bytes, ends: NDArray[np.int64]) -> Iterator[bytes]:
         start = end
 
 
-def walk_images(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def walk_images(folder: Path, others: Counter[str] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Find the image files at any depth of a folder, in no order; none is opened.
 
     Hidden files, hidden folders, and files without a suffix of ``SUFFIXES`` are left out; links are followed, but not
     those that lead back up.
+
+    Args:
+        folder: The folder.
+        others: Counts the files without such a suffix, by the one that they have.
 
     Yields:
         The name below the folder, with slashes, and what the system lists.
@@ -304,6 +313,8 @@ def walk_images(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                         waiting.append((entry.path, f"{prefix}{entry.name}/"))
                 elif entry.name.lower().endswith(SUFFIXES):
                     yield prefix + entry.name, entry
+                elif others is not None:
+                    others[PurePath(entry.name).suffix.lower() or "no ending"] += 1
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -313,13 +324,13 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def find_images(folder: Path) -> list[Path]:
+def find_images(folder: Path, others: Counter[str] | None = None) -> list[Path]:
     """List the image files at any depth of a folder, sorted by their relative path; see ``walk_images``."""
-    return [folder / name for name in sorted(name for name, _ in walk_images(folder))]
+    return [folder / name for name in sorted(name for name, _ in walk_images(folder, others))]
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """List files as given, and the images below each folder.
+def image_files(paths: Sequence[Path], others: Counter[str] | None = None) -> list[Path]:
+    """List files as given, and the images below each folder; see ``walk_images``.
 
     Raises:
         UserError: If a path does not exist, or a folder holds no images.
@@ -328,11 +339,20 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist: give image files, or folders of them.")
-        found = find_images(path) if path.is_dir() else [path]
+        found = find_images(path, others) if path.is_dir() else [path]
         if not found:
             raise UserError(f"the folder {path} holds no images ({' '.join(SUFFIXES)}).")
         files += found
     return files
+
+
+def counted_endings(others: Mapping[str, int]) -> str:
+    """Say how many files have which ending, the most frequent first.
+
+    >>> counted_endings({".txt": 1, ".heic": 36})
+    '36 .heic, 1 .txt'
+    """
+    return ", ".join(f"{count:,} {ending}" for ending, count in sorted(others.items(), key=lambda each: -each[1]))
 
 
 def _size_and_time(file: str | os.DirEntry[str]) -> tuple[int, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from fashion_tl.data.file_list import FileList, LabelledFiles
+from fashion_tl.data.file_list import FileList, LabelledFiles, counted_endings
 from fashion_tl.data.files import SUFFIXES
 from fashion_tl.errors import UserError
 
@@ -31,6 +32,7 @@ class FileIndex:
         test: The test images; None if they are to be split off `train`.
         val: The validation images, the same. Lists of paths are of one folder.
         groups: The group of each training image, from 0; None if each image stands for itself.
+        others: How many files beside the images have no ending of an image, by their ending.
     """
 
     class_names: tuple[str, ...]
@@ -38,6 +40,7 @@ class FileIndex:
     test: LabelledFiles | None
     val: LabelledFiles | None = None
     groups: Sequence[int] | None = None
+    others: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def parts(self) -> dict[str, LabelledFiles]:
@@ -106,6 +109,7 @@ def _index(root: Path, splits: dict[str, Path]) -> FileIndex:
     every_class = sorted(set().union(*class_names.values()))
     found: dict[str, FileList] = {}
     problems: list[str] = []
+    others = Counter[str]()
     for split, folder in splits.items():
         if not class_names[split]:
             problems.append(f"{folder} has no class folders. {_LAYOUT}")
@@ -117,11 +121,14 @@ def _index(root: Path, splits: dict[str, Path]) -> FileIndex:
                 "Add it with images, or remove the class from every split."
             )
         labels = [every_class.index(name) for name in class_names[split]]
-        files = FileList.below(root, [folder / name for name in class_names[split]], labels)
+        files = FileList.below(root, [folder / name for name in class_names[split]], labels, others)
         there = set(np.unique(files.labels).tolist())
         empty = [str(folder / every_class[label]) for label in labels if label not in there]
         if empty:
-            problems.append(f"no images in {', '.join(empty)}. Add images ({' '.join(SUFFIXES)}) or remove the folder.")
+            beside = f" There are other files ({counted_endings(others)})." if others else ""
+            problems.append(
+                f"no images in {', '.join(empty)}.{beside} Add images ({' '.join(SUFFIXES)}) or remove the folder."
+            )
         found[split] = files
     if len(every_class) == 1:
         (folder, *_) = splits.values()
@@ -131,4 +138,4 @@ def _index(root: Path, splits: dict[str, Path]) -> FileIndex:
         )
     if problems:
         raise UserError("\n".join(problems))
-    return FileIndex(tuple(every_class), found["train"], found.get("test"), found.get("val"))
+    return FileIndex(tuple(every_class), found["train"], found.get("test"), found.get("val"), others=others)

@@ -106,6 +106,7 @@ class ImageFiles(Source):
             [str(files.file(place)) for place in np.flatnonzero(~readable).tolist()],
             sets.get("val"),
             None if groups is None else torch.tensor(groups, dtype=torch.int64)[readable[: len(groups)]],
+            index.others,
         )
 
     def ordered(self) -> FileIndex:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ class Loaded:
         val: The validation images, or None if they are to be split off.
         groups: int64 (N,), the group of each of the N images in ``train``; a group is never divided between splits.
             None if each image stands for itself.
+        others: How many files beside the images were passed over since they have no ending of an image, by ending.
     """
 
     train: ImageSet
@@ -35,6 +36,7 @@ class Loaded:
     skipped: list[str] = field(default_factory=list)
     val: ImageSet | None = None
     groups: Tensor | None = None
+    others: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sets(self) -> dict[str, ImageSet]:

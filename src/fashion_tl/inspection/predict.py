@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def predict(
     Raises:
         UserError: If a file cannot be read or written, a library is missing, or the checkpoint has no calibration.
     """
-    from fashion_tl.data.file_list import image_files
+    from fashion_tl.data.file_list import PASSED_OVER, counted_endings, image_files
     from fashion_tl.data.files import decoded
     from fashion_tl.data.transforms import to_float
     from fashion_tl.inspection.calibration import load_calibration
@@ -44,7 +45,8 @@ def predict(
     from fashion_tl.training.loading import load_classifier
 
     check_options(batch_size=(batch_size, 1))
-    files = image_files(images)
+    others = Counter[str]()
+    files = image_files(images, others)
     if output is not None:
         check_output(output, checkpoint, files)
     probabilities_of = load_calibration(checkpoint) if calibrated else softmax
@@ -63,6 +65,8 @@ def predict(
             logits = classify(module, 1 - to_float(batch) if invert else batch)
             write(list(map(str, names)), probabilities_of(logits.cpu().numpy()))
             count += len(names)
+    if others:
+        print(f"{PASSED_OVER}: {counted_endings(others)}", file=sys.stderr)
     if output is None:
         sys.stdout.write("".join(printed))
     else:

@@ -109,6 +109,7 @@ def run(config: Namespace, command: str, name: str | None = None) -> Probe:
                 raise UserError("a probe runs in one process: --trainer.devices 1.")
             built.data.prepare_data()
             built.data.setup("fit")
+            model.learn_from(built.data)
             stages, skipped, seconds = _solve(config, model, built.data, trainer)
         suggestion = suggest(
             [Depth(stage.boundary, stage.stage, stage.val_correct, stage.accuracy["train"]) for stage in stages],

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_tl.callbacks.weight_average import WeightAverage
 from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.file_list import PASSED_OVER, counted_endings
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.models.staged import count_parameters
@@ -102,13 +103,14 @@ def ask_other_runs(model: ImageClassifier, data: ImageDataModule, device: torch.
     """Have the objective, and what mixes images, take what they need of other runs, before anything is written.
 
     Raises:
-        UserError: If it is not to be had, or does not fit this run.
+        UserError: If it is not to be had, does not fit this run, or has seen what is to validate or test it.
     """
     prepare_objective(model, data, device)
     if data.mix is not None and isinstance(data.mix.pairs, str):
         confusion, _ = confusion_of(data.mix.pairs, model, data, "data.mix.pairs", device)
         data.set_mix(replace(data.mix, pairs=confused_pairs(confusion, data.class_names)))
         rank_zero_only(print)("mixed pairs: " + ", ".join(" and ".join(pair) for pair in data.mix.pairs))
+    model.check_seen(data)
 
 
 def to_build(config: Namespace, checkpoint: Path | None) -> Namespace:
@@ -251,6 +253,8 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
         f"{paths.name} version {paths.version}: {model.architecture} ({model.weights}), {parameters}",
         f"data: {data.source_name}, {sizes}, {len(data.class_names)} classes, {model.input_spec.image_size} px",
     ]
+    if data.loaded is not None and data.loaded.others:
+        lines.append(f"{PASSED_OVER}: {counted_endings(data.loaded.others)}")
     told = imbalance(data.class_counts, data.class_names)
     if told is not None:
         lines.append(f"imbalanced: training images of a class are {told}; {_correction(model, data)}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from types import FrameType
 from typing import Any, Self, cast
 
@@ -36,6 +38,7 @@ from fashion_tl.training.optimizer import build_optimizer, check_optimizer, grou
 from fashion_tl.training.plan import Plan, Schedule, parse_phases
 from fashion_tl.training.progress import progress_of
 from fashion_tl.training.schedules import PlanSchedule
+from fashion_tl.training.seen import Seen
 
 BATCH_NORM = ("train", "affine", "eval")
 _RANGES = {  # lowest and highest value
@@ -85,6 +88,7 @@ class ImageClassifier(LightningModule):
         figures: What validation logs, and ``--monitor`` takes; a subclass that logs more adds to it.
         always: Hyperparameters that a checkpoint sets whatever the class was given.
         given: The arguments that the module was built with.
+        origins: What other weights have seen that this run starts from or learns from, by how a message names them.
     """
 
     figures: tuple[str, ...] = ("val/accuracy", "val/loss", "val/balanced_accuracy", "val/macro_f1")
@@ -161,6 +165,8 @@ class ImageClassifier(LightningModule):
         self.objective = make_objective(
             objective, len(class_names), class_weights, label_smoothing, objective_args, terms, smoothing_confusion
         )
+        self.origins: dict[str, Seen] = {}
+        self._seen = Seen()
         self.training_figures = TrainingFigures()
         self.validation_figures = EvaluationFigures(len(class_names))
         self.test_figures = EvaluationFigures(len(class_names))
@@ -294,16 +300,41 @@ class ImageClassifier(LightningModule):
         """Return the class probabilities (B, K) of a batch of inputs and classes."""
         return self.logits(batch[0]).softmax(1)
 
+    @property
+    def seen(self) -> Seen:
+        """The images that the weights have seen in training, here and where they come from."""
+        return reduce(or_, self.origins.values(), self._seen)
+
+    def check_seen(self, data: object) -> None:
+        """Refuse weights to start from or to learn from that were trained on what this run validates or tests on.
+
+        Raises:
+            UserError: If there are some.
+        """
+        for whose, seen in {**self.origins, "the checkpoint": self._seen}.items():
+            seen.check(data, whose)
+
+    def learn_from(self, data: object) -> None:
+        """Note that the weights see the images of a data module from here on.
+
+        Raises:
+            UserError: If they have trained on what validates or tests them here.
+        """
+        self.check_seen(data)
+        self._seen |= Seen.by_training(data)
+
     def setup(self, stage: str) -> None:
         """Have the objective take what it needs of the data, and weigh classes by their labels if it is balanced.
 
         Raises:
-            UserError: If the data module does not count its classes, or the objective cannot have what it needs.
+            UserError: If the data module does not count its classes, the objective cannot have what it needs, or
+                weights have seen what is to validate or test them.
         """
         if stage != "fit":
             return
         data = getattr(self.trainer, "datamodule", None)
         prepare_objective(self, data, self.trainer.strategy.root_device)
+        self.learn_from(data)
         if self.class_weights != BALANCED:
             return
         check_balanced_once(self.class_weights, getattr(data, "sampler", None))
@@ -316,6 +347,14 @@ class ImageClassifier(LightningModule):
         counts = [*counts, *[0] * (len(self.class_names) - len(counts))]
         self.class_weights = balanced_weights(counts)
         self.objective.weigh(self.class_weights)
+
+    def on_test_start(self) -> None:
+        """Refuse to test on images that the weights have seen.
+
+        Raises:
+            UserError: If there are some among the test images.
+        """
+        self.seen.check(getattr(self.trainer, "datamodule", None), "the checkpoint", ("test",))
 
     def on_train_start(self) -> None:
         """Draw what belongs to where training stands."""
@@ -407,6 +446,7 @@ class ImageClassifier(LightningModule):
         """Add what rebuilds this module from the checkpoint alone, and the figures so far, as plain values."""
         checkpoint["fashion_tl_module"] = class_path(type(self))
         checkpoint["fashion_tl_figures"] = self.training_figures.kept()
+        checkpoint["fashion_tl_seen"] = self.seen.kept()
         checkpoint["fashion_tl_build"] = build = self.checkpoint_hparams()
         parameters = inspect.signature(type(self)).parameters
         anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -418,7 +458,8 @@ class ImageClassifier(LightningModule):
         checkpoint["hyper_parameters"] = {**self.given, **fitting}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from the figures of the epoch in progress."""
+        """Go on from the figures of the epoch in progress, and remember what the weights have seen."""
+        self._seen |= Seen.restored(checkpoint.get("fashion_tl_seen"))
         if "fashion_tl_figures" in checkpoint:
             self.training_figures.restore(checkpoint["fashion_tl_figures"], self.global_rank, self.device)
 

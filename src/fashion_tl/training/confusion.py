@@ -63,6 +63,7 @@ def confusion_of(
             f"{where}: {given} tells the classes {', '.join(run.class_names)}; this run has "
             f"{', '.join(module.class_names)}. Name a run on the same classes."
         )
+    module.origins[f"{where}: {given}"] = run.seen
     state = run.network.state_dict()
     told = hash_tensors(state, state)
     run.to(device)

@@ -17,6 +17,7 @@ from fashion_tl.models.staged import StagedNetwork, divide_timm
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.objectives.auxiliary import AUXILIARY
+from fashion_tl.training.seen import Seen
 
 
 class TransferClassifier(ImageClassifier):
@@ -84,6 +85,7 @@ class TransferClassifier(ImageClassifier):
         self.architecture, self.weights = info.architecture, info.weights
         if init_from is not None:
             self.weights = f"{start.get('fashion_tl_weights', '?')}, then {init_from}"
+            self.origins[f"model.init_from: {init_from}"] = Seen.restored(start.get("fashion_tl_seen"))
 
     def _read_start(self, path: Path) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)

@@ -80,6 +80,7 @@ class Distillation(Term):
                     f"{', '.join(teacher.class_names)}; this run has {', '.join(module.class_names)}. Teach with a run "
                     "on the same classes."
                 )
+            module.origins[f"model.terms.distillation: the teacher {path}"] = teacher.seen
             teacher.preprocess(torch.zeros(1, spec.channels, spec.stored, spec.stored))
         split = (getattr(data, "splits", None) or {}).get("train")
         views = tuple(declared(data, "views") or ())
