@@ -178,6 +178,29 @@ def test_batch_size_changes_nothing(trained: RunPaths, pictures: Path, capsys: O
     torch.testing.assert_close(other[3], one[3], atol=2e-6, rtol=0)
 
 
+def test_many_images_run_folded_and_give_the_same(
+    trained: RunPaths, tmp_path: Path, capsys: Output, monkeypatch
+) -> None:
+    from fashion_tl.features.inference import WORTH_COMPILING, Inference
+    from fashion_tl.inspection import inference
+
+    rng = np.random.default_rng(0)
+    for number in range(38):
+        Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(tmp_path / f"{number:02}.png")
+    once = table(predict(capsys, trained.best, tmp_path))
+    made: list[Inference] = []
+
+    def prepare(*args: Any) -> Inference:
+        made.append(Inference(*args, WORTH_COMPILING))
+        return made[-1]
+
+    monkeypatch.setattr(inference, "prepare", prepare)
+    often = table(predict(capsys, trained.best, tmp_path, "--batch_size", 4))
+    assert made[0].folded > 0, made[0].fold_reason
+    assert often[:3] == once[:3]
+    torch.testing.assert_close(often[3], once[3], atol=2e-6, rtol=0)
+
+
 def test_output_file(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output) -> None:
     printed = predict(capsys, trained.best, pictures / "c.png", pictures / "a.png")
     assert table(printed)[1] == [str(pictures / "c.png"), str(pictures / "a.png")]

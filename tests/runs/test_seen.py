@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_what_was_trained_on_neither_tests_nor_validates_and_what_validated_does
         ({"val": [0, 1, 3]}, "it has seen 2 of the 3 images that this run validates on"),
     ):
         with pytest.raises(UserError, match=re.escape(said)):
-            seen.check(Parts(**parts), "it")
+            seen.check(Parts("set", **parts), "it")
 
 
 def test_what_was_seen_adds_up_and_is_kept() -> None:
@@ -115,7 +116,7 @@ def test_a_trainer_of_ones_own_is_told_as_well(workdir: Path) -> None:
         return ImageDataModule(SyntheticGarments(num_train=60, num_test=20), batch_size=20, split_seed=seed)
 
     def trainer() -> Trainer:
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         return Trainer(max_epochs=1, accelerator="cpu", enable_checkpointing=False, **quiet)
 
     first = data(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fashion_tl.errors import UserError
+from fashion_tl.features.inference import prepare
 from fashion_tl.inspection.calibration import digest
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.checks import check_scores
@@ -33,6 +34,37 @@ def classify(module: ImageClassifier, images: Tensor) -> Tensor:
     with torch.inference_mode():
         logits: Tensor = module(module.preprocess(images.to(module.device)))
         return logits.float()
+
+
+class _Logits(nn.Module):
+    """A classifier as the one part of a chain."""
+
+    def __init__(self, module: ImageClassifier) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.module(images),)
+
+
+def classify_many(module: ImageClassifier, images: int, batch_size: int) -> Callable[[Tensor], Tensor]:
+    """Return ``classify`` for many batches, whose network is folded or compiled where that pays.
+
+    See ``features.inference.prepare``: logits are those of eager mode but for rounding.
+
+    Args:
+        module: A classifier; it is used in eval mode, on its device, and must stay as it is.
+        images: Images to come, in all.
+        batch_size: Images of a full batch.
+    """
+    run = prepare([_Logits(module.eval())], images, batch_size)
+
+    def classified(batch: Tensor) -> Tensor:
+        with torch.inference_mode():
+            ((logits,),) = run(module.preprocess(batch.to(module.device)))
+            return logits.float()
+
+    return classified
 
 
 def infer(

@@ -38,7 +38,7 @@ def predict(
     from fashion_tl.data.files import decoded
     from fashion_tl.data.transforms import to_float
     from fashion_tl.inspection.calibration import load_calibration
-    from fashion_tl.inspection.inference import classify
+    from fashion_tl.inspection.inference import classify_many
     from fashion_tl.inspection.prediction_files import check_class_names, check_output, opened_table, text_rows
     from fashion_tl.metrics.metrics import softmax
     from fashion_tl.process import keep_freed_memory, own_device
@@ -54,6 +54,7 @@ def predict(
     if output is not None:
         check_class_names(output, module.class_names)
     keep_freed_memory()
+    classify = classify_many(module, len(files), batch_size)
     count, printed = 0, list[str]()
     table = (
         opened_table(output, module.class_names)
@@ -62,7 +63,7 @@ def predict(
     )
     with table as write:
         for names, batch in decoded(files, module.input_spec, batch_size, skip_unreadable):
-            logits = classify(module, 1 - to_float(batch) if invert else batch)
+            logits = classify(1 - to_float(batch) if invert else batch)
             write(list(map(str, names)), probabilities_of(logits.cpu().numpy()))
             count += len(names)
     if others:
