@@ -190,8 +190,8 @@ def test_many_images_run_folded_and_give_the_same(
     once = table(predict(capsys, trained.best, tmp_path))
     made: list[Inference] = []
 
-    def prepare(*args: Any) -> Inference:
-        made.append(Inference(*args, WORTH_COMPILING))
+    def prepare(parts: Any, images: int, batch_size: int) -> Inference:
+        made.append(Inference(parts, images, batch_size, WORTH_COMPILING))
         return made[-1]
 
     monkeypatch.setattr(inference, "prepare", prepare)
