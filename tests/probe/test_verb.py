@@ -60,6 +60,15 @@ def test_it_leaves_these_files_and_no_others(folder, found) -> None:
         assert all(len(row) == len(table["columns"]) for row in table["rows"])
 
 
+def test_what_a_probe_does_not_follow_is_told_and_recorded(folder, found, capsys) -> None:
+    assert found.record["left_aside"] == []
+    settings = {"model.class_weights": "balanced", "model.label_smoothing": 0.1, "data.mix": {"mixup": 0.2}}
+    again = solve({**SMALL, "name": "other"}, {**changes(folder), **settings, "name": "aside"})
+    assert again.record["left_aside"] == ["model.class_weights", "model.label_smoothing", "data.mix"]
+    assert "left aside: model.class_weights, model.label_smoothing, data.mix; a probe" in capsys.readouterr().out
+    assert again.record["test"] == found.record["test"]
+
+
 def test_the_checkpoint_gives_the_recorded_logits(folder, found) -> None:
     opened = open_run("probe", folder / "logs", folder / "checkpoints")
     module = opened.module.eval()

@@ -115,7 +115,9 @@ def run(config: Namespace, command: str, name: str | None = None) -> Probe:
             [Depth(stage.boundary, stage.stage, stage.val_correct, stage.accuracy["train"]) for stage in stages],
             model.network.stage_names,
         )
+        aside = _left_aside(config)
         facts = {
+            "left_aside": aside,
             "seed": seed,
             "command": command,
             "started": started,
@@ -124,8 +126,21 @@ def run(config: Namespace, command: str, name: str | None = None) -> Probe:
         text = dump("probe", config)
         paths = record_probe(config, model, built.data, trainer, stages, suggestion, skipped, facts, text)
     record = read_record(paths.logs)
+    if aside:
+        print(f"left aside: {', '.join(aside)}; a probe is the plain logistic regression on images as they are")
     print(_told(paths, record["test"], suggestion, skipped, model))
     return Probe(paths, stages, suggestion, record)
+
+
+def _left_aside(config: Namespace) -> list[str]:
+    """List the settings that change what training minimises, or its images, and that a probe does not follow."""
+    model, data = config.model.init_args, config.data
+    given = {f"model.{name}": model.get(name) for name in ("class_weights", "label_smoothing", "terms")}
+    given["model.objective"] = model.get("objective") != "cross_entropy"
+    given["data.sampler"] = data.get("sampler") != "random"
+    given["data.mix"] = data.get("mix")
+    given["data.augment"] = data.get("augment")
+    return [name for name, value in given.items() if value]
 
 
 def _solve(

@@ -1,0 +1,104 @@
+"""Keep the records that docs/recipes.md is about, and print its table: `python experiments/kept.py [NAME ...]`.
+
+Completed versions of the runs that are named are copied from lightning_logs to docs/records, without checkpoints. Then
+the table of all recipes is printed, from the records alone. To go on with more seeds on another machine, copy
+docs/records into lightning_logs first: `make recipe` skips what is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fashion_tl.errors import UserError
+from fashion_tl.inspection.verify import verify
+from fashion_tl.metrics.repeated import mean_interval
+from fashion_tl.records.record import CHECKED, COMPLETED, RECORD, all_records, read_record, versions
+
+RECIPES = Path(__file__).parent / "best"
+KEPT = Path(__file__).parent.parent / "docs" / "records"
+HEADER = (
+    "| recipe | network | aim | accuracy, mean of seeds | each seed | minutes of a run on a CPU | GPU |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Keep what is named and print the table; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="runs to keep")
+    parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"))
+    parser.add_argument("--kept", type=Path, default=KEPT)
+    options = parser.parse_args(args)
+    try:
+        keep(options.names, options.log_dir, options.kept)
+        print(table(options.kept))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def keep(names: Sequence[str], log_dir: Path, kept: Path) -> None:
+    """Copy the completed versions of runs whose files hold what their record says.
+
+    Raises:
+        UserError: If a run has none, a file is damaged, or another run is kept under the same number.
+    """
+    for name in names:
+        folders = [log_dir / name / f"version_{number}" for number in versions(log_dir, name)]
+        done = [folder for folder in folders if read_record(folder)["status"] == COMPLETED]
+        if not done:
+            raise UserError(f"no version of the run {name!r} in {log_dir} is completed.")
+        for folder in done:
+            target = kept / name / folder.name
+            if target.exists() and read_record(target) != read_record(folder):
+                raise UserError(f"{target} is another run than {folder}: give one of them another number.")
+            verify(str(folder), quick=True, log_dir=log_dir)
+            target.mkdir(parents=True, exist_ok=True)
+            for file in (RECORD, *CHECKED):
+                if (folder / file).is_file():
+                    shutil.copyfile(folder / file, target / file)
+
+
+def table(kept: Path) -> str:
+    """Return the table of all recipes in Markdown, from the records and from what the experiments say of themselves."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _, record in all_records(kept):
+        if isinstance(record, UserError):
+            raise record
+        found.setdefault(record["name"], []).append(record)
+    rows = []
+    for path in sorted(RECIPES.glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        (name,) = re.findall(r"^name: (\S+)$", text, re.MULTILINE)
+        (aim,) = re.findall(r"^# Aim: +(.+)$", text, re.MULTILINE)
+        rows.append(_row(path.stem, aim, found.get(name, [])))
+    return "\n".join([HEADER, *rows])
+
+
+def _row(recipe: str, aim: str, records: list[dict[str, Any]]) -> str:
+    if not records:
+        return f"| `{recipe}` | | {aim} | not measured | | | |"
+    records = sorted(records, key=lambda record: record["seed"] or 0)
+    model, data = records[0]["model"], records[0]["data"]
+    accuracies = [record["test"]["accuracy"] for record in records]
+    interval = mean_interval(accuracies)
+    mean = f"{sum(accuracies) / len(accuracies):.4f}"
+    told = f"{mean}, one seed" if interval is None else f"{mean} ({interval[0]:.4f} to {interval[1]:.4f})"
+    minutes = sorted(record["time"]["fit_seconds"] / 60 for record in records)
+    spread = " / ".join(f"{value:.0f}" for value in dict.fromkeys([minutes[0], minutes[-1]]))
+    threads = sorted({record["environment"]["threads"] for record in records})
+    devices = " or ".join(f"{count} thread{'s' * (count > 1)}" for count in threads)
+    network = f"{model['architecture']}, {model['parameters']:,} parameters, {data['image_size']} px"
+    each = ", ".join(f"{value:.4f}" for value in accuracies)
+    return f"| `{recipe}` | {network} | {aim} | {told} | {each} | {spread} ({devices}) | |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The table of the recipes is that of the records that are kept, and those hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fashion_tl.cli import main
+
+from .conftest import Fit
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "docs" / "records"
+
+
+@pytest.fixture(scope="module")
+def kept() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("experiments_kept", ROOT / "experiments" / "kept.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_the_page_is_that_of_the_records(kept: ModuleType) -> None:
+    table = kept.table(RECORDS)
+    assert table in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), f"put into docs/recipes.md:\n{table}"
+    assert table.count("\n| `") == len(list((ROOT / "experiments" / "best").glob("*.yaml")))
+
+
+def test_the_records_hold_and_name_no_folder_of_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--quick", "--log_dir", str(RECORDS)]) == 0
+    assert "checks hold" in capsys.readouterr().out
+    for path in RECORDS.rglob("*"):
+        if path.suffix in (".json", ".yaml"):
+            text = path.read_text(encoding="utf-8")
+            assert not any(place in text for place in ("/home/", "/root/", "/work/", "/tmp/")), path  # noqa: S108
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_whole_and_replaces_nothing(kept: ModuleType, fit: Fit, workdir: Path, capsys) -> None:
+    target = workdir / "kept"
+    assert kept.main(["run", "--kept", str(target)]) == 2
+    assert "no version of the run 'run' in lightning_logs is completed" in capsys.readouterr().err
+    assert fit(name="best_tiny") == 0
+    for _ in range(2):  # once more changes nothing
+        assert kept.main(["best_tiny", "--kept", str(target)]) == 0
+    assert {p.name for p in (target / "best_tiny" / "version_0").iterdir()} == {
+        *("run.json", "config.yaml", "metrics.csv", "test_predictions.npz")
+    }
+    assert "| `tiny` | test_resnet" in capsys.readouterr().out
+    shutil.rmtree("lightning_logs/best_tiny")
+    assert fit("--seed_everything", "7", name="best_tiny") == 0
+    assert kept.main(["best_tiny", "--kept", str(target)]) == 0  # its checkpoints keep the number taken
+    assert len(list((target / "best_tiny").iterdir())) == 2
+    (target / "best_tiny" / "version_1").rename(target / "best_tiny" / "version_2")
+    shutil.copytree(target / "best_tiny" / "version_0", target / "best_tiny" / "version_1")
+    assert kept.main(["best_tiny", "--kept", str(target)]) == 2
+    assert "is another run than" in capsys.readouterr().err
