@@ -85,6 +85,14 @@ def no_confusion_picture() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Leave out what a power cut alone would tell: each run waits some twenty times for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def as_begun() -> None:
     """Leave out what the shell or the test before has set: a Ctrl-C that is ignored, a seed of Lightning's."""
