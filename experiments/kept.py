@@ -18,7 +18,7 @@ from typing import Any
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.verify import verify
 from fashion_tl.metrics.repeated import mean_interval
-from fashion_tl.records.record import CHECKED, COMPLETED, RECORD, all_records, read_record, versions
+from fashion_tl.records.record import CHECKED, COMPLETED, all_records, read_record, versions, write_record
 
 RECIPES = Path(__file__).parent / "best"
 KEPT = Path(__file__).parent.parent / "docs" / "records"
@@ -45,7 +45,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def keep(names: Sequence[str], log_dir: Path, kept: Path) -> None:
-    """Copy the completed versions of runs whose files hold what their record says.
+    """Copy the completed versions of runs whose files hold what their record says, without the folder they ran in.
 
     Raises:
         UserError: If a run has none, a file is damaged, or another run is kept under the same number.
@@ -56,14 +56,16 @@ def keep(names: Sequence[str], log_dir: Path, kept: Path) -> None:
         if not done:
             raise UserError(f"no version of the run {name!r} in {log_dir} is completed.")
         for folder in done:
-            target = kept / name / folder.name
-            if target.exists() and read_record(target) != read_record(folder):
+            target, record = kept / name / folder.name, read_record(folder)
+            record["command"] = (record["command"] or "").replace(f"{log_dir.resolve().parent}/", "")
+            if target.exists() and read_record(target) != record:
                 raise UserError(f"{target} is another run than {folder}: give one of them another number.")
             verify(str(folder), quick=True, log_dir=log_dir)
             target.mkdir(parents=True, exist_ok=True)
-            for file in (RECORD, *CHECKED):
+            for file in CHECKED:
                 if (folder / file).is_file():
                     shutil.copyfile(folder / file, target / file)
+            write_record(target, record)
 
 
 def table(kept: Path) -> str:

@@ -6,6 +6,7 @@ What is already done is skipped, and a failure does not stop the rest; the last 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def _run(path: Path, options: argparse.Namespace, flags: list[str]) -> str:
             pass
         else:
             return f"already done: {done.logs}"
-    command = [sys.executable, "-m", "fashion_tl", verb, "-c", str(path), "--name", name]
+    command = [sys.executable, "-m", "fashion_tl", verb, "-c", os.path.relpath(path), "--name", name]
     command += ["--log_dir", str(folders[0]), "--checkpoint_dir", str(folders[1])]
     command += ["--data.source.root", options.root] if options.root else []
     command += ["--model.backbone", backbone] if backbone else []

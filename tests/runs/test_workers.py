@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -121,6 +122,44 @@ def test_both_signals_end_all_workers_at_once(tmp_path: Path, number: int, monke
     assert not multiprocessing.active_children()
     assert number == signal.SIGINT or getattr(stopped.value, "code", None) == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def look(channel: Channel) -> None:
+    """Tell what a worker finds in the process that it was forked into."""
+    import torch
+
+    channel.tell(
+        {
+            "process": os.getpid(),
+            "parent": os.getppid(),
+            "no GPU was looked for": not torch.cuda._is_in_bad_fork(),
+            "threads": torch.get_num_threads(),
+            "process threads": len(list(Path("/proc/self/task").iterdir())),
+            "imported": "fashion_tl.runs.fit" in sys.modules,
+            "mark": os.environ.get("MARK"),
+            "folder": os.getcwd(),  # noqa: PTH109
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="the system cannot fork")
+def test_workers_are_forked_from_a_process_that_has_imported_and_done_nothing_else(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    found: list[dict[str, Any]] = []
+    for mark in ("one", "two"):
+        monkeypatch.setenv("MARK", mark)
+        share_work(look, 2, found.append)
+    assert len({one["process"] for one in found}) == 4
+    assert len({one["parent"] for one in found} - {os.getpid()}) == 1
+    assert [one["mark"] for one in found] == ["one", "one", "two", "two"]
+    assert {one["folder"] for one in found} == {str(workdir)}
+    assert {one["threads"] for one in found} == {max(1, torch.get_num_threads() // 2)}
+    assert {one["imported"] for one in found} == {one["no GPU was looked for"] for one in found} == {True}
+    assert {one["process threads"] for one in found} == {1}
 
 
 def test_each_worker_has_a_gpu_of_its_own_in_turn() -> None:

@@ -163,7 +163,8 @@ def test_budgets_bring_changes_of_their_own(workdir: Path) -> None:
 
 @pytest.mark.slow
 def test_candidates_and_budgets_name_runs_and_the_first_stage(verb: Verb) -> None:
-    assert verb("fit", "--name", "teacher", "--trainer.max_epochs", "1") == 0
+    # With another budget it would have trained on what these runs validate on.
+    assert verb("fit", "--name", "teacher", "--trainer.max_epochs", "1", "--data.label_budget", "4") == 0
     Path("own.yaml").write_text(
         "strategies:\n"
         "  a:\n"

@@ -5,16 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fashion_tl.errors import UserError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 PATIENCE = 5  # seconds in which a worker ends when it is told to
 RESTARTS = 3  # of workers that are killed, such as by a system that is out of memory
@@ -142,10 +146,11 @@ class _Crew:
 
     def start(self, place: int) -> None:
         """Start a worker, which leaves Ctrl-C to this process."""
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         ours, theirs = context.Pipe()
-        process = context.Process(target=_main, args=(self.work, theirs), name=f"worker {place + 1}")
-        with _blocked(), _environment(_share(place, self.processes)):  # a worker inherits both
+        with _blocked(), _environment(_share(place, self.processes)):  # where it is spawned it inherits both
+            begin = _Begin(dict(os.environ))
+            process = context.Process(target=_main, args=(begin, self.work, theirs), name=f"worker {place + 1}")
             process.start()
             theirs.close()
             self.workers[place] = _Worker(process, ours)
@@ -206,11 +211,66 @@ class _Crew:
                     worker.process.join()
 
 
-def _main(work: Work, connection: Connection) -> None:
+def _context() -> ForkServerContext | SpawnContext:
+    """Choose how workers are started.
+
+    Importing torch and Lightning takes a process longer than many runs. So workers are forked, where the system can,
+    from a server that has imported what a run needs, and has done nothing else: it knows of no GPU and has no threads.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    package = f"{__name__.partition('.')[0]}."
+    imported = [name for name in sys.modules if name.startswith(package) and "__main__" not in name]
+    context.set_forkserver_preload([*imported, f"{package}runs.fit"])
+    return context
+
+
+@dataclass
+class _Begin:
+    """What a worker takes over of this process, as it is when the worker is started; a forked one has the server's.
+
+    Attributes:
+        environment: Variables of the environment, its share of the machine among them.
+        outputs: Where standard output and standard error go, by descriptor.
+    """
+
+    environment: dict[str, str]
+    outputs: dict[int, int] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        outputs = {}
+        if os.name == "posix":
+            from multiprocessing.reduction import DupFd
+
+            for descriptor in (1, 2):
+                with suppress(OSError):  # a process may have closed them
+                    outputs[descriptor] = DupFd(descriptor)
+        return {**vars(self), "outputs": outputs}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.outputs = {descriptor: output.detach() for descriptor, output in state["outputs"].items()}
+
+    def apply(self) -> None:
+        """Take it over."""
+        os.environ.clear()
+        os.environ.update(self.environment)
+        for descriptor, output in self.outputs.items():
+            os.dup2(output, descriptor)
+            os.close(output)
+        torch = sys.modules.get("torch")  # imported later, it reads the environment
+        if torch is not None:
+            torch.set_num_threads(int(self.environment["OMP_NUM_THREADS"]))
+
+
+def _main(begin: _Begin, work: Work, connection: Connection) -> None:
     """Work in a process that was started for it."""
-    connection.send(_Begun())
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))  # Ctrl-C stays blocked
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # Ctrl-C stays blocked
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    begin.apply()
+    connection.send(_Begun())
     try:
         work(_Piped(connection))
         connection.send(_Done())
@@ -266,7 +326,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 def _share(place: int, processes: int) -> dict[str, str]:
     """Return the variables that give a worker its share of the machine."""
-    import torch  # which a worker imports after they are set
+    import torch  # which a worker that is spawned imports after they are set
 
     from fashion_tl.process import share_of_threads
 
