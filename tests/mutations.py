@@ -33,6 +33,20 @@ MUTATIONS = (
         ("tests/data/test_splits.py",),
     ),
     Mutation(
+        "no run tests or validates on what its weights have seen",
+        "training/classifier.py",
+        "        self.check_seen(data)\n        self._seen |=",
+        "        self._seen |=",
+        ("tests/runs/test_seen.py", "-k", "trainer_of_ones_own"),
+    ),
+    Mutation(
+        "weights remember what those that they come from have seen",
+        "training/transfer.py",
+        'Seen.restored(start.get("fashion_tl_seen"))',
+        "Seen()",
+        ("tests/runs/test_seen.py", "-k", "come_from_others"),
+    ),
+    Mutation(
         "a label budget's validation images do not train",
         "data/splits.py",
         "train.append(members[~validates])",

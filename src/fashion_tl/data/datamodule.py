@@ -378,7 +378,8 @@ class ImageDataModule(LightningDataModule):
         if self.loaded is None:
             raise RuntimeError("the images have positions after setup")
         taken = "train" if part in self.loaded.divided else part
-        return f"{self.loaded.fingerprint} {taken}", self.splits[part].indices, len(self.loaded.sets[taken])
+        found = self.splits[part].indices if part in self.splits else torch.empty(0, dtype=torch.int64)
+        return f"{self.loaded.fingerprint} {taken}", found, len(self.loaded.sets[taken])
 
     @property
     def identity(self) -> dict[str, Any]:
