@@ -46,7 +46,8 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(path: Path, options: argparse.Namespace, flags: list[str]) -> str:
-    folders = [Path(name) / "quick" if options.quick else Path(name) for name in ("lightning_logs", "checkpoints")]
+    below = "quick" if options.quick else ""
+    folders = Path("lightning_logs", below), Path("checkpoints", below)
     experiment = settings(path)
     name, verb = experiment["name"], "probe" if path.stem in PROBES else "fit"
     backbone = _backbone(experiment, options)
