@@ -11,7 +11,7 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,23 @@ def table(kept: Path) -> str:
         (name,) = re.findall(r"^name: (\S+)$", text, re.MULTILINE)
         (aim,) = re.findall(r"^# Aim: +(.+)$", text, re.MULTILINE)
         rows.append(_row(path.stem, aim, found.get(name, [])))
-    return "\n".join([HEADER, *rows])
+    combined = [record for records in found.values() for record in records if record.get("members")]
+    return "\n".join([HEADER, *rows, *(_combined_row(record, found) for record in combined)])
+
+
+def _combined_row(record: dict[str, Any], found: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Return the row of an ensemble: what it gains over the best of its members, whose records are kept, too."""
+    members = [
+        next(each for each in found[member["name"]] if each["version"] == member["version"])
+        for member in record["members"]
+    ]
+    accuracy, best = record["test"]["accuracy"], max(member["test"]["accuracy"] for member in members)
+    names = ", ".join(f"{member['name'].removeprefix('best_')} (seed {member['seed']})" for member in members)
+    views = " with flips" if any(member.get("views") for member in record["members"]) else ""
+    return (
+        f"| `{record['name'].removeprefix('best_')}` | {record['kind']} of {names}{views} | best single + 0.4 points | "
+        f"{accuracy:.4f}, {100 * (accuracy - best):+.2f} points | | | |"
+    )
 
 
 def _row(recipe: str, aim: str, records: list[dict[str, Any]]) -> str:
@@ -99,7 +115,9 @@ def _row(recipe: str, aim: str, records: list[dict[str, Any]]) -> str:
     devices = " or ".join(f"{count} thread{'s' * (count > 1)}" for count in threads)
     network = f"{model['architecture']}, {model['parameters']:,} parameters, {data['image_size']} px"
     each = ", ".join(f"{value:.4f}" for value in accuracies)
-    return f"| `{recipe}` | {network} | {aim} | {told} | {each} | {spread} ({devices}) | |"
+    epochs = [seconds for record in records for seconds in record["time"].get("epoch_seconds") or ()]
+    fastest = f", fastest epoch {min(epochs):.0f} s" if epochs else ""
+    return f"| `{recipe}` | {network} | {aim} | {told} | {each} | {spread} ({devices}{fastest}) | |"
 
 
 if __name__ == "__main__":

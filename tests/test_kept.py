@@ -30,7 +30,8 @@ def kept() -> ModuleType:
 def test_the_table_of_the_page_is_that_of_the_records(kept: ModuleType) -> None:
     table = kept.table(RECORDS)
     assert table in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), f"put into docs/recipes.md:\n{table}"
-    assert table.count("\n| `") == len(list((ROOT / "experiments" / "best").glob("*.yaml")))
+    for path in (ROOT / "experiments" / "best").glob("*.yaml"):
+        assert table.count(f"\n| `{path.stem}` |") == 1
 
 
 def test_the_records_hold_and_name_no_folder_of_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
