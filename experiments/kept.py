@@ -110,12 +110,13 @@ def _row(recipe: str, aim: str, records: list[dict[str, Any]]) -> str:
     mean = f"{sum(accuracies) / len(accuracies):.4f}"
     told = f"{mean}, one seed" if interval is None else f"{mean} ({interval[0]:.4f} to {interval[1]:.4f})"
     minutes = sorted(record["time"]["fit_seconds"] / 60 for record in records)
-    spread = " / ".join(f"{value:.0f}" for value in dict.fromkeys([minutes[0], minutes[-1]]))
+    spread = " / ".join(f"{value:.{0 if value >= 10 else 1}f}" for value in dict.fromkeys([minutes[0], minutes[-1]]))
     threads = sorted({record["environment"]["threads"] for record in records})
     devices = " or ".join(f"{count} thread{'s' * (count > 1)}" for count in threads)
     network = f"{model['architecture']}, {model['parameters']:,} parameters, {data['image_size']} px"
     each = ", ".join(f"{value:.4f}" for value in accuracies)
     epochs = [seconds for record in records for seconds in record["time"].get("epoch_seconds") or ()]
+    epochs = epochs if len(model.get("phases") or ()) == 1 else []
     fastest = f", fastest epoch {min(epochs):.0f} s" if epochs else ""
     return f"| `{recipe}` | {network} | {aim} | {told} | {each} | {spread} ({devices}{fastest}) | |"
 
