@@ -19,7 +19,7 @@ from fashion_tl.inspection.run import open_run
 from fashion_tl.metrics.metrics import softmax
 from fashion_tl.training.checkpoints import load_checkpoint
 
-from .conftest import SCRATCH, fit, found
+from .conftest import SCRATCH, TRANSFER, fit, found
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +83,13 @@ def test_the_checkpoint_computes_what_the_record_holds(
     views = record_of(folder, f"all_{method}")["chosen"]["views"]
     assert views.keys() == {"one version 0", "other version 0"}
     assert all(one["identity"] >= 1 for one in views.values())
+
+
+def test_verify_knows_that_a_member_recorded_logits_in_half_precision(folder: Path, command: Command) -> None:
+    fit("half", *TRANSFER, "--trainer.precision", "bf16-mixed")
+    assert command("ensemble", "half", "other", "--name", "halves") == 0
+    assert record_of(folder, "halves")["environment"]["precision"] == "bf16-mixed"
+    assert command("verify", "halves") == 0
 
 
 def test_views_are_chosen_where_they_lower_the_validation_loss(folder: Path, command: Command) -> None:

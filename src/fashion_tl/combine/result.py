@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from fashion_tl.combine.members import FITTED, fitted_to_validation
+from fashion_tl.inspection.inference import FULL
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.metrics import Floats, headline, summarise
 from fashion_tl.models.staged import count_parameters
@@ -88,7 +89,7 @@ def write_combination(
         "command": shlex.join(["fashion-tl", *command, "--name", name]),
         "chosen": made.chosen,
         "time": {"fit_seconds": sum(spent) if len(spent) == len(seconds) else None},
-        "environment": {"device": device_text(first.module.device)},
+        "environment": _environment(made.members),
     }
     if made.kind == "stack" or any(map(fitted_to_validation, made.members)):
         facts[FITTED] = True
@@ -119,6 +120,17 @@ def write_combination(
         print(f"  {one.label}: test accuracy {one.record['test']['accuracy']:.4f}")
     print(f"record: {paths.logs}" + ("" if made.checkpoint is None else f"   checkpoint: {paths.best}"))
     return paths
+
+
+def _environment(members: Sequence[OpenedRun]) -> dict[str, Any]:
+    """Say where logits come from: also those that members recorded, so that the least exact of them counts."""
+    recorded = [one.record.get("environment") or {} for one in members]
+    precisions = [str(each["precision"]) for each in recorded if "precision" in each]
+    devices = [str(each["device"]) for each in recorded if "device" in each]
+    return {
+        "device": next((each for each in devices if not each.startswith("cpu")), device_text(members[0].module.device)),
+        "precision": next((each for each in precisions if each not in FULL), FULL[0]),
+    }
 
 
 def _config(made: Combination) -> str:

@@ -19,6 +19,7 @@ from fashion_tl.records.predictions import Predictions, read_arrays, read_predic
 from fashion_tl.training.classifier import ImageClassifier
 
 VALIDATION = "val_predictions.npz"
+FULL = ("32-true", "64-true")  # precisions in which logits do not depend on the device beyond rounding
 # A layer, and what to keep of its output.
 Reader = tuple[nn.Module, Callable[[Tensor], Tensor]]
 

@@ -13,7 +13,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.file_index import reading_anew
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError, one_line
-from fashion_tl.inspection.inference import infer, tracked
+from fashion_tl.inspection.inference import FULL, infer, tracked
 from fashion_tl.inspection.run import data_of
 from fashion_tl.inspection.verify_weights import check_start
 from fashion_tl.models.staged import count_parameters
@@ -30,7 +30,6 @@ from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
 from fashion_tl.training.plan import Progress, differences
 
-FULL = ("32-true", "64-true")  # precisions in which logits do not depend on the device beyond rounding
 # Of the largest logit: how far logits may lie from recorded ones in full precision, where the device is another one
 # (whose convolutions may use TF32), and in half precision.
 EXACT, OTHER_DEVICE, HALF = 1e-4, 1e-2, 5e-2
