@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_tl.errors import UserError
+from fashion_tl.files import replacing_folder
 from fashion_tl.inspection.verify import verify
 from fashion_tl.metrics.repeated import mean_interval
 from fashion_tl.records.record import CHECKED, COMPLETED, all_records, read_record, versions, write_record
@@ -61,11 +62,13 @@ def keep(names: Sequence[str], log_dir: Path, kept: Path) -> None:
             if target.exists() and read_record(target) != record:
                 raise UserError(f"{target} is another run than {folder}: give one of them another number.")
             verify(str(folder), quick=True, log_dir=log_dir)
-            target.mkdir(parents=True, exist_ok=True)
-            for file in CHECKED:
-                if (folder / file).is_file():
-                    shutil.copyfile(folder / file, target / file)
-            write_record(target, record)
+            if target.exists():
+                continue
+            with replacing_folder(target) as draft:  # whole or not at all
+                for file in CHECKED:
+                    if (folder / file).is_file():
+                        shutil.copyfile(folder / file, draft / file)
+                write_record(draft, record)
 
 
 def table(kept: Path) -> str:
@@ -87,10 +90,11 @@ def table(kept: Path) -> str:
 
 def _combined_row(record: dict[str, Any], found: Mapping[str, list[dict[str, Any]]]) -> str:
     """Return the row of an ensemble: what it gains over the best of its members, whose records are kept, too."""
-    members = [
-        next(each for each in found[member["name"]] if each["version"] == member["version"])
-        for member in record["members"]
-    ]
+    kept = {(each["name"], each["version"]): each for records in found.values() for each in records}
+    wanted = [(member["name"], member["version"]) for member in record["members"]]
+    if missing := [f"{name} version {version}" for name, version in wanted if (name, version) not in kept]:
+        raise UserError(f"{record['name']} is made of {', '.join(missing)}, which are not kept: name them, too.")
+    members = [kept[each] for each in wanted]
     accuracy, best = record["test"]["accuracy"], max(member["test"]["accuracy"] for member in members)
     names = ", ".join(f"{member['name'].removeprefix('best_')} (seed {member['seed']})" for member in members)
     views = " with flips" if any(member.get("views") for member in record["members"]) else ""

@@ -43,6 +43,12 @@ def test_the_records_hold_and_name_no_folder_of_a_machine(capsys: pytest.Capture
             assert not any(place in text for place in ("/home/", "/root/", "/work/", "/tmp/")), path  # noqa: S108
 
 
+def test_an_ensemble_is_kept_with_its_members(kept: ModuleType, tmp_path: Path, capsys) -> None:
+    shutil.copytree(RECORDS / "best_ensemble", tmp_path / "best_ensemble")
+    assert kept.main(["--kept", str(tmp_path)]) == 2
+    assert "best_ensemble is made of best_scratch version 0, best_mobilenetv2 version 0" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_what_is_kept_is_whole_and_replaces_nothing(kept: ModuleType, fit: Fit, workdir: Path, capsys) -> None:
     target = workdir / "kept"

@@ -14,6 +14,7 @@ from fashion_tl import ImageDataModule, ScratchClassifier, SyntheticGarments, lo
 from fashion_tl.cli import main
 from fashion_tl.errors import UserError
 from fashion_tl.runs.parser import quiet
+from fashion_tl.training.loading import finished_checkpoint
 from fashion_tl.training.seen import Seen
 
 from ..conftest import Fit
@@ -65,6 +66,15 @@ def test_what_was_seen_adds_up_and_is_kept() -> None:
     assert Seen.restored(None) == Seen()
     apart = Seen.by_training(Parts("another set", train=[5])) | first
     assert sorted(apart.trained) == ["another set", "set"]
+
+
+def test_a_checkpoint_that_holds_something_else_there_is_refused(tmp_path: Path) -> None:
+    model = ScratchClassifier(["a", "b"])
+    wrong: list[dict[str, Any]] = [{"trained": {"set": 1}, "chosen": {}}, {"trained": [], "chosen": {}}]
+    for seen in wrong:
+        (tmp_path / "best.ckpt").write_bytes(finished_checkpoint(model, fashion_tl_seen=seen))
+        with pytest.raises(UserError, match="is not as fashion_tl writes checkpoints"):
+            load_classifier(tmp_path / "best.ckpt")
 
 
 @pytest.mark.slow

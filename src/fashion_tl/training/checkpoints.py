@@ -139,5 +139,7 @@ def reading(path: Any) -> Iterator[None]:  # noqa: ANN401 - as ``verify``
 
 
 def _items(checkpoint: dict[str, Any]) -> list[tuple[Any, Any]]:
-    state = checkpoint.get("state_dict")
-    return list(state.items()) if isinstance(state, dict) else []
+    """List what must be tensors: weights and buffers, and which images they have seen."""
+    seen = checkpoint.get("fashion_tl_seen")
+    found = [checkpoint.get("state_dict"), *(seen.values() if isinstance(seen, dict) else ())]
+    return [item for each in found if isinstance(each, dict) for item in each.items()]
