@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fashion_tl.records.thumbnails import thumbnails_path, write_thumbnails
 from fashion_tl.report import thumbnails
-from fashion_tl.report.thumbnails import Thumbnails, data_uri, exclusive, gallery, png_of
+from fashion_tl.report.thumbnails import data_uri, exclusive, gallery, pictures, png_of
 
 
 def test_a_data_uri_holds_the_pixels() -> None:
@@ -47,12 +49,16 @@ def test_exclusive_images_differ_most(compared: Any) -> None:
     assert places.tolist() == sorted(gaps, key=lambda p: -gaps[p])[:8]
 
 
-def test_the_budget_serves_neighbouring_ranks_first(compared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = np.zeros((200, 4, 4), dtype=np.uint8)
-    positions, shown, made = gallery(compared.pairs, Thumbnails(images))
-    assert set(made) == set(positions)
+def test_the_budget_serves_neighbouring_ranks_first(
+    compared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.zeros(200, dtype=np.int64)
+    write_thumbnails(thumbnails_path(tmp_path, "set"), [np.zeros((200, 4, 4), dtype=np.uint8)], labels)
+    positions, shown = gallery(compared.pairs)
+    assert [shown[key][:3] for key in ("0-1", "1-0")] == [[0, 1, 2], [8, 9, 10]]
+    assert set(pictures([tmp_path], "set", labels, positions)[0]) == set(positions)
     monkeypatch.setattr(thumbnails, "BUDGET", 10 * 16)
-    fewer_positions, same, fewer = gallery(compared.pairs, Thumbnails(images))
-    assert (fewer_positions, same) == (positions, shown)
-    assert list(fewer) == positions[:10]
-    assert gallery(compared.pairs, Thumbnails(None))[2] == {}
+    found, why = pictures([tmp_path], "set", labels, positions)
+    assert set(found) == set(positions[:10])
+    assert why == ""
+    assert pictures([tmp_path], "other", labels, positions)[0] == {}

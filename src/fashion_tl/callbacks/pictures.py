@@ -13,6 +13,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import visible
 from fashion_tl.models.filters import first_convolution
 from fashion_tl.records.analysis import write_arrays
+from fashion_tl.records.thumbnails import Pixels, thumbnails_path, write_thumbnails
 
 LARGEST = 64
 
@@ -33,19 +34,17 @@ def keep_test_images(data: object, log_dir: Path) -> None:
     test_set = data.describe().get("test_set") if isinstance(data, ImageDataModule) else None
     if not isinstance(data, ImageDataModule) or test_set is None:
         return
-    path = log_dir / "test_sets" / f"{test_set}.npz"
-    if path.exists():
-        return
-    images = torch.cat([_small(visible(batch)) for batch in data.in_order("test", 256)]).permute(0, 2, 3, 1)
-    labels = data.splits["test"].labels
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = (images[..., 0] if images.shape[3] == 1 else images).numpy()
-    write_arrays(path, {"images": pixels, "label": labels.numpy()})
+    path = thumbnails_path(log_dir, test_set)
+    if not path.exists():
+        batches = (_small(visible(batch)) for batch in data.in_order("test", 256))
+        write_thumbnails(path, batches, data.splits["test"].labels.numpy())
 
 
-def _small(images: Tensor) -> Tensor:
+def _small(images: Tensor) -> Pixels:
+    """Return thumbnails (B, H, W) or (B, H, W, 3) of images (B, C, H, W), uint8."""
     images = images.cpu()
-    if max(images.shape[2:]) <= LARGEST:
-        return images
-    resized = F.interpolate(images.float(), size=(LARGEST, LARGEST), mode="bilinear", antialias=True)
-    return resized.round().clamp(0, 255).to(torch.uint8)
+    if max(images.shape[2:]) > LARGEST:
+        resized = F.interpolate(images.float(), size=(LARGEST, LARGEST), mode="bilinear", antialias=True)
+        images = resized.round().clamp(0, 255).to(torch.uint8)
+    pixels: Pixels = images.permute(0, 2, 3, 1).numpy()
+    return pixels[..., 0] if pixels.shape[3] == 1 else pixels

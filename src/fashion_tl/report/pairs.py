@@ -10,7 +10,7 @@ import numpy as np
 from fashion_tl.records.record import CONFIG
 from fashion_tl.report.figures import Comparison, Entry, Pair
 from fashion_tl.report.tables import NOT_RECORDED, Cell, Row, Table, missing, named, shade, table
-from fashion_tl.report.thumbnails import gallery, test_images
+from fashion_tl.report.thumbnails import gallery, pictures
 
 IDENTITY = ("name", "log_dir", "checkpoint_dir", "study")  # what a run is called, not what it does
 MATRIX_CLASSES = 24  # up to so many classes a confusion matrix is a table of numbers
@@ -64,21 +64,21 @@ def two_runs(compared: Comparison, log_dir: Path) -> dict[str, Any] | None:
     if len(scored) < 2 or predictions is None:
         return None
     folders = list(dict.fromkeys([log_dir, *(entry.run.folder.parent.parent for entry in scored)]))
-    source = test_images(folders, compared.section.test_set, predictions.labels)
-    positions, shown, pictures = gallery(compared.pairs, source)
+    positions, shown = gallery(compared.pairs)
+    shots, why = pictures(folders, compared.section.test_set, predictions.labels, positions)
     figures = [entry.figures for entry in scored if entry.figures is not None]
     pool = [
         {
             "index": int(predictions.index[position]),
             "label": int(predictions.labels[position]),
             "predicted": [int(found.predicted[position]) for found in figures],
-            "picture": pictures.get(position),
+            "picture": shots.get(position),
         }
         for position in positions
     ]
     first = compared.pairs[0]
     return {
-        "why_no_pictures": source.why,
+        "why_no_pictures": why,
         "verdict": verdict(first),
         "difference": _difference(first.a, first.b, names),
         "directions": [
