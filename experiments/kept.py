@@ -96,7 +96,8 @@ def _combined_row(record: dict[str, Any], found: Mapping[str, list[dict[str, Any
         raise UserError(f"{record['name']} is made of {', '.join(missing)}, which are not kept: name them, too.")
     members = [kept[each] for each in wanted]
     accuracy, best = record["test"]["accuracy"], max(member["test"]["accuracy"] for member in members)
-    names = ", ".join(f"{member['name'].removeprefix('best_')} (seed {member['seed']})" for member in members)
+    used = [member for member, how in zip(members, record["members"], strict=True) if how.get("weight") != 0]
+    names = ", ".join(f"{member['name'].removeprefix('best_')} (seed {member['seed']})" for member in used)
     views = " with flips" if any(member.get("views") for member in record["members"]) else ""
     return (
         f"| `{record['name'].removeprefix('best_')}` | {record['kind']} of {names}{views} | best single + 0.4 points | "
