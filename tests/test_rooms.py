@@ -51,7 +51,8 @@ def test_files_are_written_in_one_place() -> None:
     )
     found = {path for path in SRC.rglob("*.py") if writing.search(path.read_text(encoding="utf-8"))}
     places = {"files.py", "events.py", "cache/store.py", "data/download.py"}
-    memory = {"records/analysis.py", "records/thumbnails.py", "training/checkpoints.py"}  # archives, which files.py then writes
+    # archives, which files.py then writes
+    memory = {"records/analysis.py", "records/thumbnails.py", "training/checkpoints.py"}
     kernel = {"process.py"}  # a switch of Linux
     assert {path.relative_to(SRC).as_posix() for path in found} == places | memory | kernel
 
