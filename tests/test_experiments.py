@@ -166,5 +166,11 @@ def test_recipes_are_run_with_seeds_and_the_probe_is_solved_once(studies) -> Non
     verbs = {Path(command[command.index("-c") + 1]).stem: command[3] for command in commands}
     assert set(verbs) == {path.stem for path in (FOLDER / "best").glob("*.yaml")}
     assert {stem for stem, verb in verbs.items() if verb == "probe"} == {"lite0_probe"}
+    names = [command[command.index("--name") + 1] for command in commands]
+    for path in (FOLDER / "best").glob("*.yaml"):  # a teacher is trained before its students
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        terms = settings.get("model", {}).get("init_args", {}).get("terms", {})
+        if "distillation" in terms:
+            assert names.index(terms["distillation"]["teachers"]) < names.index(settings["name"])
     for command in commands:
         assert ("--seeds=3" in command and "--processes=2" in command) == (command[3] == "fit")

@@ -14,8 +14,8 @@ from typing import Any
 from fashion_tl.errors import UserError, shown, unknown_name, wrong_types
 from fashion_tl.files import claimed, read_json, sha256, write_json
 
-# What NumPy raises for an archive that is cut short or has other bytes.
-BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+# What NumPy raises for an archive that is cut short or has other bytes; RuntimeError for one that seems encrypted.
+BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 COMPLETED, RUNNING, INTERRUPTED, FAILED = "completed", "running", "interrupted", "failed"
 TRAINED = "trained"  # the test is left
 PRUNED = "pruned"  # of a trial that its study has ended early: it is no whole run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -68,7 +69,8 @@ def read_thumbnails(
                 same = np.array_equal(np.lib.format.read_array(member, allow_pickle=False), labels)
             with archive.open("images.npy") as member:
                 shape, dtype = _header(member)
-                if not same or dtype != np.uint8 or shape[:1] != labels.shape or len(shape) not in (3, 4):
+                pixels = len(shape) >= 3 and min(shape) > 0 and shape[3:] in ((), (3,)) and dtype == np.uint8
+                if not same or not pixels or shape[:1] != labels.shape:
                     raise UserError(f"{path.name} does not hold the images of these predictions")
                 return _rows(member, shape, positions, budget)
     except BROKEN_ARRAYS as error:
@@ -86,10 +88,10 @@ def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
 
 def _rows(member: IO[bytes], shape: tuple[int, ...], positions: Sequence[int], budget: int) -> dict[int, Pixels]:
     """Read all rows, which compares the checksum, and keep some."""
-    size = int(np.prod(shape[1:]))
-    wanted = np.unique(np.asarray(positions[: budget // size] if size else (), dtype=np.int64))
+    size = math.prod(shape[1:])
+    wanted = np.unique(np.asarray(positions[: budget // size], dtype=np.int64))
     kept: dict[int, Pixels] = {}
-    rows = max(1, _AT_ONCE // max(1, size))
+    rows = max(1, _AT_ONCE // size)
     for start in range(0, shape[0], rows):
         end = min(start + rows, shape[0])
         content = member.read((end - start) * size)
