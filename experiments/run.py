@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.process import on_cpu, slow_precision
 from fashion_tl.records.record import newest_completed
 
 FOLDERS = ("studies", "best", "best/gpu")
@@ -63,13 +64,14 @@ def _run(path: Path, options: argparse.Namespace, flags: list[str]) -> str:
             pass
         else:
             return f"already done: {done.logs}"
+    print(f"\n== {path.stem}", flush=True)
     command = [sys.executable, "-m", "fashion_tl", verb, "-c", os.path.relpath(path), "--name", name]
     command += ["--log_dir", str(folders[0]), "--checkpoint_dir", str(folders[1])]
     command += ["--data.source.root", options.root] if options.root else []
     command += ["--model.backbone", backbone] if backbone else []
+    command += _precision(experiment, flags)
     command += _quick(experiment, backbone) if options.quick else []
     command += (several if verb == "fit" else []) + flags
-    print(f"\n== {path.stem}", flush=True)
     status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own command line
     if status == 130:
         raise KeyboardInterrupt
@@ -100,6 +102,18 @@ def _backbone(experiment: dict[str, Any], options: argparse.Namespace) -> str | 
         return str(options.backbone)
     own = experiment["model"]["init_args"]["backbone"]
     return f"local-dir:{options.weights / own}" if options.weights else None
+
+
+def _precision(experiment: dict[str, Any], flags: list[str]) -> list[str]:
+    """Return the flags that give up half precision where the processor is slower by it than in 32 bits."""
+    own = experiment.get("trainer", {}).get("precision")
+    if own is None or any(flag.partition("=")[0] == "--trainer.precision" for flag in flags):
+        return []
+    slow = slow_precision(str(own)) if on_cpu() else None
+    if slow is None:
+        return []
+    print(f"{slow}: 32-true in its place", flush=True)
+    return ["--trainer.precision", "32-true"]
 
 
 def _quick(experiment: dict[str, Any], backbone: str | None) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from fashion_tl import process
 from fashion_tl.process import keep_freed_memory
+from fashion_tl.runs import checks
 
 torch.set_num_threads(1)
 keep_freed_memory()
@@ -153,6 +156,24 @@ def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
         return main(["fit", *small, *args])
 
     return run
+
+
+@pytest.fixture
+def slow_halves(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Have a convolution in half precision take so many times as long as in 32 bits, by a clock of its own."""
+    clock = [0.0]
+
+    def take(times: float) -> None:
+        def convolve(images: torch.Tensor, _weight: torch.Tensor, padding: int) -> None:
+            clock[0] += 1.0 if images.dtype == torch.float32 else times
+
+        monkeypatch.setattr(process, "conv2d", convolve)
+        monkeypatch.setattr(process, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        for cached in (process.slow_precision, checks.tell_slow_precision):
+            cached.cache_clear()
+
+    return take
 
 
 @pytest.fixture

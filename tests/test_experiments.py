@@ -174,3 +174,17 @@ def test_recipes_are_run_with_seeds_and_the_probe_is_solved_once(studies) -> Non
             assert names.index(terms["distillation"]["teachers"]) < names.index(settings["name"])
     for command in commands:
         assert ("--seeds=3" in command and "--processes=2" in command) == (command[3] == "fit")
+
+
+@pytest.mark.parametrize(
+    ("times", "given", "expected"), [(8, (), ["32-true"]), (1, (), []), (8, ("16-mixed",), ["16-mixed"])]
+)
+def test_recipes_give_up_half_precision_where_it_is_slow(studies, slow_halves, times, given, expected, capsys) -> None:
+    run, commands, _ = studies
+    slow_halves(times)
+    flags = [f"--trainer.precision={value}" for value in given]
+    assert run(["best", "--only", "scratch", "--only", "lite0", *flags]) == 0
+    for command, wanted in zip(commands, [expected, list(given)], strict=True):
+        parts = [part for flag in command for part in flag.split("=")]
+        assert [parts[i + 1] for i, part in enumerate(parts) if part == "--trainer.precision"] == wanted
+    assert ("8 times as long" in capsys.readouterr().out) == (expected == ["32-true"])

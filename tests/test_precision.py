@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,13 @@ def test_wrong_statistics_are_told_with_their_key(fit: Fit, capsys):
 def test_a_network_of_four_channels_takes_grey_images(fit: Fit):
     assert fit("--model.backbone_args", "{in_chans: 4}") == 0
     assert read_record(Path("lightning_logs/run/version_0"))["model"]["input"]["channels"] == 4
+
+
+def test_a_precision_that_is_slow_here_is_told_once(fit: Fit, slow_halves: Callable[[float], None], capsys):
+    slow_halves(9)
+    assert fit("--trainer.precision", "bf16-mixed", "--seeds", "2") == 0
+    told = capsys.readouterr().out
+    assert told.count("precision: bf16-mixed takes 9 times as long as 32-true on this processor") == 1
+    assert "--trainer.precision 32-true is faster" in told
+    assert fit("--trainer.precision", "32-true", name="other") == 0
+    assert "precision:" not in capsys.readouterr().out

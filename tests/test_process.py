@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from fashion_tl import process
-from fashion_tl.process import PeakMemory, keep_freed_memory, own_device, stop_looking_for_gpus
+from fashion_tl.process import PeakMemory, keep_freed_memory, on_cpu, own_device, slow_precision, stop_looking_for_gpus
 
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -111,6 +112,7 @@ def test_a_system_without_the_resource_module_fits_and_says_nothing_of_memory(tm
     """Windows has no such module."""
     script = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 sys.modules["resource"] = None
 from fashion_tl import process
@@ -143,3 +145,29 @@ def test_a_process_has_a_device_of_its_own(
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert str(own_device(accelerator)) == expected
+
+
+def test_half_precision_is_told_to_be_slow_where_a_convolution_is(slow_halves: Callable[[float], None]) -> None:
+    slow_halves(8)
+    assert (slow_precision("bf16-mixed") or "").startswith("bf16-mixed takes 8 times as long as 32-true")
+    assert slow_precision("16-true") is not None
+    assert slow_precision("32-true") is None
+    slow_halves(1)
+    assert slow_precision("bf16-mixed") is None
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cuda", "mps", "expected"),
+    [
+        ("cpu", True, True, True),
+        ("auto", False, False, True),
+        ("auto", True, False, False),
+        ("gpu", False, True, False),
+    ],
+)
+def test_whether_a_trainer_computes_on_the_cpu(
+    accelerator: str, cuda: bool, mps: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert on_cpu(accelerator) is expected

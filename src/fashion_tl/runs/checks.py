@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import pickle
@@ -23,6 +24,7 @@ from fashion_tl.data.file_list import PASSED_OVER, counted_endings
 from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.models.staged import count_parameters
+from fashion_tl.process import is_first_process, on_cpu, slow_precision
 from fashion_tl.records.record import NO_FOLD, RunPaths, newest_completed
 from fashion_tl.runs.parser import make_trainer, without_weights
 from fashion_tl.runs.ranges import check_lengths
@@ -43,6 +45,13 @@ def best_precision(accelerator: str) -> str:
     return "32-true"
 
 
+@functools.cache
+def tell_slow_precision(precision: str) -> None:
+    """Print that a precision is slow on this processor, if it is: once, however many runs a process makes."""
+    if (slow := slow_precision(precision)) and is_first_process():
+        print(f"precision: {slow}; --trainer.precision 32-true is faster", flush=True)
+
+
 def settle(config: Namespace) -> Path | None:
     """Settle what depends on the machine and on earlier runs; returns the checkpoint that is named, if any.
 
@@ -51,6 +60,8 @@ def settle(config: Namespace) -> Path | None:
     """
     if config.trainer.precision is None:
         config.trainer.precision = best_precision(str(config.trainer.accelerator))
+    if on_cpu(str(config.trainer.accelerator)):
+        tell_slow_precision(str(config.trainer.precision))
     checkpoint = resolve_checkpoint(config)
     if checkpoint is not None:
         load_checkpoint(checkpoint)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -31,6 +30,7 @@ from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
 from fashion_tl.features.pooling import POOLS
 from fashion_tl.files import draft_beside
 from fashion_tl.imports import class_path, import_class
+from fashion_tl.process import on_cpu
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.refusals import LINKED
 from fashion_tl.training.classifier import ImageClassifier
@@ -248,9 +248,8 @@ def _check_devices(trainer: Namespace) -> None:
             "set MASTER_ADDR and NODE_RANK on each."
         )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on_cpu = accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     count = int(str(devices)) if str(devices).isdigit() else 1
-    if on_cpu and (count > cores or not (count and str(devices) in ("auto", str(count)))):
+    if on_cpu(str(accelerator)) and (count > cores or not (count and str(devices) in ("auto", str(count)))):
         raise UserError(f"trainer.devices is {devices}: this machine has {cores} CPU cores. Give 1 to {cores}.")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fashion_tl.plots.style import style
 from fashion_tl.report.exports import markdown_table, study_contents
-from fashion_tl.report.page import assets, environment
+from fashion_tl.report.page import render
 from fashion_tl.report.pairs import p_text
 from fashion_tl.report.svg import Plot
 from fashion_tl.report.tables import Cell, Row, Table, missing, named, number, table
@@ -38,24 +38,19 @@ def page(results: Results, plots: Sequence[Plot]) -> str:
         plots: Its plots.
     """
     lines = lines_of(results)
-    written = (
-        environment()
-        .get_template("tournament.html.j2")
-        .render(
-            results=results,
-            about=about(results),
-            **assets(),
-            runs=list(lines.values()),
-            overview=_overview(results, lines) if len(results["budgets"]) > 1 else None,
-            tables=[_table(results, budget, lines) for budget in results["budgets"]],
-            tests=[_tests(results, budget, lines) for budget in results["budgets"] if _pairs(results, budget)],
-            strategies=[(lines[each["name"]], words(each["changes"]), each) for each in results["strategies"]],
-            crossings=crossing_texts(results),
-            plots=plots,
-            words=words,
-        )
+    return render(
+        "tournament.html.j2",
+        results=results,
+        about=about(results),
+        runs=list(lines.values()),
+        overview=_overview(results, lines) if len(results["budgets"]) > 1 else None,
+        tables=[_table(results, budget, lines) for budget in results["budgets"]],
+        tests=[_tests(results, budget, lines) for budget in results["budgets"] if _pairs(results, budget)],
+        strategies=[(lines[each["name"]], words(each["changes"]), each) for each in results["strategies"]],
+        crossings=crossing_texts(results),
+        plots=plots,
+        words=words,
     )
-    return "\n".join(line.rstrip() for line in written.splitlines() if line.strip()) + "\n"
 
 
 def markdown(results: Results) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fashion_tl.plots.style import style
 from fashion_tl.report.exports import markdown_table, study_contents
-from fashion_tl.report.page import assets, environment
+from fashion_tl.report.page import render
 from fashion_tl.report.svg import Plot
 from fashion_tl.report.tables import Cell, Row, Table, missing, number
 from fashion_tl.runs.parser import written
@@ -38,20 +38,15 @@ def page(results: Results, plots: Sequence[Plot]) -> str:
         results: The results.
         plots: Its plots.
     """
-    written_page = (
-        environment()
-        .get_template("tuning.html.j2")
-        .render(
-            results=results,
-            about=about(results),
-            conclusion=conclusion(results),
-            **assets(),
-            trials=_table(results),
-            plots=plots,
-            space=[(key, json.dumps(value)) for key, value in results["space"].items()],
-        )
+    return render(
+        "tuning.html.j2",
+        results=results,
+        about=about(results),
+        conclusion=conclusion(results),
+        trials=_table(results),
+        plots=plots,
+        space=[(key, json.dumps(value)) for key, value in results["space"].items()],
     )
-    return "\n".join(line.rstrip() for line in written_page.splitlines() if line.strip()) + "\n"
 
 
 def markdown(results: Results) -> str:
