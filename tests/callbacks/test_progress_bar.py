@@ -1,0 +1,50 @@
+"""The progress bar names the phase, and does not look at the whole network for it at every step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from fashion_tl.callbacks.progress_bar import PhaseProgressBar
+from fashion_tl.models.staged import StagedNetwork
+
+from ..conftest import Fit
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fill with what the bar shows as the phase at each step."""
+    texts: list[str] = []
+    plain = PhaseProgressBar.get_metrics
+
+    def get(bar: PhaseProgressBar, *args: Any) -> dict[str, Any]:
+        found = plain(bar, *args)
+        texts.append(str(found.get("phase")))
+        return found
+
+    monkeypatch.setattr(PhaseProgressBar, "get_metrics", get)
+    return texts
+
+
+@pytest.mark.parametrize("batches", [2, 6])
+def test_the_phase_is_named_at_each_step_and_looked_up_once(
+    fit: Fit, shown: list[str], batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within: Counter[str] = Counter()
+    described = StagedNetwork.select
+
+    def select(network: StagedNetwork, spec: Any) -> Any:
+        within["after the first" if shown else "before"] += 1
+        return described(network, spec)
+
+    monkeypatch.setattr(StagedNetwork, "select", select)
+    flags = ("--trainer.enable_progress_bar", "true", "--data.batch_size", "16", "--cache", "off")
+    limit = ("--trainer.limit_train_batches", str(batches), "--trainer.limit_val_batches", "1")
+    assert fit("--model.train", "{0: head, 1: layer4}", *flags, *limit, epochs=2) == 0
+    phases = [text for text in shown if text != "None"]
+    names = ("1/2 head", "2/2 layer4 and head")
+    assert [name for name in phases if name in names] == sorted(phases)
+    assert [phases.count(name) >= batches for name in names] == [True, True]
+    assert within["after the first"] <= 4  # the second phase is entered, told and shown: no more with more steps
