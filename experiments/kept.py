@@ -1,8 +1,9 @@
-"""Keep the records that docs/recipes.md is about, and print its table: `python experiments/kept.py [NAME ...]`.
+"""Keep records and print the tables of docs/recipes.md and docs/results.md: `python experiments/kept.py [NAME ...]`.
 
 Completed versions of the runs that are named are copied from lightning_logs to docs/records, without checkpoints. Then
-the table of all recipes is printed, from the records alone. To go on with more seeds on another machine, copy
-docs/records into lightning_logs first: `make recipe` skips what is done.
+the tables are printed, from the records alone: that of all recipes, and one of the studies' systems for each backbone.
+To go on with more seeds on another machine, copy docs/records into lightning_logs first: `make recipe` skips what is
+done.
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ from fashion_tl.errors import UserError
 from fashion_tl.files import replacing_folder
 from fashion_tl.inspection.verify import verify
 from fashion_tl.metrics.repeated import mean_interval
+from fashion_tl.metrics.uncertainty import wilson_interval
 from fashion_tl.records.record import CHECKED, COMPLETED, all_records, read_record, versions, write_record
 
+STUDIES = Path(__file__).parent / "studies"
 RECIPES = Path(__file__).parent / "best"
 KEPT = Path(__file__).parent.parent / "docs" / "records"
+Found = dict[str, list[dict[str, Any]]]
 HEADER = (
     "| recipe | network | aim | accuracy, mean of seeds | each seed | minutes of a run on a CPU | GPU |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |"
+)
+STUDY_HEADER = (
+    "| system | experiment | study's accuracy | ours | loss | calibration error | epochs, seconds |\n"
     "| --- | --- | --- | --- | --- | --- | --- |"
 )
 
@@ -38,7 +46,8 @@ def main(args: list[str] | None = None) -> int:
     options = parser.parse_args(args)
     try:
         keep(options.names, options.log_dir, options.kept)
-        print(table(options.kept))
+        found = records_of(options.kept)
+        print("\n\n".join([table(found), *(study_table(found, backbone) for backbone in backbones(found))]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,13 +80,18 @@ def keep(names: Sequence[str], log_dir: Path, kept: Path) -> None:
                 write_record(draft, record)
 
 
-def table(kept: Path) -> str:
-    """Return the table of all recipes in Markdown, from the records and from what the experiments say of themselves."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def records_of(kept: Path) -> Found:
+    """Read all that are kept, by the names of their runs."""
+    found: Found = {}
     for _, record in all_records(kept):
         if isinstance(record, UserError):
             raise record
         found.setdefault(record["name"], []).append(record)
+    return found
+
+
+def table(found: Found) -> str:
+    """Return the table of all recipes in Markdown, from the records and from what the experiments say of themselves."""
     rows = []
     for path in sorted(RECIPES.glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
@@ -88,7 +102,37 @@ def table(kept: Path) -> str:
     return "\n".join([HEADER, *rows, *(_combined_row(record, found) for record in combined)])
 
 
-def _combined_row(record: dict[str, Any], found: Mapping[str, list[dict[str, Any]]]) -> str:
+def backbones(found: Found) -> list[str]:
+    """Return the backbones that `make study BACKBONE=...` has put behind names of experiments."""
+    known = {path.stem for path in STUDIES.glob("*.yaml")}
+    return sorted(
+        {behind for name in found for before, _, behind in [name.partition(".")] if behind and before in known}
+    )
+
+
+def study_table(found: Found, backbone: str) -> str:
+    """Return the table of the studies' systems with a backbone, by their numbers: the newest run of each."""
+    rows = {}
+    for path in STUDIES.glob("*.yaml"):
+        if records := found.get(f"{path.stem}.{backbone}"):
+            record = max(records, key=lambda record: int(record["version"]))
+            system = record["study"]["system"].removeprefix("system ")
+            rows[int(system.partition(",")[0]), path.stem] = _study_row(path.stem, system, record)
+    return "\n".join([STUDY_HEADER, *(rows[key] for key in sorted(rows))])
+
+
+def _study_row(experiment: str, system: str, record: Mapping[str, Any]) -> str:
+    test, theirs = record["test"], record["study"].get("accuracy", "not said")
+    low, high = wilson_interval(round(test["accuracy"] * test["images"]), test["images"])
+    epochs = len(record["time"]["epoch_seconds"])
+    ours = f"{test['accuracy']:.4f} ({low:.3f} to {high:.3f})"
+    return (
+        f"| {system} | `{experiment}` | {theirs} | {ours} | {test['loss']:.3f} | "
+        f"{test['calibration_error']:.3f} | {epochs}, {record['time']['fit_seconds']:,.0f} |"
+    )
+
+
+def _combined_row(record: dict[str, Any], found: Found) -> str:
     """Return the row of an ensemble: what it gains over the best of its members, whose records are kept, too."""
     kept = {(each["name"], each["version"]): each for records in found.values() for each in records}
     wanted = [(member["name"], member["version"]) for member in record["members"]]

@@ -1,4 +1,4 @@
-"""The table of the recipes is that of the records that are kept, and those hold."""
+"""The tables of the recipes and of the studies are those of the records that are kept, and those hold."""
 
 from __future__ import annotations
 
@@ -28,10 +28,21 @@ def kept() -> ModuleType:
 
 
 def test_the_table_of_the_page_is_that_of_the_records(kept: ModuleType) -> None:
-    table = kept.table(RECORDS)
+    found = kept.records_of(RECORDS)
+    table = kept.table(found)
     assert table in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), f"put into docs/recipes.md:\n{table}"
     for path in (ROOT / "experiments" / "best").glob("*.yaml"):
         assert table.count(f"\n| `{path.stem}` |") == 1
+
+
+def test_the_tables_of_the_studies_are_those_of_the_records(kept: ModuleType) -> None:
+    found = kept.records_of(RECORDS)
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for backbone in kept.backbones(found):
+        table = kept.study_table(found, backbone)
+        assert table.count("\n| ") > 1
+        assert table in page, f"put into docs/results.md:\n{table}"
+    assert kept.backbones(found)
 
 
 def test_the_records_hold_and_name_no_folder_of_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
