@@ -1,9 +1,15 @@
-"""What the command line imports: help and lists are there at once."""
+"""What the command line imports, and what it sets before: help and lists are there at once."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
+
+from fashion_tl import cli
+from fashion_tl.cli import WAITING
 
 SCRIPT = """
 import sys
@@ -22,3 +28,28 @@ def test_help_version_and_lists_import_neither_torch_nor_lightning(tmp_path) -> 
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-300:] + done.stderr[-300:]
     assert "usage: fashion-tl VERB" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "loaded", "expected"),
+    [
+        ({}, False, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({}, True, {}),  # somebody's programme, whose threads are there
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, False, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "100"}, False, {"GOMP_SPINCOUNT": "100"}),
+    ],
+)
+def test_threads_sleep_while_they_wait_unless_the_user_has_chosen(
+    given: dict[str, str], loaded: bool, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, str] = {}
+    for name in WAITING:
+        monkeypatch.setenv(name, given.get(name, ""))  # put back afterwards
+        if name not in given:
+            del os.environ[name]
+    monkeypatch.setitem(sys.modules, "torch", pytest)
+    if not loaded:
+        monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(cli, "run", lambda *_: seen.update(os.environ))
+    assert cli.main(["runs"]) == 0
+    assert {name: seen[name] for name in WAITING if name in seen} == expected
