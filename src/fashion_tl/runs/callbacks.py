@@ -48,7 +48,7 @@ def callbacks_of(
     averages = make_average(config.ema, config.swa)
     callbacks: list[Callback] = [FreezeUnfreeze(), DivergenceGuard(), cache, *averages, *given]
     if trainer["enable_progress_bar"]:
-        callbacks.append(PhaseProgressBar())
+        callbacks.append(PhaseProgressBar(config.monitor))
     if trial:
         return callbacks
     if config.patience is not None:
