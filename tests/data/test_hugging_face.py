@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import io
 import pickle
 from collections.abc import Sequence
@@ -429,9 +430,10 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_the_hub_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import httpx2
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined] # of httpx or httpx2, by version
 
-    answer = httpx2.Response(404, request=httpx2.Request("GET", "https://hub.test"))
+    httpx = importlib.import_module(HTTPError.__module__.partition(".")[0])
+    answer = httpx.Response(404, request=httpx.Request("GET", "https://hub.test"))
     Hub(monkeypatch, RepositoryNotFoundError("404", response=answer))
 
     def refuse(*_: Any, **__: Any) -> None:
