@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 
 from fashion_tl.errors import UserError, unknown_name
-from fashion_tl.process import on_cpu, slow_precision
 from fashion_tl.records.record import newest_completed
 
 FOLDERS = ("studies", "best", "best/gpu")
@@ -109,6 +108,8 @@ def _precision(experiment: dict[str, Any], flags: list[str]) -> list[str]:
     own = experiment.get("trainer", {}).get("precision")
     if own is None or any(flag.partition("=")[0] == "--trainer.precision" for flag in flags):
         return []
+    from fashion_tl.process import on_cpu, slow_precision  # torch, which takes seconds
+
     slow = slow_precision(str(own)) if on_cpu() else None
     if slow is None:
         return []

@@ -159,9 +159,13 @@ def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
 
 
 @pytest.fixture
-def slow_halves(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+def slow_halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
     """Have a convolution in half precision take so many times as long as in 32 bits, by a clock of its own."""
     clock = [0.0]
+
+    def forget() -> None:
+        for cached in (process.slow_precision, checks.tell_slow_precision):
+            cached.cache_clear()
 
     def take(times: float) -> None:
         def convolve(images: torch.Tensor, _weight: torch.Tensor, padding: int) -> None:
@@ -170,10 +174,10 @@ def slow_halves(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         monkeypatch.setattr(process, "conv2d", convolve)
         monkeypatch.setattr(process, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        for cached in (process.slow_precision, checks.tell_slow_precision):
-            cached.cache_clear()
+        forget()
 
-    return take
+    yield take
+    forget()
 
 
 @pytest.fixture

@@ -112,7 +112,6 @@ def test_a_system_without_the_resource_module_fits_and_says_nothing_of_memory(tm
     """Windows has no such module."""
     script = """
 import sys
-from collections.abc import Callable
 from pathlib import Path
 sys.modules["resource"] = None
 from fashion_tl import process
