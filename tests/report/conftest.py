@@ -227,7 +227,7 @@ class Maker:
 def _set(record: dict[str, Any], key: str, value: Any) -> None:
     *path, last = key.split(".")
     for part in path:
-        record = record[part]
+        record = record.setdefault(part, {})
     if value == "absent":
         record.pop(last, None)
     else:

@@ -115,6 +115,11 @@ def test_seeds_form_a_group_and_the_newest_represents_it(make: Any) -> None:
             {"config": {"model.init_args.init_from": "checkpoints/gone/version_0/best.ckpt"}},
             "it started from another run",
         ),
+        (
+            {"config": {"model.init_args.terms.distillation.teachers": ["checkpoints/gone/version_0/best.ckpt"]}},
+            "it was taught by another run, which cannot be compared",
+        ),
+        ({"config": {"data.mix.pairs": [["shirt", "coat"]]}}, "the configuration differs (data.mix.pairs)"),
         ({"change": {"seed": 1}}, "its seed, 1, is that of a newer version"),
         ({"without": ("config.yaml",)}, "the configuration cannot be compared"),
         ({"without": ("test_predictions.npz",)}, "test_predictions.npz is missing"),
@@ -158,3 +163,19 @@ def test_seeds_may_start_from_seeds_of_one_experiment(make: Any) -> None:
     make.run("second", 4, draw=8, config={"model.init_args.init_from": "checkpoints/first/version_0/best.ckpt"})
     (section,), _ = collect(["second"], make.logs)
     assert seeds(section, "second") == ["second/4", "second/3", "second/1", "second/0"]
+
+
+def test_seeds_may_be_taught_by_seeds_of_one_experiment(make: Any) -> None:
+    teachers = "model.init_args.terms.distillation.teachers"
+    for version, lr in enumerate((0.004, 0.001, 0.001)):
+        make.run("first", version, draw=version, config={"model.init_args.lr": lr})
+        named = [f"checkpoints/first/version_{number}/best.ckpt" for number in (2, version)]
+        make.run("second", version, draw=version + 3, config={teachers: named})
+    make.run("second", 3, draw=9, config={teachers: named[:1]})
+    make.run("second", 4, draw=8, config={teachers: named})
+    (section,), left_out = collect(["second"], make.logs)
+    assert seeds(section, "second") == ["second/4", "second/2", "second/1"]
+    assert [item.why.partition("; here ")[2] for item in left_out] == [
+        "it was taught by another run, which cannot be compared",
+        "it was taught by another run: there the configuration differs (model.init_args.lr)",
+    ]

@@ -21,6 +21,12 @@ TRAINED = "trained"  # the test is left
 PRUNED = "pruned"  # of a trial that its study has ended early: it is no whole run
 RECORD, CONFIG, METRICS, PREDICTIONS = "run.json", "config.yaml", "metrics.csv", "test_predictions.npz"
 CHECKED = (CONFIG, METRICS, PREDICTIONS)  # whose checksums a record holds
+NAMED = {  # settings that hold the checkpoint of another run, or a list of them, and what that run did
+    "model.init_args.init_from": "started from",
+    "model.init_args.terms.distillation.teachers": "was taught by",
+    "model.init_args.smoothing_confusion": "smooths by the mistakes of",
+    "data.mix.pairs": "mixes by the mistakes of",
+}
 TYPES: dict[str, type] = {  # what is read of a record; all but the status may be missing or null
     "status": str,
     "files": dict,
@@ -207,6 +213,18 @@ def fold_of(record: dict[str, Any]) -> Fold:
     return NO_FOLD if data.get("fold") is None else (data["fold"], data.get("folds"), data.get("split_seed"))
 
 
+def completed(log_dir: Path, checkpoint_dir: Path, name: str) -> Iterator[tuple[RunPaths, dict[str, Any]]]:
+    """Yield the folders and the record of each completed version of a run that has its checkpoint, newest first."""
+    for version in reversed(versions(log_dir, name)):
+        paths = paths_of(log_dir, checkpoint_dir, name, version)
+        try:
+            record = read_record(paths.logs)
+        except UserError:
+            continue
+        if record["status"] == COMPLETED and paths.best.is_file():
+            yield paths, record
+
+
 def newest_completed(log_dir: Path, checkpoint_dir: Path, name: str, fold: Fold | None = None) -> RunPaths:
     """Find the newest completed version of a run.
 
@@ -221,16 +239,10 @@ def newest_completed(log_dir: Path, checkpoint_dir: Path, name: str, fold: Fold 
             them held out that fold.
     """
     other: Fold | None = None
-    for version in reversed(versions(log_dir, name)):
-        paths = paths_of(log_dir, checkpoint_dir, name, version)
-        try:
-            record = read_record(paths.logs)
-        except UserError:
-            continue
-        if record["status"] == COMPLETED and paths.best.is_file():
-            if fold is None or fold_of(record) == fold:
-                return paths
-            other = other or fold_of(record)
+    for paths, record in completed(log_dir, checkpoint_dir, name):
+        if fold is None or fold_of(record) == fold:
+            return paths
+        other = other or fold_of(record)
     if fold is not None and other is not None:
         raise UserError(
             f"no completed version of the run {name!r} in {log_dir} held out {_fold_words(fold)}, the newest held out "

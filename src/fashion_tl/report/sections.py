@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from fashion_tl.errors import UserError
-from fashion_tl.records.record import PREDICTIONS
+from fashion_tl.records.record import NAMED, PREDICTIONS
 from fashion_tl.report.run_files import Run, read_results
 from fashion_tl.report.selection import LeftOut, find, open_completed
 
-START, FOLD = "model.init_args.init_from", "data.fold"
+FOLD = "data.fold"
 
 
 @dataclass(eq=False)
@@ -229,29 +231,41 @@ def _differs(run: Run, other: Run, folds: bool = False) -> str | None:
     if run.config is None or other.config is None:
         return "the configuration cannot be compared"
     mine, theirs = run.config, other.config
-    every = mine.keys() | theirs.keys()
-    keys = sorted(
-        key
-        for key in every - {"seed_everything", "data.source.init_args.root", START} - ({FOLD} if folds else set())
-        if mine.get(key) != theirs.get(key)
-    )
+    free = {"seed_everything", "data.source.init_args.root", *NAMED, *((FOLD,) if folds else ())}
+    keys = sorted(key for key in (mine.keys() | theirs.keys()) - free if mine.get(key) != theirs.get(key))
     if keys:
         return f"the configuration differs ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-    if mine.get(START) != theirs.get(START):
-        return _starts_differ(run, other, folds)
+    for key, did in NAMED.items():
+        if mine.get(key) != theirs.get(key) and (why := _named_differ(key, did, run, other, folds)) is not None:
+            return why
     weights = [one.get("model", "weights_hash") for one in (run, other)]
     random = any(str(one.get("model", "weights")).startswith("random") for one in (run, other))
     return None if random or weights[0] == weights[1] else "it started from other weights of the same name"
 
 
-def _starts_differ(run: Run, other: Run, folds: bool) -> str | None:
-    """Say why the runs that two versions started from are not two seeds of one experiment; None if they are."""
-    starts = []
-    for one in (run, other):
-        version = Path((one.config or {}).get(START, "")).parent
-        started = one.folder.parent.parent / version.parent.name / version.name
-        starts.append(open_completed(started, []) if version.name.startswith("version_") else None)
-    if starts[0] is None or starts[1] is None:
-        return "it started from another run, which cannot be compared"
-    why = _differs(starts[0], starts[1], folds)
-    return None if why is None else f"it started from another run: there {why}"
+def _named_differ(key: str, did: str, run: Run, other: Run, folds: bool) -> str | None:
+    """Say why the runs that a setting of two versions names are not seeds of one experiment; None if they are."""
+    if not any("version_" in (one.config or {}).get(key, "") for one in (run, other)):
+        return f"the configuration differs ({key})"
+    named = [_named(one, key) for one in (run, other)]
+    if len(named[0]) != len(named[1]) or None in named[0] + named[1]:
+        return f"it {did} another run, which cannot be compared"
+    for first, second in zip(*named, strict=True):
+        if first.folder != second.folder and (why := _differs(first, second, folds)) is not None:
+            return f"it {did} another run: there {why}"
+    return None
+
+
+def _named(run: Run, key: str) -> list[Run | None]:
+    """Open the runs that a setting of a run names by their checkpoints; None for what is no run, or not to be read."""
+    text = (run.config or {}).get(key, "")
+    paths = [text]
+    with suppress(ValueError):
+        paths = json.loads(text)
+    versions = [Path(str(path)).parent for path in (paths if isinstance(paths, list) else [paths])]
+    return [
+        open_completed(run.folder.parent.parent / version.parent.name / version.name, [])
+        if version.name.startswith("version_")
+        else None
+        for version in versions
+    ]

@@ -7,7 +7,6 @@ import io
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -25,7 +24,8 @@ from fashion_tl.errors import UserError, unknown_name
 from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.process import is_first_process, on_cpu, slow_precision
-from fashion_tl.records.record import NO_FOLD, RunPaths, newest_completed
+from fashion_tl.records.record import RunPaths
+from fashion_tl.runs.named import settle_named_runs
 from fashion_tl.runs.parser import make_trainer, without_weights
 from fashion_tl.runs.ranges import check_lengths
 from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_state
@@ -67,47 +67,6 @@ def settle(config: Namespace) -> Path | None:
         load_checkpoint(checkpoint)
     settle_named_runs(config, started=checkpoint is not None)
     return checkpoint
-
-
-def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whatever a setting has in its place
-    """Return the best checkpoint of the newest completed run of a name; what is no name stays as it is.
-
-    Of a run of several folds it is the newest version that held out the same one: any other has trained on images that
-    this run tests.
-
-    Raises:
-        UserError: If there is none.
-    """
-    if not isinstance(run, str) or not run or run.endswith(".ckpt"):
-        return run
-    held = config.data.get("fold"), config.data.get("folds"), config.data.get("split_seed")
-    return str(newest_completed(config.log_dir, config.checkpoint_dir, run, held if held[0] else NO_FOLD).best)
-
-
-def settle_named_runs(config: Namespace, started: bool = False) -> None:
-    """Put checkpoints in the place of runs to start from, that teach, or whose mistakes smoothing and mixing go by.
-
-    Args:
-        config: The configuration, which is changed.
-        started: Whether the run goes on from a checkpoint of its own, so that it needs no other start.
-
-    Raises:
-        UserError: If there is no such completed run.
-    """
-    given = config.model.init_args
-    if given.get("init_from") and not started:
-        given.init_from = checkpoint_of(config, given.init_from)
-    if given.get("smoothing_confusion") is not None:
-        given.smoothing_confusion = checkpoint_of(config, given.smoothing_confusion)
-    taught = (given.get("terms") or {}).get("distillation")
-    if isinstance(taught, Mapping) and taught.get("teachers"):
-        named = taught["teachers"]
-        found = (
-            [checkpoint_of(config, each) for each in named] if isinstance(named, list) else checkpoint_of(config, named)
-        )
-        given.terms = {**given.terms, "distillation": {**taught, "teachers": found}}
-    if config.data.get("mix") is not None and config.data.mix.pairs is not None:
-        config.data.mix.pairs = checkpoint_of(config, config.data.mix.pairs)
 
 
 def ask_other_runs(model: ImageClassifier, data: ImageDataModule, device: torch.device) -> None:

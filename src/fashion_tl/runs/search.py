@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.files import claimed
-from fashion_tl.records.record import versions
+from fashion_tl.records.record import NAMED, versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.parser import Config, arguments, parse, written
@@ -114,7 +114,8 @@ def repeat(
         )
     ]
     folder = parsed.log_dir / parsed.name
-    varied = ("seed_everything", *(("data.fold",) if folds else ()))
+    # A run of another seed or fold has other versions in the place of the runs that it names.
+    varied = ("seed_everything", *NAMED, *(("data.fold",) if folds else ()))
     several = _Several(args, parts, varied, folder, True, processes > 1, runner)
     return [run for run in several.make(processes) if run is not None]
 

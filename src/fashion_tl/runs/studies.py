@@ -13,7 +13,8 @@ from jsonargparse import Namespace
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.sources import loading_once
 from fashion_tl.errors import UserError
-from fashion_tl.runs.checks import check_monitor, settle_named_runs
+from fashion_tl.runs.checks import check_monitor
+from fashion_tl.runs.named import settle_named_runs
 from fashion_tl.runs.parser import arguments, instantiate, parse, without_weights
 from fashion_tl.runs.refusals import as_user_errors
 

@@ -1,0 +1,92 @@
+"""The runs that a configuration names: to start from, that teach, or whose mistakes smoothing and mixing go by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from fashion_tl.errors import UserError
+from fashion_tl.plain_text import flatten
+from fashion_tl.records.record import CONFIG, NAMED, NO_FOLD, RunPaths, completed, fold_of, newest_completed
+from fashion_tl.runs.configs import read_config
+from fashion_tl.runs.resume import FREE
+
+SEEDS = ("seed_everything", "data.split_seed")
+_VERSION = re.compile(r"/version_\d+(?=/)")
+
+
+def settle_named_runs(config: Namespace, started: bool = False) -> None:
+    """Put checkpoints in the place of the runs that a configuration names.
+
+    Args:
+        config: The configuration, which is changed.
+        started: Whether the run goes on from a checkpoint of its own, so that it needs no other start.
+
+    Raises:
+        UserError: If there is no such completed run.
+    """
+    given = config.model.init_args
+    if given.get("init_from") and not started:
+        given.init_from = checkpoint_of(config, given.init_from)
+    if given.get("smoothing_confusion") is not None:
+        given.smoothing_confusion = checkpoint_of(config, given.smoothing_confusion)
+    taught = (given.get("terms") or {}).get("distillation")
+    if isinstance(taught, Mapping) and taught.get("teachers"):
+        named = taught["teachers"]
+        found = (
+            [checkpoint_of(config, each) for each in named] if isinstance(named, list) else checkpoint_of(config, named)
+        )
+        given.terms = {**given.terms, "distillation": {**taught, "teachers": found}}
+    if config.data.get("mix") is not None and config.data.mix.pairs is not None:
+        config.data.mix.pairs = checkpoint_of(config, config.data.mix.pairs)
+
+
+def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whatever a setting has in its place
+    """Return the best checkpoint of the completed run of a name that belongs to a run; what is no name stays as it is.
+
+    That is the newest version. If it has repeats, versions of the same configuration with other seeds, it is the one
+    that has the seeds of this run: several seeds then repeat the whole way, and are independent of one another. Of a
+    run of several folds it is a version that held out the same one: any other has trained on images that this run
+    tests.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not isinstance(run, str) or not run or run.endswith(".ckpt"):
+        return run
+    held = config.data.get("fold"), config.data.get("folds"), config.data.get("split_seed")
+    fold = held if held[0] else NO_FOLD
+    folders = config.log_dir, config.checkpoint_dir, run
+    newest = newest_completed(*folders, fold)
+    settings = _settings(newest.logs)
+    if settings is None:
+        return str(newest.best)
+    repeats = [
+        (paths, record)
+        for paths, record in completed(*folders)
+        if fold_of(record) == fold and _settings(paths.logs) == settings
+    ]
+
+    def near(repeat: tuple[RunPaths, dict[str, Any]]) -> tuple[bool, bool]:
+        """Say which seeds it shares with this run; the split comes first, whose test and validation images count."""
+        data = repeat[1].get("data") or {}
+        return data.get("split_seed") == config.data.get("split_seed"), repeat[1].get("seed") == config.seed_everything
+
+    return str(max(repeats, key=near)[0].best)  # of equals the first one, which is the newest
+
+
+def _settings(folder: Path) -> dict[str, str] | None:
+    """Return what repeats have in common, by dotted names; None if it cannot be read."""
+    try:
+        read = flatten(read_config(folder / CONFIG))
+    except UserError:
+        return None
+    return {
+        key: _VERSION.sub("", text) if key in NAMED else text
+        for key, text in read.items()
+        if key.replace(".init_args.", ".") not in {*FREE, *SEEDS}
+    }
