@@ -1,7 +1,8 @@
-"""Keep records and print the tables of docs/recipes.md and docs/results.md: `python experiments/kept.py [NAME ...]`.
+"""Keep records and print the tables of README and docs that come from them: `python experiments/kept.py [NAME ...]`.
 
 Completed versions of the runs that are named are copied from lightning_logs to docs/records, without checkpoints. Then
-the tables are printed, from the records alone: that of all recipes, and one of the studies' systems for each backbone.
+the tables are printed, from the records alone: README.md's, that of all recipes (docs/recipes.md), and those of the
+studies' systems from random weights and with each backbone (docs/results.md).
 To go on with more seeds on another machine, copy docs/records into lightning_logs first: `make recipe` skips what is
 done.
 """
@@ -31,6 +32,19 @@ HEADER = (
     "| recipe | network | aim | accuracy, mean of seeds | each seed | minutes of a run on a CPU | GPU |\n"
     "| --- | --- | --- | --- | --- | --- | --- |"
 )
+OWN = {  # the package's own experiments: what they are, and the command
+    "phase1": ("linear probe", "make phase1 BACKBONE=B SEEDS=5"),
+    "phase2": ("fine-tuned from it", "make phase2 BACKBONE=B SEEDS=3"),
+    "scratch": ("scratch CNN", "make scratch"),
+    "cats_vs_dogs": (
+        "cats and dogs, 1,000 photographs",
+        "fashion-tl fit -c experiments/cats_vs_dogs.yaml --model.backbone B",
+    ),
+}
+OWN_HEADER = (
+    "| run | command | test accuracy | macro F1 | calibration error | trained / all parameters | epochs, seconds |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |"
+)
 STUDY_HEADER = (
     "| system | experiment | study's accuracy | ours | loss | calibration error | epochs, seconds |\n"
     "| --- | --- | --- | --- | --- | --- | --- |"
@@ -47,7 +61,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         keep(options.names, options.log_dir, options.kept)
         found = records_of(options.kept)
-        print("\n\n".join([table(found), *(study_table(found, backbone) for backbone in backbones(found))]))
+        print("\n\n".join([own_table(found), table(found), *(study_table(found, each) for each in backbones(found))]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -90,6 +104,42 @@ def records_of(kept: Path) -> Found:
     return found
 
 
+def own_table(found: Found) -> str:
+    """Return README's table in Markdown: the package's own experiments, means over their seeds."""
+    return "\n".join([OWN_HEADER, *(_own_row(name, *told, found.get(name, [])) for name, told in OWN.items())])
+
+
+def _own_row(name: str, what: str, command: str, records: Sequence[Mapping[str, Any]]) -> str:
+    if not records:
+        return f"| {what} | `{command}` | not measured | | | | |"
+    model, pixels = records[0]["model"], records[0]["data"]["image_size"]
+    f1, error = (_mean([record["test"][key] for record in records]) for key in ("macro_f1", "calibration_error"))
+    trained = f"{model['phases'][-1]['trained_parameters']:,} / {model['parameters']:,}"
+    epochs = _range([len(record["time"]["epoch_seconds"]) for record in records])
+    seconds = _range([record["time"]["fit_seconds"] for record in records])
+    return (
+        f"| {what}, {pixels} px | `{command}` | {_accuracy(records)} | {f1:.4f} | {error:.3f} | {trained} | "
+        f"{epochs}, {seconds} |"
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _accuracy(records: Sequence[Mapping[str, Any]]) -> str:
+    """Say the mean accuracy over seeds, with Student's 95 % interval if there are several."""
+    accuracies = [record["test"]["accuracy"] for record in records]
+    interval = mean_interval(accuracies)
+    mean = f"{_mean(accuracies):.4f}"
+    return f"{mean}, one seed" if interval is None else f"{mean} ({interval[0]:.4f} to {interval[1]:.4f})"
+
+
+def _range(values: Sequence[float]) -> str:
+    """Say the least and the largest of values in whole numbers, once if they are the same."""
+    return " to ".join(dict.fromkeys(f"{value:,.0f}" for value in (min(values), max(values))))
+
+
 def table(found: Found) -> str:
     """Return the table of all recipes in Markdown, from the records and from what the experiments say of themselves."""
     rows = []
@@ -103,18 +153,16 @@ def table(found: Found) -> str:
 
 
 def backbones(found: Found) -> list[str]:
-    """Return the backbones that `make study BACKBONE=...` has put behind names of experiments."""
+    """Return the backbones that `make study BACKBONE=...` has put behind names of experiments; "" is for none."""
     known = {path.stem for path in STUDIES.glob("*.yaml")}
-    return sorted(
-        {behind for name in found for before, _, behind in [name.partition(".")] if behind and before in known}
-    )
+    return sorted({name.partition(".")[2] for name in found if name.partition(".")[0] in known})
 
 
 def study_table(found: Found, backbone: str) -> str:
-    """Return the table of the studies' systems with a backbone, by their numbers: the newest run of each."""
+    """Return the table of the studies' systems with a backbone, or with none, by their numbers: the newest of each."""
     rows = {}
     for path in STUDIES.glob("*.yaml"):
-        if records := found.get(f"{path.stem}.{backbone}"):
+        if records := found.get(f"{path.stem}.{backbone}" if backbone else path.stem):
             record = max(records, key=lambda record: int(record["version"]))
             system = record["study"]["system"].removeprefix("system ")
             rows[int(system.partition(",")[0]), path.stem] = _study_row(path.stem, system, record)
@@ -154,20 +202,16 @@ def _row(recipe: str, aim: str, records: list[dict[str, Any]]) -> str:
         return f"| `{recipe}` | | {aim} | not measured | | | |"
     records = sorted(records, key=lambda record: record["seed"] or 0)
     model, data = records[0]["model"], records[0]["data"]
-    accuracies = [record["test"]["accuracy"] for record in records]
-    interval = mean_interval(accuracies)
-    mean = f"{sum(accuracies) / len(accuracies):.4f}"
-    told = f"{mean}, one seed" if interval is None else f"{mean} ({interval[0]:.4f} to {interval[1]:.4f})"
     minutes = sorted(record["time"]["fit_seconds"] / 60 for record in records)
     spread = " / ".join(f"{value:.{0 if value >= 10 else 1}f}" for value in dict.fromkeys([minutes[0], minutes[-1]]))
     threads = sorted({record["environment"]["threads"] for record in records})
     devices = " or ".join(f"{count} thread{'s' * (count > 1)}" for count in threads)
     network = f"{model['architecture']}, {model['parameters']:,} parameters, {data['image_size']} px"
-    each = ", ".join(f"{value:.4f}" for value in accuracies)
+    each = ", ".join(f"{record['test']['accuracy']:.4f}" for record in records)
     epochs = [seconds for record in records for seconds in record["time"].get("epoch_seconds") or ()]
     epochs = epochs if len(model.get("phases") or ()) == 1 else []
     fastest = f", fastest epoch {min(epochs):.0f} s" if epochs else ""
-    return f"| `{recipe}` | {network} | {aim} | {told} | {each} | {spread} ({devices}{fastest}) | |"
+    return f"| `{recipe}` | {network} | {aim} | {_accuracy(records)} | {each} | {spread} ({devices}{fastest}) | |"
 
 
 if __name__ == "__main__":
