@@ -650,6 +650,20 @@ MUTATIONS = (
         ("tests/inspection/test_calibration.py",),
     ),
     Mutation(
+        "a name stands for repeats of its newest version alone",
+        "runs/named.py",
+        "if fold_of(record) == fold and _settings(paths.logs) == settings",
+        "if fold_of(record) == fold",
+        ("tests/runs/test_named.py",),
+    ),
+    Mutation(
+        "seeds repeat the whole way",
+        "runs/named.py",
+        ', repeat[1].get("seed") == config.seed_everything',
+        ", False",
+        ("tests/runs/test_named.py",),
+    ),
+    Mutation(
         "the checkpoint that validation chose is tested",
         "runs/fit.py",
         "trainer.test(model, datamodule=data, ckpt_path=str(paths.best)",
