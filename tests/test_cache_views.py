@@ -367,6 +367,7 @@ def test_a_certificate_tells_of_a_cache_that_was_given_up(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_see_what_each_draws(workdir: Path) -> None:
     flags = (*FLAGS, "--model.dropout", "0.3", "--model.train", "{0: head, 1: layer4}")
     for name, cache in (("off", ("--cache", "off")), ("views", ("--cache", "require", "--cache_views", "3"))):

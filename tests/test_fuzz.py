@@ -213,7 +213,7 @@ def nested(config: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-@tried(50)
+@tried(25)
 @given(configurations(), st.booleans())
 @example({"trainer.overfit_batches": 0.5, "data.batch_size": 1}, True)
 def test_any_configuration_is_a_run_or_one_message(config: dict[str, Any], trial: bool) -> None:

@@ -338,6 +338,7 @@ def test_an_unfinished_run_is_refused(folder: Path, command: Command, capsys: An
     assert found(folder) == before
 
 
+@pytest.mark.thorough
 def test_nothing_is_chosen_on_images_that_a_stack_was_fitted_to(folder: Path, command: Command, capsys: Any) -> None:
     assert command("ensemble", "one", "two", "--method", "stack", "--name", "fitted") == 0
     assert command("ensemble", "fitted", "other", "--method", "greedy", "--name", "never") == 2

@@ -105,6 +105,7 @@ def test_neither_batch_size_nor_a_stored_baseline_changes_figures(folder, found)
     assert again.figures["corruption_error"]["mce"] == pytest.approx(1)
 
 
+@pytest.mark.thorough
 def test_all_images_are_the_test_of_the_record(folder) -> None:
     record = json.loads((folder / "logs" / "run" / "version_0" / "run.json").read_text())
     whole = measure(folder, images=10_000)[0]

@@ -86,6 +86,7 @@ def test_seeds_and_processes_and_resume_make_the_same_folds(fit: Fit, capsys: py
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_folds_that_were_stopped_go_on_with_what_is_left(
     fit: Fit, stop_at: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_second_phase_starts_from_the_network_that_has_not_seen_its_fold(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_report_verify_and_ensemble_know_folds(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     for name, rate in (("slow", "0.0001"), ("fast", "0.01")):
         assert fit(*HEAD, *THREE, "--seeds", "2", "--model.lr", rate, name=name) == 0

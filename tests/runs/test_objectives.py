@@ -57,6 +57,7 @@ def test_a_run_by_name_teaches_smooths_and_chooses_pairs(fit: Fit, workdir: Path
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_terms_on_cached_features_are_those_on_images(fit: Fit, workdir: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(workdir / "cache"))
     assert fit(name="big") == 0

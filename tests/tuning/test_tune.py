@@ -249,6 +249,7 @@ def test_a_trial_of_a_process_that_was_killed_is_run_again(tune: Tune) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_trials_without_a_figure_are_told_and_count(tune: Tune, capsys) -> None:
     write_space({"model.lr": {"choices": [1e18, 0.01]}, "model.optimizer": {"choices": ["sgd", "adamw"]}})
     wild = ("--model.train", "all", "--model.warmup", "0", "--trainer.max_epochs", "1")
