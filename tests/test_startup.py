@@ -33,7 +33,7 @@ def test_help_version_and_lists_import_neither_torch_nor_lightning(tmp_path) -> 
 @pytest.mark.parametrize(
     ("given", "loaded", "expected"),
     [
-        ({}, False, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({}, False, {"GOMP_SPINCOUNT": "2000"}),
         ({}, True, {}),  # somebody's programme, whose threads are there
         ({"OMP_WAIT_POLICY": "ACTIVE"}, False, {"OMP_WAIT_POLICY": "ACTIVE"}),
         ({"GOMP_SPINCOUNT": "100"}, False, {"GOMP_SPINCOUNT": "100"}),

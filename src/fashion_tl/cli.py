@@ -82,15 +82,17 @@ def run(verb: str, args: list[str]) -> None:
 
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+SPINS = 2000  # a tenth of a millisecond: about as long as it takes to wake a thread, so that neither way is costly
 
 
 def let_threads_sleep() -> None:
-    """Have OpenMP's threads sleep while they wait, unless the user has chosen; in effect before torch is imported.
+    """Have OpenMP's threads (libgomp's) wait briefly, then sleep, unless the user has chosen; before torch is imported.
 
-    By default they spin, which on cores that have other work as well makes a step take up to three times as long.
+    By default they spin for many milliseconds, which on cores that have other work as well makes a step take several
+    times as long; where they sleep at once, a step of many small operations waits for them to wake.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
 def console() -> None:
