@@ -34,7 +34,7 @@ HEADER = (
 )
 OWN = {  # the package's own experiments: what they are, and the command
     "phase1": ("linear probe", "make phase1 BACKBONE=B SEEDS=5"),
-    "phase2": ("fine-tuned from it", "make phase2 BACKBONE=B SEEDS=3"),
+    "phase2": ("fine-tuned from it", "make phase2 BACKBONE=B"),
     "scratch": ("scratch CNN", "make scratch"),
     "cats_vs_dogs": (
         "cats and dogs, 1,000 photographs",

@@ -1,4 +1,4 @@
-"""The tables of the recipes and of the studies are those of the records that are kept, and those hold."""
+"""The tables of README, of the recipes and of the studies are those of the records that are kept, and those hold."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def test_the_table_of_the_page_is_that_of_the_records(kept: ModuleType) -> None:
     assert table in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), f"put into docs/recipes.md:\n{table}"
     for path in (ROOT / "experiments" / "best").glob("*.yaml"):
         assert table.count(f"\n| `{path.stem}` |") == 1
+
+
+def test_the_table_of_the_readme_is_that_of_the_records(kept: ModuleType) -> None:
+    table = kept.own_table(kept.records_of(RECORDS))
+    assert "not measured" not in table
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8"), f"put into README.md:\n{table}"
 
 
 def test_the_tables_of_the_studies_are_those_of_the_records(kept: ModuleType) -> None:
