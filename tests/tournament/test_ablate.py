@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from fashion_tl.errors import UserError
+from fashion_tl.runs.fit import Run
 from fashion_tl.runs.parser import parse
 from fashion_tl.tournament.page import signed
 from fashion_tl.tournament.switches import turned_off
@@ -133,12 +136,41 @@ def test_a_base_that_diverges_leaves_nothing_to_compare(verb: Verb) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.thorough
-def test_runs_that_changes_name_are_those_of_the_user(verb: Verb) -> None:
+def test_runs_that_changes_name_are_those_of_the_user_and_fix_the_split(verb: Verb, capsys) -> None:
+    # On another split, a seed would validate on images that the run it names was trained on.
     assert verb("fit", "--name", "teacher") == 0
     taught = "{taught: {model.terms: {distillation: {teachers: teacher}}}, started: {model.init_from: teacher}}"
-    assert verb("ablate", "--add", taught, "--seeds", "1", "--name", "added") == 0
+    assert verb("ablate", "--add", taught, "--seeds", "2", "--name", "added") == 0
     assert {cell["strategy"] for cell in results_of("added")["cells"]} == {"base", "taught", "started"}
+    assert results_of("added")["split_seeds"] == [0, 0]
+    assert "one split: all seeds have the same split" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ((), ""),
+        (("--model.init_from", "teacher.ckpt"), "one split"),
+        (("--data.mix.pairs", "teacher.ckpt"), "one split"),
+    ],
+)
+def test_seeds_have_the_same_split_where_something_else_knows_it(flags, told, verb: Verb, capsys) -> None:
+    Path("teacher.ckpt").touch()
+    status = verb("ablate", *ON, *flags, "--seeds", "2", "--plan_only")
+    shown = capsys.readouterr().out
+    assert status == 0
+    assert ("all seeds have the same split" in shown) == bool(told)
+    assert told in shown
+
+
+def test_what_is_computed_once_is_not_counted_for_each_epoch(verb: Verb, monkeypatch, capsys) -> None:
+    def timed(config: list[str], changes: dict[str, Any], tested: bool) -> Run:
+        seconds = [1000.0, 0.01][: changes["trainer.max_epochs"]]  # such as what teachers say, computed once
+        return Run(None, {"time": {"epoch_seconds": seconds, "images_per_second": 96 * len(seconds) / sum(seconds)}})
+
+    monkeypatch.setattr("fashion_tl.tournament.progress.fit", timed)
+    assert verb("ablate", *ON, "--seeds", "1", "--plan_only") == 0
+    assert re.search(r"3 runs; about \d s on this machine", capsys.readouterr().out)
 
 
 def test_changes_are_added_alone(verb: Verb) -> None:

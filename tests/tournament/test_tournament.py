@@ -102,6 +102,11 @@ def test_two_processes_make_the_same_table_as_one(verb: Verb, capfd: pytest.Capt
     assert {path.name for path in (RESULTS / "two" / "runs").glob("*/version_*")} == {"version_0"}
 
 
+def not_timed(*args: Any, **kwargs: Any) -> Any:
+    """Stand in for the short run that times a strategy, which is to be stopped by no test."""
+    raise UserError("not timed")
+
+
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_stopped_twice_it_ends_with_the_same_table(
@@ -112,13 +117,14 @@ def test_stopped_twice_it_ends_with_the_same_table(
     fitting: Any = fit
 
     few = (*FILE, "--budgets", "4", "--seeds", "2", "--trials", "2")
+    monkeypatch.setattr("fashion_tl.tournament.progress.fit", not_timed)
     assert verb("tournament", *few, "--name", "whole") == 0
     callbacks_of = fitting.callbacks_of
     stop_at(1, 0, KeyboardInterrupt())  # in the second epoch of the first run
     assert verb("tournament", *few, "--name", "stopped") == 130
     stopping, runs = fitting.callbacks_of, count(1)
-    # Again, after three short runs for the time, two trials and the test of one: in the other seed.
-    monkeypatch.setattr(fitting, "callbacks_of", lambda *a: (stopping if next(runs) == 7 else callbacks_of)(*a))
+    # Again, after two trials and the test of one: in the other seed.
+    monkeypatch.setattr(fitting, "callbacks_of", lambda *a: (stopping if next(runs) == 4 else callbacks_of)(*a))
     assert verb("tournament", *few, "--name", "stopped") == 130
     assert not (RESULTS / "stopped" / "results.json").exists()
     monkeypatch.setattr(fitting, "callbacks_of", callbacks_of)
@@ -130,7 +136,7 @@ def test_stopped_twice_it_ends_with_the_same_table(
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_runs_of_other_settings_are_not_counted_and_refused_where_they_are_not_done(
-    verb: Verb, stop_at: Callable[[int, int, BaseException], None], capsys
+    verb: Verb, stop_at: Callable[[int, int, BaseException], None], monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     few = (*FILE, "--seeds", "1", "--trials", "1")
     assert verb("tournament", *few) == 0
@@ -139,7 +145,8 @@ def test_runs_of_other_settings_are_not_counted_and_refused_where_they_are_not_d
     other = (*few, "--model.label_smoothing", "0.1")
     assert verb("tournament", *other, "--plan_only") == 0
     assert "2 runs; about" in capsys.readouterr().out
-    stop_at(1, 0, KeyboardInterrupt())  # in the second epoch, which the run that times has not
+    monkeypatch.setattr("fashion_tl.tournament.progress.fit", not_timed)
+    stop_at(1, 0, KeyboardInterrupt())
     assert verb("tournament", *few, "--name", "stopped") == 130
     capsys.readouterr()
     assert verb("tournament", *other, "--name", "stopped") == 2
@@ -211,10 +218,7 @@ def test_validations_between_epochs_hinder_no_estimate(verb: Verb, capsys) -> No
 
 
 def test_a_timing_run_that_is_refused_hinders_no_study(verb: Verb, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    def refused(*_: object, **__: object) -> None:
-        raise UserError("too short")
-
-    monkeypatch.setattr("fashion_tl.tournament.progress.fit", refused)
+    monkeypatch.setattr("fashion_tl.tournament.progress.fit", not_timed)
     assert verb("tournament", *FILE, "--trials", "1", "--seeds", "1", "--plan_only") == 0
     assert "2 runs; about 0 s" in capsys.readouterr().out
 

@@ -45,6 +45,21 @@ def settle_named_runs(config: Namespace, started: bool = False) -> None:
         config.data.mix.pairs = checkpoint_of(config, config.data.mix.pairs)
 
 
+def names_runs(config: Namespace) -> bool:
+    """Say whether a configuration names other runs, or their checkpoints, that have seen images of their own split."""
+    given = config.model.init_args
+    taught = (given.get("terms") or {}).get("distillation")
+    teachers = taught.get("teachers") if isinstance(taught, Mapping) else None
+    pairs = config.data.mix.pairs if config.data.get("mix") is not None else None
+    named = (
+        given.get("init_from"),
+        given.get("smoothing_confusion"),
+        teachers,
+        pairs if isinstance(pairs, str) else None,
+    )
+    return any(named)
+
+
 def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whatever a setting has in its place
     """Return the best checkpoint of the completed run of a name that belongs to a run; what is no name stays as it is.
 

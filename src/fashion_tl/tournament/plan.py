@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jsonargparse import Namespace
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import check_name
+from fashion_tl.runs.named import names_runs
 from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.search import words
@@ -61,6 +63,7 @@ class Study:
         trials: Candidates that are tried of each strategy; one needs no trial.
         seeds: Seeds of the runs that are tested.
         split_seeds: Seed of the split of each of them.
+        same_split: Why all of them have the same split; None if each has its own.
         logs: Folder of the results; records lie below.
         checkpoints: Folder of the checkpoints.
         images: Training images at each label budget, by its name, "" for what the configuration says; "test" for the
@@ -78,6 +81,7 @@ class Study:
     trials: int
     seeds: tuple[int, ...]
     split_seeds: tuple[int, ...]
+    same_split: str | None
     logs: Path
     checkpoints: Path
     images: Mapping[str, int]
@@ -185,8 +189,8 @@ def make_study(
         tuple(budget and budget.with_first_stage(first_stage) for budget in budgets),
         trials,
         tuple(range(first, first + seeds)),
-        # Another split has other test images where a source has no test set of its own.
-        tuple(split + i if own_test else split for i in range(seeds)),
+        (split,) * seeds,
+        None,
         base.log_dir / FOLDER / name,
         base.checkpoint_dir / FOLDER / name,
         {
@@ -195,12 +199,28 @@ def make_study(
         },
         keep_checkpoints,
     )
+    if (same := _same_split(study, own_test)) is not None:
+        study = replace(study, same_split=same)
+    else:
+        study = replace(study, split_seeds=tuple(split + i for i in range(seeds)))
     _check_budgets(labelled, budgets)
     left_out = _check_runs(study)
     kept = tuple(each for each in study.strategies if each.name not in left_out)
     if left_out:
         _check_counts(kind, kept, trials, seeds)
     return replace(study, strategies=kept, left_out=left_out)
+
+
+def _same_split(study: Study, own_test: bool) -> str | None:
+    """Say why all seeds of a study have the same split; None if each has its own."""
+    if not own_test:  # another split has other test images
+        return "the source has no test set of its own"
+    for cell in study.cells:
+        for candidate in study.candidates(cell.strategy):
+            with suppress(UserError):  # which is told when the runs are checked
+                if names_runs(parse("fit", arguments(study.args, {**cell.changes, **candidate}))):
+                    return "runs are named that were trained on the images of one split"
+    return None
 
 
 def _check_counts(kind: str, strategies: Sequence[Strategy], trials: int, seeds: int) -> None:
@@ -280,6 +300,6 @@ def describe(study: Study) -> str:
     lines += [f"  {each.name}: {words(each.changes) or 'the configuration as it is'}" for each in study.strategies]
     lines += [f"  {each.name} labels a class {words(each.changes)}".rstrip() for each in budgets]
     lines += [f"  {name} is left out: {why}" for name, why in study.left_out.items()]
-    if len(set(study.split_seeds)) == 1 < len(study.seeds):
-        lines.append("  the source has no test set of its own: all seeds have the same split")
+    if study.same_split is not None and len(study.seeds) > 1:
+        lines.append(f"  {study.same_split}: all seeds have the same split")
     return "\n".join(lines)

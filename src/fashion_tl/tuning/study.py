@@ -80,8 +80,8 @@ def _enqueue_again(study: Study, dead: FrozenTrial) -> None:
 def make_pruner(tuning: Tuning) -> optuna.pruners.BasePruner:
     """Make what decides after an epoch whether a trial is worth going on."""
     if tuning.pruner == "median":
-        # Schedules warm up and decay: before a third of the epochs a good trial may well look worse than it ends.
-        return optuna.pruners.MedianPruner(n_warmup_steps=(tuning.epochs or 0) // 3)
+        # Schedules warm up and decay: early on a good trial may well look worse than it ends.
+        return optuna.pruners.MedianPruner(n_warmup_steps=max(1, (tuning.epochs or 0) // 5))
     if tuning.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(max_resource=tuning.epochs or "auto")
     return optuna.pruners.NopPruner()
