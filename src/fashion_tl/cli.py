@@ -82,7 +82,7 @@ def run(verb: str, args: list[str]) -> None:
 
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-SPINS = 2000  # a tenth of a millisecond: about as long as it takes to wake a thread, so that neither way is costly
+SPINS = 2000  # with fewer, threads have to be woken at each operation; more take the cores from other work
 
 
 def let_threads_sleep() -> None:

@@ -77,7 +77,7 @@ def repeats(fit: Fit) -> Any:
     return make
 
 
-def found(seed: int, split: int) -> int:
+def found(seed: int | str, split: int) -> int:
     config = parse("fit", ["--seed_everything", str(seed), "--data.split_seed", str(split), "--model.backbone", "x"])
     return int(Path(checkpoint_of(config, "first")).parent.name.removeprefix("version_"))
 
@@ -88,6 +88,7 @@ def test_the_split_comes_before_the_seed_and_the_newest_is_taken_of_equals(repea
     assert [found(*seeds) for seeds in ((0, 0), (1, 0), (9, 0), (1, 1), (2, 1), (0, 1), (0, 9), (9, 9))] == [
         *(2, 1, 2, 3, 4, 4, 2, 4)
     ]
+    assert [found(seed, 0) for seed in ("true", "false")] == [2, 2]  # neither is seed 1 or 0
 
 
 def test_only_repeats_of_the_newest_are_chosen_from(repeats: Any) -> None:

@@ -80,18 +80,18 @@ def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whateve
     settings = _settings(newest.logs)
     if settings is None:
         return str(newest.best)
-    repeats = [
-        (paths, record)
-        for paths, record in completed(*folders)
-        if fold_of(record) == fold and _settings(paths.logs) == settings
-    ]
+    wanted = str(config.data.get("split_seed")), str(config.seed_everything)  # as text: true is no seed 1
 
-    def near(repeat: tuple[RunPaths, dict[str, Any]]) -> tuple[bool, bool]:
+    def near(version: tuple[RunPaths, dict[str, Any]]) -> tuple[bool, bool]:
         """Say which seeds it shares with this run; the split comes first, whose test and validation images count."""
-        data = repeat[1].get("data") or {}
-        return data.get("split_seed") == config.data.get("split_seed"), repeat[1].get("seed") == config.seed_everything
+        record = version[1]
+        return str((record.get("data") or {}).get("split_seed")) == wanted[0], str(record.get("seed")) == wanted[1]
 
-    return str(max(repeats, key=near)[0].best)  # of equals the first one, which is the newest
+    same_fold = [version for version in completed(*folders) if fold_of(version[1]) == fold]
+    for paths, _ in sorted(same_fold, key=near, reverse=True):  # of equals the newest stays the first
+        if _settings(paths.logs) == settings:
+            return str(paths.best)
+    return str(newest.best)
 
 
 def _settings(folder: Path) -> dict[str, str] | None:
