@@ -1,4 +1,4 @@
-"""``fashion-tl cache``: what is kept of frozen stages and of image files."""
+"""``fashion-tl cache``: what is kept of frozen stages, of teachers and of image files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fashion_tl.errors import UserError
 
 
 def cache(action: Literal["list", "clear"]) -> None:
-    """List or clear what is cached: features of frozen stages, decoded images, indices of folders.
+    """List or clear what is cached: features of frozen stages, logits, decoded images, indices of folders.
 
     Args:
         action: What to do: list the entries with their sizes, or remove them all. Other files are left alone.
@@ -41,5 +41,8 @@ def _what(about: Mapping[str, Any]) -> str:
         return f"index of the files in {about.get('folder')}"
     if about.get("kind") == "decoded images":
         return f"{about.get('images'):,} decoded images, {about.get('image_size')} px"
+    if about.get("kind") == "logits":
+        images, views = about.get("images"), "+".join(about.get("views", ()))
+        return f"logits of {about.get('architecture')}, {images:,} images ({views}), {about.get('image_size')} px"
     place = f"{about.get('architecture')} at {about.get('boundary')}, {about.get('part')}"
     return f"{place}, {about.get('image_size')} px{', pooled' if 'pooled' in about else ''}"

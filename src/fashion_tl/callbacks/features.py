@@ -122,6 +122,11 @@ class FeatureCache(Callback):
     def _refusal(reason: str) -> UserError:
         return UserError(f"--cache require: {reason}. --cache auto goes on without.")
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell the module where to keep what it computes once itself."""
+        if isinstance(pl_module, ImageClassifier):
+            pl_module.cache_folder = None if self.mode == "off" else self.folder
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, or go on in the middle of an epoch."""
         self._boundary = None

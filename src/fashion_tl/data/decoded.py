@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
 from fashion_tl.cache import store
-from fashion_tl.cache.eviction import room, size_text
+from fashion_tl.cache.eviction import size_text
+from fashion_tl.cache.once import computed_once
 from fashion_tl.data.file_list import LabelledFiles
 from fashion_tl.data.files import decode_image
 from fashion_tl.data.threads import in_order, tracked
@@ -53,35 +53,14 @@ def decoded_on_disk(
         "resize": resize,
         "crop": crop,
     }
-    found = store.read(folder, about)
-    try:
-        if found is None:
-            with store.lock(folder, store.key_of(about)):
-                found = store.read(folder, about)
-                if found is None:
-                    _write(files, folder, about, size, resize, crop)
-                    found = store.read(folder, about)
-    except store.CacheWriteError as error:
-        raise _refused(str(error)) from error
-    if found is None:
-        raise _refused(f"another process has removed them from {folder}")
-    return found["images"]
-
-
-def _write(
-    files: LabelledFiles, folder: Path, about: Mapping[str, store.Plain], size: int, resize: str, crop: float
-) -> None:
     arrays: store.Arrays = {"images": (np.uint8, (len(files), 3, size, size))}
-    needed = store.required_bytes(arrays)
-    reason = room(folder, needed, store.limit_bytes())
-    if reason is not None:
-        raise _refused(reason)
     block = max(1, _BLOCK // (3 * size**2))
-    decoded = in_order(lambda index: decode_image(files.file(index), size, resize, crop).numpy(), len(files), block)
-    rows = tracked(decoded, len(files), f"keeping {size_text(needed)} of decoded images")
-    waiting = []
-    with store.write(folder, about, arrays) as append:
-        for row in rows:
+
+    def decode(append: Mapping[str, store.Append]) -> None:
+        decoded = in_order(lambda index: decode_image(files.file(index), size, resize, crop).numpy(), len(files), block)
+        told = f"keeping {size_text(store.required_bytes(arrays))} of decoded images"
+        waiting = []
+        for row in tracked(decoded, len(files), told):
             waiting.append(row)
             if len(waiting) == block:
                 append["images"](np.stack(waiting))
@@ -89,9 +68,10 @@ def _write(
         if waiting:
             append["images"](np.stack(waiting))
 
-
-def _refused(reason: str) -> UserError:
-    return UserError(
-        f"data.source.keep_decoded: decoded images cannot be kept ({reason}). Leave it out, make room, or choose "
-        "another folder with FASHION_TL_CACHE_DIR."
-    )
+    try:
+        return computed_once(folder, about, arrays, decode)["images"]
+    except store.CacheWriteError as error:
+        raise UserError(
+            f"data.source.keep_decoded: decoded images cannot be kept ({error}). Leave it out, make room, or choose "
+            "another folder with FASHION_TL_CACHE_DIR."
+        ) from error

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fashion_tl.cache import store
 from fashion_tl.cache.eviction import room
+from fashion_tl.cache.once import tell_waiting
 from fashion_tl.data.batches import CachedFeatures, Split
 from fashion_tl.data.transforms import Preprocess
 from fashion_tl.features.keys import function_hash, versions
@@ -140,7 +141,7 @@ class Extraction:
     def _keep(self, split: Split, part: str, views: Views, missing: dict[int, dict[str, Any]], boundary: int) -> None:
         with ExitStack() as locks:
             for key in sorted(store.key_of(description) for description in missing.values()):
-                locks.enter_context(store.lock(self.folder, key, waiting=_tell_waiting))
+                locks.enter_context(store.lock(self.folder, key, waiting=tell_waiting))
             missing = self._missing(missing)
             if missing:
                 self._compute(split, part, views, missing, boundary)
@@ -292,7 +293,3 @@ def stored(tensor: Tensor, precision: str, dtype: str | None = None) -> np.ndarr
     kept = kept.permute(0, 2, 3, 1) if kept.ndim == 4 else kept
     kept = kept.contiguous().view(torch.uint16) if kept.dtype == torch.bfloat16 else kept
     return kept.cpu().numpy()
-
-
-def _tell_waiting() -> None:
-    print("cache: another run computes the same, waiting for it")

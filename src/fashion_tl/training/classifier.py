@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self, cast
 
@@ -89,6 +90,8 @@ class ImageClassifier(LightningModule):
         always: Hyperparameters that a checkpoint sets whatever the class was given.
         given: The arguments that the module was built with.
         origins: What other weights have seen that this run starts from or learns from, by how a message names them.
+        cache_folder: Where what an objective computes once, such as what teachers say, is kept for other runs; None for
+            nowhere.
     """
 
     figures: tuple[str, ...] = ("val/accuracy", "val/loss", "val/balanced_accuracy", "val/macro_f1")
@@ -166,6 +169,7 @@ class ImageClassifier(LightningModule):
             objective, len(class_names), class_weights, label_smoothing, objective_args, terms, smoothing_confusion
         )
         self.origins: dict[str, Seen] = {}
+        self.cache_folder: Path | None = None
         self._seen = Seen()
         self.training_figures = TrainingFigures()
         self.validation_figures = EvaluationFigures(len(class_names))

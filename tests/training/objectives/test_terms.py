@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from scipy.special import softmax
 from torch.nn import functional as F
 
+from fashion_tl.cache import store
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Batch, Samples
 from fashion_tl.data.datamodule import ImageDataModule
@@ -19,6 +20,7 @@ from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError
 from fashion_tl.training.loading import load_classifier
+from fashion_tl.training.objectives import distillation
 from fashion_tl.training.scratch import ScratchClassifier
 
 NAMES = list(SyntheticGarments.class_names)
@@ -188,6 +190,100 @@ def test_a_teacher_of_other_classes_or_channels_is_refused(tmp_path: Path, teach
     gone = scratch(terms={"distillation": {"teachers": "gone.ckpt"}})
     with pytest.raises(UserError, match=r"there is no checkpoint gone\.ckpt"):
         gone.objective.prepare(gone, None)
+
+
+class Counted(ScratchClassifier):
+    """A teacher whose logits are not its network's alone."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(images)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that teachers have seen."""
+    seen: list[int] = []
+    asked = distillation._logits
+
+    def counted(teacher: Any, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+        seen.append(len(images))
+        return asked(teacher, images, device)
+
+    monkeypatch.setattr(distillation, "_logits", counted)
+    return seen
+
+
+def told(folder: Path | None, teachers: list[str], data: ImageDataModule | None = None, **settings: Any) -> Any:
+    """Have teachers say what they do of every image."""
+    data = garments(augment=Augment(hflip=0.5)) if data is None else data
+    module = scratch(terms={"distillation": {"teachers": teachers, **settings}})
+    module.cache_folder = folder
+    module.objective.prepare(module, data)
+    split = data.splits["train"]
+    batch = split.batch(torch.arange(len(split)))
+    term: Any = module.objective.terms[0]  # type: ignore[index]
+    term.targets(Samples((), batch.labels, batch), torch.device("cpu"))
+    return term._table
+
+
+def test_what_teachers_say_is_kept_for_other_runs_and_other_temperatures(
+    tmp_path: Path, teachers: list[str], passes: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = told(None, teachers)
+    folder = tmp_path / "cache"
+    assert torch.equal(told(folder, teachers), alone)
+    passes.clear()
+    capsys.readouterr()
+    assert torch.equal(told(folder, teachers), alone)
+    cooler = told(folder, teachers[:1], temperature=1.0)
+    assert passes == []
+    assert capsys.readouterr().out == ""
+    images = garments().splits["train"].batch(torch.arange(5)).images
+    assert images is not None
+    np.testing.assert_allclose(cooler[0, :5], taught_by_hand(teachers[:1], images.float() / 255, 1.0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: {"teachers": [saved(path / "c.ckpt", seed=3)]},
+        lambda path: {"teachers": [saved(path / "c.ckpt", seed=1, size=32)]},
+        lambda path: {"data": garments()},
+        lambda path: {"data": garments(augment=Augment(hflip=0.5), split_seed=1)},
+    ],
+    ids=["weights", "size", "views", "samples"],
+)
+def test_what_another_teacher_says_or_of_other_images_is_another_entry(
+    tmp_path: Path, teachers: list[str], passes: list[int], change: Any
+) -> None:
+    folder = tmp_path / "cache"
+    told(folder, teachers[:1])
+    passes.clear()
+    changed = {"teachers": teachers[:1], **change(tmp_path)}
+    found = told(folder, **changed)
+    assert passes
+    assert torch.equal(found, told(None, **changed))
+
+
+def test_what_cannot_be_kept_is_computed_once_by_each_run(
+    tmp_path: Path, teachers: list[str], passes: list[int], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = tmp_path / "cache"
+    alone = told(None, teachers[:1])
+    once = len(passes)
+    monkeypatch.setenv("FASHION_TL_CACHE_LIMIT", "0")
+    assert torch.equal(told(folder, teachers[:1]), alone)
+    assert len(passes) == 2 * once
+    assert f"cache: what {teachers[0]} says is not kept, it needs" in capsys.readouterr().out
+    monkeypatch.delenv("FASHION_TL_CACHE_LIMIT")
+    own = scratch()
+    own.__class__ = Counted
+    monkeypatch.setattr("fashion_tl.training.loading.load_classifier", lambda path: own)
+    passes.clear()
+    doubled = [told(folder, teachers[:1]) for _ in range(2)]
+    assert len(passes) == 2 * once
+    assert torch.equal(*doubled)
+    assert store.entries(folder) == []
 
 
 # An auxiliary head

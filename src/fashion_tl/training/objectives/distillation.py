@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn import functional as F
 
+from fashion_tl.cache.once import computed_once
+from fashion_tl.cache.store import Append, CacheWriteError, Plain
 from fashion_tl.data.batches import VIEWS, Split, declared
 from fashion_tl.errors import UserError, out_of_range
+from fashion_tl.features.keys import function_hash, object_hash, versions
 from fashion_tl.training.certificate import hash_tensors
 from fashion_tl.training.objectives.terms import Term
 
 if TYPE_CHECKING:
     from fashion_tl.training.classifier import ImageClassifier
 
+VERSION = 1
 BATCH = 256  # images of a pass of the teachers
 
 
@@ -29,8 +36,8 @@ class Distillation(Term):
     prepare images in their own way, and are in no checkpoint of the student.
 
     Where training draws from fixed views of its images (the image itself, its horizontal flip) the teachers see each
-    view once, before the first step; the student may then train on cached features. Else they see the images of each
-    batch, as augmented and mixed.
+    view once, before the first step, and with a ``cache_folder`` of the student once for all runs; the student may then
+    train on cached features. Else they see the images of each batch, as augmented and mixed.
 
     Args:
         teachers: A run's name or checkpoint, or a list of them.
@@ -56,6 +63,7 @@ class Distillation(Term):
         # In a tuple: teachers are no part of the student, which neither trains nor keeps them.
         self._modules_of: tuple[ImageClassifier, ...] = ()
         self.told_by: dict[str, str] = {}
+        self._folder: Path | None = None
         self._split: tuple[Split, tuple[str, ...]] | None = None
         self._table: Tensor | None = None
 
@@ -72,6 +80,7 @@ class Distillation(Term):
             states = [teacher.network.state_dict() for teacher in self._modules_of]
             hashes = [str(hash_tensors(state, state)) for state in states]
             self.told_by = {"terms.distillation.teachers (weights)": " ".join(hashes)}
+        self._folder = module.cache_folder
         spec = module.input_spec
         for path, teacher in zip(self.teachers, self._modules_of, strict=True):
             if teacher.class_names != module.class_names:
@@ -121,24 +130,81 @@ class Distillation(Term):
 
     def softened(self, images: Tensor, device: torch.device) -> Tensor:
         """Compute the teachers' mean softened probabilities (B, K), float32, of images (B, C, H, W)."""
-        mean: Tensor | float = 0.0
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            for teacher in self._modules_of:
-                if teacher.device != device:
-                    teacher.to(device)
-                teacher.eval()
-                logits = teacher(teacher.preprocess(images.to(device))).float()
-                mean = mean + (logits / self.temperature).softmax(1)
-        return cast(Tensor, mean) / len(self._modules_of)
+        return self._mean([_logits(teacher, images, device) for teacher in self._modules_of])
+
+    def _mean(self, logits: Sequence[Tensor]) -> Tensor:
+        """Average what teachers say, logits (..., K) each, softened."""
+        return cast(Tensor, sum((each / self.temperature).softmax(-1) for each in logits)) / len(logits)
 
     def _compute(self, split: Split, views: tuple[str, ...], device: torch.device) -> Tensor:
-        """Compute what the teachers say of every sample in every view (V, N, K)."""
-        began = time.perf_counter()
-        rows = [
-            torch.cat([self.softened(VIEWS[view](images), device) for images in split.in_order(BATCH)])
-            for view in views
-        ]
-        seconds = time.perf_counter() - began
-        told = f"distillation: what the teachers say of {len(split):,} images computed once"
-        rank_zero_only(print)(f"{told}, {len(views)} views, {seconds:.1f} s")
-        return torch.stack(rows)
+        """Have the teachers say of every sample in every view what they do (V, N, K)."""
+        named = zip(self.teachers, self._modules_of, strict=True)
+        return self._mean([self._said(name, teacher, split, views, device) for name, teacher in named])
+
+    def _said(
+        self, name: str, teacher: ImageClassifier, split: Split, views: tuple[str, ...], device: torch.device
+    ) -> Tensor:
+        """Compute a teacher's logits (V, N, K) of every sample in every view, or read them from the cache."""
+        shape = len(views), len(split), len(teacher.class_names)
+        made: list[Tensor] = []
+
+        def compute() -> Tensor:
+            began = time.perf_counter()
+            rows = [
+                torch.cat([_logits(teacher, VIEWS[view](images), device) for images in split.in_order(BATCH)])
+                for view in views
+            ]
+            seconds = time.perf_counter() - began
+            tell(f"distillation: what {name} says of {shape[1]:,} images computed, {shape[0]} views, {seconds:.1f} s")
+            return torch.stack(rows)
+
+        def fill(append: Mapping[str, Append]) -> None:
+            made.append(compute())
+            append["logits"](made[0].cpu().numpy())
+
+        about = None if self._folder is None else _about(teacher, split, views, device)
+        tell = rank_zero_only(print) if about is None else print  # of several processes, whichever computes
+        if about is None or self._folder is None:
+            return compute()
+        try:
+            found = computed_once(self._folder, about, {"logits": (np.float32, shape)}, fill)["logits"]
+        except CacheWriteError as error:
+            rank_zero_only(print)(f"cache: what {name} says is not kept, {error}")
+            return made[0] if made else compute()
+        return torch.from_numpy(np.array(found)).to(device)
+
+
+def _logits(teacher: ImageClassifier, images: Tensor, device: torch.device) -> Tensor:
+    """Compute a teacher's logits (B, K), float32, of images (B, C, H, W)."""
+    if teacher.device != device:
+        teacher.to(device)
+    teacher.eval()
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        return teacher(teacher.preprocess(images.to(device))).float()  # type: ignore[no-any-return]
+
+
+def _about(
+    teacher: ImageClassifier, split: Split, views: tuple[str, ...], device: torch.device
+) -> dict[str, Plain] | None:
+    """Return all that a teacher's logits depend on; None if that cannot be told."""
+    from fashion_tl.training.classifier import ImageClassifier
+
+    if type(teacher).forward is not ImageClassifier.forward:
+        return None  # of more, maybe, than network and preprocessing
+    try:
+        samples = split.identity
+    except ValueError:
+        return None
+    return {
+        "kind": "logits",
+        "version": VERSION,
+        "libraries": versions(),
+        "architecture": teacher.architecture,
+        "image_size": teacher.input_spec.image_size,
+        "function": function_hash(teacher.network, teacher.preprocess),
+        "class": object_hash(type(teacher).__mro__),
+        "device": device.type,
+        "images": len(split),
+        "samples": samples,
+        "views": list(views),
+    }
