@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +29,40 @@ def settle_named_runs(config: Namespace, started: bool = False) -> None:
     Raises:
         UserError: If there is no such completed run.
     """
-    given = config.model.init_args
-    if given.get("init_from") and not started:
-        given.init_from = checkpoint_of(config, given.init_from)
-    if given.get("smoothing_confusion") is not None:
-        given.smoothing_confusion = checkpoint_of(config, given.smoothing_confusion)
-    taught = (given.get("terms") or {}).get("distillation")
-    if isinstance(taught, Mapping) and taught.get("teachers"):
-        named = taught["teachers"]
-        found = (
-            [checkpoint_of(config, each) for each in named] if isinstance(named, list) else checkpoint_of(config, named)
-        )
-        given.terms = {**given.terms, "distillation": {**taught, "teachers": found}}
-    if config.data.get("mix") is not None and config.data.mix.pairs is not None:
-        config.data.mix.pairs = checkpoint_of(config, config.data.mix.pairs)
+    for key, named in named_runs(config).items():
+        if started and key.endswith(".init_from"):
+            continue
+        several = isinstance(named, list)
+        found = [checkpoint_of(config, each) for each in named] if several else checkpoint_of(config, named)
+        _put(config, key.split("."), found)
 
 
-def names_runs(config: Namespace) -> bool:
-    """Say whether a configuration names other runs, or their checkpoints, that have seen images of their own split."""
-    given = config.model.init_args
-    taught = (given.get("terms") or {}).get("distillation")
-    teachers = taught.get("teachers") if isinstance(taught, Mapping) else None
-    pairs = config.data.mix.pairs if config.data.get("mix") is not None else None
-    named = (
-        given.get("init_from"),
-        given.get("smoothing_confusion"),
-        teachers,
-        pairs if isinstance(pairs, str) else None,
-    )
-    return any(named)
+def named_runs(config: Namespace) -> dict[str, Any]:
+    """Return the settings that name a run or its checkpoint, or a list of them, with these names."""
+    found = {key: setting(config, key) for key in NAMED}
+    return {key: value for key, value in found.items() if value and (isinstance(value, str) or _are_names(value))}
+
+
+def _are_names(value: Any) -> bool:  # noqa: ANN401 - whatever a setting has in its place
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def setting(config: Any, key: str) -> Any:  # noqa: ANN401 - any part of a configuration
+    """Return a setting by its dotted name, through namespaces and mappings; None if there is none."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, Namespace | Mapping) else None
+    return config
+
+
+def _put(config: Any, path: Sequence[str], value: Any) -> None:  # noqa: ANN401 - as above
+    """Set what lies at a path; a mapping on the way, which another configuration may share, is copied."""
+    first, *rest = path
+    if rest:
+        inner = config[first]
+        inner = dict(inner) if isinstance(inner, Mapping) else inner
+        _put(inner, rest, value)
+        value = inner
+    config[first] = value
 
 
 def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whatever a setting has in its place

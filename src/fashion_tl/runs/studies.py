@@ -13,8 +13,9 @@ from jsonargparse import Namespace
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.sources import loading_once
 from fashion_tl.errors import UserError
+from fashion_tl.records.record import NAMED
 from fashion_tl.runs.checks import check_monitor
-from fashion_tl.runs.named import settle_named_runs
+from fashion_tl.runs.named import setting, settle_named_runs
 from fashion_tl.runs.parser import arguments, instantiate, parse, without_weights
 from fashion_tl.runs.refusals import as_user_errors
 
@@ -70,11 +71,9 @@ def named_checkpoints(args: Sequence[str], changes: Mapping[str, Any]) -> dict[s
     given = parse("fit", arguments(args, changes))
     settled = given.clone()
     settle_named_runs(settled)
-    settings = ("init_from", "smoothing_confusion", "terms")
-    pairs = [(f"model.{name}", *(each.model.init_args.get(name) for each in (given, settled))) for name in settings]
-    if settled.data.mix is not None:
-        pairs.append(("data.mix.pairs", given.data.mix.pairs, settled.data.mix.pairs))
-    return {flag: after for flag, before, after in pairs if before != after}
+    flags = {".".join(key.split(".")[:3]) for key in NAMED}  # terms are set as a whole
+    pairs = {flag: (setting(given, flag), setting(settled, flag)) for flag in sorted(flags)}
+    return {flag.replace(".init_args", ""): after for flag, (before, after) in pairs.items() if before != after}
 
 
 def load_data(args: Sequence[str], changes: Mapping[str, Any]) -> tuple[ImageDataModule, str]:

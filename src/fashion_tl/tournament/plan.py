@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import check_name
-from fashion_tl.runs.named import names_runs
+from fashion_tl.runs.named import named_runs
 from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.search import words
@@ -218,7 +218,7 @@ def _same_split(study: Study, own_test: bool) -> str | None:
     for cell in study.cells:
         for candidate in study.candidates(cell.strategy):
             with suppress(UserError):  # which is told when the runs are checked
-                if names_runs(parse("fit", arguments(study.args, {**cell.changes, **candidate}))):
+                if named_runs(parse("fit", arguments(study.args, {**cell.changes, **candidate}))):
                     return "runs are named that were trained on the images of one split"
     return None
 
