@@ -45,6 +45,10 @@ def test_switches_of_an_experiment() -> None:
     assert set(off("-c", str(EXPERIMENTS / "phase2.yaml"))) == {
         f"without_{name}" for name in ("init_from", "backbone_lr", "weight_decay", "dropout", "hflip", "translate")
     }
+    # The arguments of a network say which network it is.
+    assert set(off("-c", str(EXPERIMENTS / "best" / "scratch.yaml"))) == {
+        f"without_{name}" for name in ("weight_decay", "schedule", "warmup", "hflip", "translate", "random_erasing")
+    }
 
 
 def test_what_belongs_together_is_turned_off_together() -> None:

@@ -16,26 +16,16 @@ from fashion_tl.tournament.strategies import Changes, Strategy
 KEPT = {
     "": (
         *("config", "extends", "name", "log_dir", "checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "study"),
-        *(
-            "seed_everything",
-            "seeds",
-            "folds",
-            "search",
-            "resume",
-            "ckpt_path",
-            "cache",
-            "cache_keep",
-            "compile",
-            "monitor",
-            "find_lr",
-        ),
+        *("seed_everything", "seeds", "folds", "search", "resume", "ckpt_path"),
+        *("cache", "cache_keep", "compile", "monitor", "find_lr"),
     ),
     "data": (
         *("source", "image_size", "interpolation", "batch_size", "eval_batch_size", "val_fraction", "test_fraction"),
         *("label_budget", "per_class", "split_seed", "folds", "fold", "num_workers"),
     ),
     "model": (
-        *("class_names", "input_spec", "backbone", "backbone_args", "network", "pretrained", "mean", "std"),
+        *("class_names", "input_spec", "backbone", "backbone_args", "network", "network_args"),
+        *("pretrained", "mean", "std"),
         *("train", "lora", "optimizer", "lr"),
     ),
 }
