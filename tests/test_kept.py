@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from scipy.special import softmax
 
 from fashion_tl.cli import main
 
@@ -49,6 +52,18 @@ def test_the_tables_of_the_studies_are_those_of_the_records(kept: ModuleType) ->
         assert table.count("\n| ") > 1
         assert table in page, f"put into docs/results.md:\n{table}"
     assert kept.backbones(found)
+
+
+def test_what_bounds_the_ensembles_is_computed_from_the_records() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    singles = ("scratch", "taught_lite0", "lite0", "mobilenetv2", "taught_mobilenetv2", "tiny")
+    for names, told, count in ((singles[:2], "all five runs", 5), (singles, "all 13 runs", 13)):
+        paths = [path for name in names for path in sorted(RECORDS.glob(f"best_{name}/*/test_predictions.npz"))]
+        parts = [np.load(path) for path in paths]
+        assert len(parts) == count
+        mean = sum(softmax(part["logits"].astype(np.float64), axis=1) for part in parts)
+        accuracy = (mean.argmax(1) == parts[0]["label"]).mean()
+        assert re.search(rf"{told}[^.]+ in {accuracy:.4f}", page.replace("\n", " ")), (told, accuracy)
 
 
 def test_the_records_hold_and_name_no_folder_of_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
