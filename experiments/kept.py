@@ -1,8 +1,9 @@
 """Keep records and print the tables of README and docs that come from them: `python experiments/kept.py [NAME ...]`.
 
-Completed versions of the runs that are named are copied from lightning_logs to docs/records, without checkpoints. Then
-the tables are printed, from the records alone: README.md's, that of all recipes (docs/recipes.md), and those of the
-studies' systems from random weights and with each backbone (docs/results.md).
+Completed versions of the runs that are named are copied from lightning_logs to docs/records, without checkpoints; of an
+ablation that is named, its results and all of its runs. Then the tables are printed, from the records alone: that of
+README.md, those of recipes and ablations (docs/recipes.md), and those of the studies' systems from random weights and
+with each backbone (docs/results.md).
 To go on with more seeds on another machine, copy docs/records into lightning_logs first: `make recipe` skips what is
 done.
 """
@@ -18,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from fashion_tl.errors import UserError
-from fashion_tl.files import replacing_folder
+from fashion_tl.files import read_json, replacing_folder, write_json
 from fashion_tl.inspection.verify import verify
 from fashion_tl.metrics.repeated import mean_interval
 from fashion_tl.metrics.uncertainty import wilson_interval
 from fashion_tl.records.record import CHECKED, COMPLETED, all_records, read_record, versions, write_record
+from fashion_tl.report.exports import RESULTS
 
 STUDIES = Path(__file__).parent / "studies"
 RECIPES = Path(__file__).parent / "best"
 KEPT = Path(__file__).parent.parent / "docs" / "records"
+FOLDER, RUNS = "tournaments", "runs"  # where ablations lie, and their runs in them
 Found = dict[str, list[dict[str, Any]]]
 HEADER = (
     "| recipe | network | aim | accuracy, mean of seeds | each seed | minutes of a run on a CPU | GPU |\n"
@@ -45,6 +48,9 @@ OWN_HEADER = (
     "| run | command | test accuracy | macro F1 | calibration error | trained / all parameters | epochs, seconds |\n"
     "| --- | --- | --- | --- | --- | --- | --- |"
 )
+ABLATION_HEADER = (
+    "| | accuracy, mean of seeds | each seed | difference | 95 % interval | p |\n| --- | --- | --- | --- | --- | --- |"
+)
 STUDY_HEADER = (
     "| system | experiment | study's accuracy | ours | loss | calibration error | epochs, seconds |\n"
     "| --- | --- | --- | --- | --- | --- | --- |"
@@ -54,44 +60,79 @@ STUDY_HEADER = (
 def main(args: list[str] | None = None) -> int:
     """Keep what is named and print the table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="runs to keep")
+    parser.add_argument("names", nargs="*", help="runs and ablations to keep")
     parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"))
     parser.add_argument("--kept", type=Path, default=KEPT)
     options = parser.parse_args(args)
     try:
-        keep(options.names, options.log_dir, options.kept)
+        for name in options.names:
+            kind = keep_ablation if (options.log_dir / FOLDER / name / RESULTS).is_file() else keep
+            kind(name, options.log_dir, options.kept)
         found = records_of(options.kept)
-        print("\n\n".join([own_table(found), table(found), *(study_table(found, each) for each in backbones(found))]))
+        tables = [own_table(found), table(found), *(study_table(found, each) for each in backbones(found))]
+        print("\n\n".join([*tables, *(ablation_table(read_json(path)) for path in ablations(options.kept))]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def keep(names: Sequence[str], log_dir: Path, kept: Path) -> None:
-    """Copy the completed versions of runs whose files hold what their record says, without the folder they ran in.
+def keep(name: str, log_dir: Path, kept: Path) -> None:
+    """Copy the completed versions of a run whose files hold what their record says, without the folder they ran in.
 
     Raises:
-        UserError: If a run has none, a file is damaged, or another run is kept under the same number.
+        UserError: If it has none, a file is damaged, or another run is kept under the same number.
     """
-    for name in names:
-        folders = [log_dir / name / f"version_{number}" for number in versions(log_dir, name)]
-        done = [folder for folder in folders if read_record(folder)["status"] == COMPLETED]
-        if not done:
-            raise UserError(f"no version of the run {name!r} in {log_dir} is completed.")
-        for folder in done:
-            target, record = kept / name / folder.name, read_record(folder)
-            record["command"] = (record["command"] or "").replace(f"{log_dir.resolve().parent}/", "")
-            if target.exists() and read_record(target) != record:
-                raise UserError(f"{target} is another run than {folder}: give one of them another number.")
-            verify(str(folder), quick=True, log_dir=log_dir)
-            if target.exists():
-                continue
-            with replacing_folder(target) as draft:  # whole or not at all
-                for file in CHECKED:
-                    if (folder / file).is_file():
-                        shutil.copyfile(folder / file, draft / file)
-                write_record(draft, record)
+    folders = [log_dir / name / f"version_{number}" for number in versions(log_dir, name)]
+    done = [folder for folder in folders if read_record(folder)["status"] == COMPLETED]
+    if not done:
+        raise UserError(f"no version of the run {name!r} in {log_dir} is completed.")
+    for folder in done:
+        target, record = kept / name / folder.name, read_record(folder)
+        record["command"] = (record["command"] or "").replace(f"{log_dir.resolve().parent}/", "")
+        if target.exists() and read_record(target) != record:
+            raise UserError(f"{target} is another run than {folder}: give one of them another number.")
+        verify(str(folder), quick=True, log_dir=log_dir)
+        if target.exists():
+            continue
+        with replacing_folder(target) as draft:  # whole or not at all
+            for file in CHECKED:
+                if (folder / file).is_file():
+                    shutil.copyfile(folder / file, draft / file)
+            write_record(draft, record)
+
+
+def keep_ablation(name: str, log_dir: Path, kept: Path) -> None:
+    """Copy the results of an ablation and the records of its runs.
+
+    Raises:
+        UserError: As ``keep``.
+    """
+    folder, target = log_dir / FOLDER / name, kept / FOLDER / name
+    results = read_json(folder / RESULTS)
+    for run in sorted({run.partition("/")[0] for cell in results["cells"] for run in cell["runs"] if run}):
+        keep(run, folder / RUNS, target / RUNS)
+    write_json(target / RESULTS, results)
+
+
+def ablations(kept: Path) -> list[Path]:
+    """Return the results of all ablations that are kept."""
+    return sorted(kept.glob(f"{FOLDER}/*/{RESULTS}"))
+
+
+def ablation_table(results: Mapping[str, Any]) -> str:
+    """Return the table of an ablation in Markdown: its configuration first, then each change and what it is worth."""
+    against = {pair["b"]: pair for pair in results["pairs"]}
+    rows = [ABLATION_HEADER]
+    for cell in results["cells"]:
+        each = ", ".join(f"{accuracy:.4f}" for accuracy in cell["accuracies"])
+        row = f"| {cell['strategy'].replace('_', ' ')} | {cell['mean']:.4f} | {each} |"
+        if (pair := against.get(cell["strategy"])) is None:
+            rows.append(f"{row} | | |")
+            continue
+        high, low = (-end for end in pair["interval"])  # the pair says what the configuration is ahead by
+        rows.append(f"{row} {-pair['difference']:+.4f} | {low:+.4f} to {high:+.4f} | {pair['p_adjusted']:.2g} |")
+    return "\n".join(rows)
 
 
 def records_of(kept: Path) -> Found:

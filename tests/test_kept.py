@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from scipy.special import softmax
+from tests.tournament.conftest import BASE
 
 from fashion_tl.cli import main
 
@@ -54,6 +55,22 @@ def test_the_tables_of_the_studies_are_those_of_the_records(kept: ModuleType) ->
     assert kept.backbones(found)
 
 
+def test_the_tables_of_ablations_are_those_of_the_records(kept: ModuleType) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for path in kept.ablations(RECORDS):
+        results = kept.read_json(path)
+        assert kept.ablation_table(results) in page, f"put into docs/recipes.md:\n{kept.ablation_table(results)}"
+        base = results["cells"][0]["accuracies"]
+        for cell, pair in zip(results["cells"], [None, *results["pairs"]], strict=True):
+            records = [kept.read_record(path.parent / kept.RUNS / run) for run in cell["runs"]]
+            assert [record["test"]["accuracy"] for record in records] == pytest.approx(cell["accuracies"], abs=1e-6)
+            if pair is not None:
+                lost = np.mean(base) - np.mean(cell["accuracies"])
+                assert pair["difference"] == pytest.approx(lost)
+                assert pair["interval"][0] < lost < pair["interval"][1]
+        assert main(["verify", "--quick", "--log_dir", str(path.parent / kept.RUNS)]) == 0
+
+
 def test_what_bounds_the_ensembles_is_computed_from_the_records() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     singles = ("scratch", "taught_lite0", "lite0", "mobilenetv2", "taught_mobilenetv2", "tiny")
@@ -79,6 +96,19 @@ def test_an_ensemble_is_kept_with_its_members(kept: ModuleType, tmp_path: Path, 
     shutil.copytree(RECORDS / "best_ensemble", tmp_path / "best_ensemble")
     assert kept.main(["--kept", str(tmp_path)]) == 2
     assert "best_ensemble is made of best_scratch version 0, best_mobilenetv2 version 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_ablation_is_kept_with_its_runs(kept: ModuleType, workdir: Path, capsys) -> None:
+    assert main(["ablate", *BASE, "--data.augment.hflip", "0.5", "--name", "worth", "--seeds", "2"]) == 0
+    capsys.readouterr()
+    for _ in range(2):  # once more changes nothing
+        assert kept.main(["worth", "--kept", "kept"]) == 0
+    (path,) = kept.ablations(Path("kept"))
+    table = kept.ablation_table(kept.read_json(path))
+    assert table in capsys.readouterr().out
+    assert [row.split(" | ")[0] for row in table.splitlines()[2:]] == ["| base", "| without hflip"]
+    assert main(["verify", "--quick", "--log_dir", str(path.parent / "runs")]) == 0
 
 
 @pytest.mark.slow
