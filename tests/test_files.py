@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from fashion_tl import files
-from fashion_tl.files import copy, draft_beside, read_json, replacing_folder, write_bytes, write_json, write_text
+from fashion_tl.files import (
+    copy,
+    draft_beside,
+    read_json,
+    replacing,
+    replacing_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def full(*_: Any) -> Any:
@@ -42,6 +51,13 @@ def test_a_failed_write_leaves_the_old_file_and_names_it(
     assert caught.value.filename == str(path)
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_library_says_of_what_it_reads_is_not_said_of_the_file_that_is_written(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="truncated") as caught, replacing(tmp_path / "images.npz"):
+        raise OSError("image file is truncated")
+    assert caught.value.filename is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

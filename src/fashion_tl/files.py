@@ -137,11 +137,14 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Have an OSError say which file it is about: writing and syncing do not, and a draft is not what a user knows."""
+    """Have an OSError say which file it is about: writing and syncing do not, and a draft is not what a user knows.
+
+    One without a number is not the system's: a library has raised it, about something that it was reading.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None or ".draft." in str(error.filename):
+        if error.errno is not None and (error.filename is None or ".draft." in str(error.filename)):
             error.filename, error.filename2 = str(path), None
         raise
 
