@@ -579,6 +579,27 @@ MUTATIONS = (
         ("tests/training/objectives/test_terms.py", "-k", "other_classes"),
     ),
     Mutation(
+        "what a teacher says is kept with its weights",
+        "training/objectives/distillation.py",
+        '"function": function_hash(teacher.network, teacher.preprocess),',
+        '"function": teacher.architecture,',
+        ("tests/training/objectives/test_terms.py", "-k", "another_entry"),
+    ),
+    Mutation(
+        "what a teacher says is kept with the images",
+        "training/objectives/distillation.py",
+        '"samples": samples,',
+        '"samples": len(split),',
+        ("tests/training/objectives/test_terms.py", "-k", "another_entry"),
+    ),
+    Mutation(
+        "what a teacher of another kind says is not kept",
+        "training/objectives/distillation.py",
+        "if type(teacher).forward is not ImageClassifier.forward:",
+        "if teacher is None:",
+        ("tests/training/objectives/test_terms.py", "-k", "cannot_be_kept"),
+    ),
+    Mutation(
         "mixed images are not cached",
         "data/datamodule.py",
         "        if self.mix is not None:\n            return None\n",
