@@ -194,12 +194,6 @@ def test_scratch_trains_at_the_size_the_images_have(fit: Fit):
 
 
 @pytest.mark.slow
-def test_the_learning_rate_finder_sets_a_rate(fit: Fit, capsys):
-    assert fit("--find_lr", "true", "--data.batch_size", "8", "--model.backbone_lr", "0.0001") == 0
-    assert "learning-rate finder: lr" in capsys.readouterr().out
-
-
-@pytest.mark.slow
 def test_a_checkpoint_is_tested_and_validated_by_its_verbs(fit: Fit, workdir, capsys):
     from fashion_tl.cli import main
 

@@ -26,9 +26,9 @@ from fashion_tl.models.staged import count_parameters
 from fashion_tl.process import is_first_process, on_cpu, slow_precision
 from fashion_tl.records.record import RunPaths
 from fashion_tl.runs.named import settle_named_runs
-from fashion_tl.runs.parser import make_trainer, without_weights
+from fashion_tl.runs.parser import without_weights
 from fashion_tl.runs.ranges import check_lengths
-from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint, saved_state
+from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
@@ -172,40 +172,6 @@ def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
             f"{os.path.abspath(folder)} has {free / 2**20:.0f} MiB free, this run's checkpoints may need "
             f"{needed / 2**20:.0f} MiB. Free some space or choose another disk with --checkpoint_dir."
         )
-
-
-def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, checkpoint: Path | None) -> None:
-    """Search the learning rate (Smith 2017) and put it into plan and configuration, which then run without a search.
-
-    A run that goes on takes the rates that were found at its start.
-
-    Raises:
-        UserError: If none is found, or several processes would each find their own.
-    """
-    from lightning.pytorch.tuner.tuning import Tuner
-
-    if checkpoint is not None:
-        plan = saved_state(checkpoint)["plan"]
-        set_rates(config, model, plan["lr"], plan["backbone_lr"])
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or str(config.trainer.devices) not in ("auto", "1"):
-        raise UserError("--find_lr true works with one process: find the rate with --trainer.devices 1 first.")
-    settings = {"accelerator": config.trainer.accelerator, "precision": config.trainer.precision}
-    trainer = make_trainer(
-        settings, devices=1, logger=False, max_epochs=1, enable_checkpointing=False, enable_model_summary=False
-    )
-    found = Tuner(trainer).lr_find(model, datamodule=data, update_attr=False)
-    suggestion = found.suggestion() if found else None
-    if suggestion is None:
-        raise UserError("the learning-rate finder found no rate; set one with --model.lr.")
-    set_rates(config, model, suggestion, suggestion * model.plan.backbone_lr / model.plan.lr)
-    print(f"learning-rate finder: lr {suggestion:.2e}, backbone_lr {model.plan.backbone_lr:.2e}")
-
-
-def set_rates(config: Namespace, model: ImageClassifier, lr: float, backbone_lr: float) -> None:
-    """Put rates that were found into the plan, and into the configuration, which then runs again without a search."""
-    model.plan = replace(model.plan, lr=lr, backbone_lr=backbone_lr)
-    config.model.init_args.lr, config.model.init_args.backbone_lr, config.find_lr = lr, backbone_lr, False
 
 
 def _correction(model: ImageClassifier, data: ImageDataModule) -> str:

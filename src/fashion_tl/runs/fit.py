@@ -23,6 +23,7 @@ from fashion_tl.process import is_first_process, keep_freed_memory, own_device, 
 from fashion_tl.records.record import FAILED, RunPaths, TakenError, next_paths, read_record, taken, write_record
 from fashion_tl.runs import checks
 from fashion_tl.runs.callbacks import callbacks_of
+from fashion_tl.runs.find_rate import find_rate
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
 from fashion_tl.runs.resume import find_version, is_trained, own_version
 from fashion_tl.seeds import seeded
@@ -122,7 +123,7 @@ def _run(
         if config.compile:
             model.compile_network(config.compile)
         if config.find_lr:
-            checks.find_rate(config, model, data, checkpoint)
+            find_rate(config, model, data, checkpoint)
 
         own = found.paths if found is not None else own_version(config, checkpoint)
         paths = None
