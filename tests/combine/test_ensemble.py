@@ -210,7 +210,7 @@ def test_a_class_with_a_forward_of_its_own_is_combined_without_a_checkpoint(
     capsys.readouterr()
     assert command("ensemble", "mirrored", "other", "--name", "looked") == 0
     said = capsys.readouterr()
-    assert "it has no checkpoint: Mirrored computes its logits by a forward of its own" in said.err
+    assert "it has no checkpoint: Mirrored computes its logits in a way of its own" in said.err
     assert not (folder / "checkpoints" / "looked").exists()
     members = [softmax(logits_of(folder, name)[0]) for name in ("mirrored", "other")]
     assert softmax(logits_of(folder, "looked")[0]) == pytest.approx(np.mean(members, axis=0), abs=1e-12)

@@ -280,7 +280,7 @@ def test_a_forward_of_its_own_is_one_message(
     scratch.__class__ = doubled
     monkeypatch.setattr("fashion_tl.training.loading.load_classifier", lambda _: scratch)
     for kind in ("torch", "safetensors"):
-        assert "Doubled computes its logits by a forward of its own" in fails(capsys, path, "out", "--format", kind)
+        assert "Doubled computes its logits in a way of its own" in fails(capsys, path, "out", "--format", kind)
 
 
 def test_without_the_libraries_it_says_what_to_install(

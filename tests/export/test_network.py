@@ -95,5 +95,5 @@ def test_a_forward_of_its_own_is_refused(scratch: ScratchClassifier) -> None:
             return 2 * super().forward(images)
 
     module = Doubled(["a", "b"], "plain", {"widths": [3, 4]}, input_spec=SIZES)
-    with pytest.raises(UserError, match="Doubled computes its logits by a forward of its own"):
+    with pytest.raises(UserError, match="Doubled computes its logits in a way of its own"):
         plain_network(module, True)

@@ -141,7 +141,7 @@ def estimate_batch_norm(module: ImageClassifier, names: Sequence[str], batches: 
     norms = [layer for layer in map(layers.__getitem__, names) if isinstance(layer, _BatchNorm)]
     with estimating(module, norms), torch.inference_mode():
         for images in batches:
-            module(module.preprocess(images.to(module.device)))
+            module.logits(images.to(module.device))
 
 
 @dataclass

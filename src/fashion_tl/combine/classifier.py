@@ -137,8 +137,8 @@ def ensemble_of(parts: Sequence[Part], stack: tuple[Any, Any] | None = None) -> 
     """
     classifiers = [part.classifier for part in parts]
     for one in classifiers:
-        if type(one).forward is not ImageClassifier.forward:  # what ``Member`` computes
-            return f"{type(one).__name__} computes its logits by a forward of its own"
+        if not one.is_plain:  # what ``Member`` computes
+            return f"{type(one).__name__} computes its logits in a way of its own"
     specs = [replace(one.input_spec, image_size=one.input_spec.stored, interpolation="bilinear") for one in classifiers]
     if any(spec != specs[0] for spec in specs):
         return "the runs store their images in different ways"

@@ -91,12 +91,12 @@ def plain_network(module: ImageClassifier, preprocessing: bool) -> PlainNetwork:
         preprocessing: Whether it takes images as stored, else as the network sees them.
 
     Raises:
-        UserError: If its class computes logits by a forward of its own.
+        UserError: If its class computes logits in a way of its own.
     """
-    if type(module).forward is not ImageClassifier.forward:
+    if not module.is_plain:
         raise UserError(
-            f"{type(module).__name__} computes its logits by a forward of its own, which is not exported: "
-            "export the network in it yourself, by torch.export."
+            f"{type(module).__name__} computes its logits in a way of its own (forward, logits, a hook), which is not "
+            "exported: export it yourself, by torch.export."
         )
     network, stored = module.network.cpu().float(), module.input_spec.stored
     merge_adapters(network)

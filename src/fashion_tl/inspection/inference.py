@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,32 +34,34 @@ def classify(module: ImageClassifier, images: Tensor) -> Tensor:
     """
     module.eval()
     with torch.inference_mode():
-        logits: Tensor = module(module.preprocess(images.to(module.device)))
-        return logits.float()
+        return module.logits(images.to(module.device)).float()
 
 
 class _Logits(nn.Module):
-    """A classifier as the one part of a chain."""
+    """A network as the one part of a chain."""
 
-    def __init__(self, module: ImageClassifier) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.module = module
+        self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.module(images),)
+        return (self.network(images),)
 
 
 def classify_many(module: ImageClassifier, images: int, batch_size: int) -> Callable[[Tensor], Tensor]:
     """Return ``classify`` for many batches, whose network is folded or compiled where that pays.
 
-    See ``features.inference.prepare``: logits are those of eager mode but for rounding.
+    See ``features.inference.prepare``: logits are those of eager mode but for rounding. A classifier with logits of its
+    own is left as it is.
 
     Args:
         module: A classifier; it is used in eval mode, on its device, and must stay as it is.
         images: Images to come, in all.
         batch_size: Images of a full batch.
     """
-    run = prepare([_Logits(module.eval())], images, batch_size)
+    if not module.is_plain:
+        return partial(classify, module)
+    run = prepare([_Logits(module.eval().network)], images, batch_size)
 
     def classified(batch: Tensor) -> Tensor:
         with torch.inference_mode():

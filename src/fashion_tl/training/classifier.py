@@ -243,11 +243,24 @@ class ImageClassifier(LightningModule):
         return logits
 
     def logits(self, inputs: Any) -> Tensor:  # noqa: ANN401 - images, or the features that the active network takes
-        """Compute logits (B, K) of what a batch brings: images (B, C, H, W), or cached features of them."""
+        """Compute logits (B, K) of what a batch brings: images (B, C, H, W), or cached features of them.
+
+        All logits come from here: in training, in records, and in whatever opens the classifier later.
+        """
         if self._upper:
             logits: Tensor = self._upper[0](*inputs)
             return logits
         return self(self.preprocess(inputs))  # type: ignore[no-any-return]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether logits are those of ``network`` on what ``preprocess`` gives, with no method of a subclass, no hook.
+
+        What takes network and preprocessing out of the module, to export or to combine them, asks.
+        """
+        kind = type(self)
+        own = kind.forward is not ImageClassifier.forward or kind.logits is not ImageClassifier.logits
+        return not (own or self._forward_hooks or self._forward_pre_hooks)
 
     def enter_phase(self, index: int) -> None:
         """Freeze and unfreeze as a phase asks."""

@@ -69,7 +69,7 @@ def confusion_of(
     run.to(device)
     split = data.splits["val"]
     with torch.no_grad():
-        rows = [run(run.preprocess(images.to(run.device))).float().softmax(1).cpu() for images in split.in_order(BATCH)]
+        rows = [run.logits(images.to(run.device)).float().softmax(1).cpu() for images in split.in_order(BATCH)]
     return F.one_hot(split.labels, classes).float().T @ torch.cat(rows), told
 
 

@@ -283,6 +283,7 @@ def test_what_cannot_be_kept_is_computed_once_by_each_run(
     doubled = [told(folder, teachers[:1]) for _ in range(2)]
     assert len(passes) == 2 * once
     assert torch.equal(*doubled)
+    assert capsys.readouterr().out.count("is not kept, Counted computes its logits in a way of its own") == 2
     assert store.entries(folder) == []
 
 

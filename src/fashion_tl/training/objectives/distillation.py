@@ -162,14 +162,16 @@ class Distillation(Term):
             made.append(compute())
             append["logits"](made[0].cpu().numpy())
 
-        about = None if self._folder is None else _about(teacher, split, views, device)
-        tell = rank_zero_only(print) if about is None else print  # of several processes, whichever computes
-        if about is None or self._folder is None:
+        tell = rank_zero_only(print)
+        if self._folder is None:
             return compute()
         try:
+            about = _about(teacher, split, views, device)
+            tell = print  # of several processes, whichever computes
             found = computed_once(self._folder, about, {"logits": (np.float32, shape)}, fill)["logits"]
         except CacheWriteError as error:
-            rank_zero_only(print)(f"cache: what {name} says is not kept, {error}")
+            tell = rank_zero_only(print)
+            tell(f"cache: what {name} says is not kept, {error}")
             return made[0] if made else compute()
         return torch.from_numpy(np.array(found)).to(device)
 
@@ -180,21 +182,21 @@ def _logits(teacher: ImageClassifier, images: Tensor, device: torch.device) -> T
         teacher.to(device)
     teacher.eval()
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        return teacher(teacher.preprocess(images.to(device))).float()  # type: ignore[no-any-return]
+        return teacher.logits(images.to(device)).float()
 
 
-def _about(
-    teacher: ImageClassifier, split: Split, views: tuple[str, ...], device: torch.device
-) -> dict[str, Plain] | None:
-    """Return all that a teacher's logits depend on; None if that cannot be told."""
-    from fashion_tl.training.classifier import ImageClassifier
+def _about(teacher: ImageClassifier, split: Split, views: tuple[str, ...], device: torch.device) -> dict[str, Plain]:
+    """Return all that a teacher's logits depend on.
 
-    if type(teacher).forward is not ImageClassifier.forward:
-        return None  # of more, maybe, than network and preprocessing
+    Raises:
+        CacheWriteError: If that cannot be told.
+    """
+    if not teacher.is_plain:
+        raise CacheWriteError(f"{type(teacher).__name__} computes its logits in a way of its own")
     try:
         samples = split.identity
-    except ValueError:
-        return None
+    except ValueError as error:
+        raise CacheWriteError(str(error)) from error
     return {
         "kind": "logits",
         "version": VERSION,
