@@ -365,6 +365,28 @@ def test_predictions_of_a_torn_archive(run: RunPaths) -> None:
 # Runs that were stopped, and what went on from them
 
 
+@pytest.mark.slow
+def test_whatever_objective_and_however_combined_what_was_left_holds(fit: Fit, capsys: Output) -> None:
+    split = ("--data.val_fraction", "0.3")
+    taught = ("--model.terms", "{distillation: {teachers: a}, l2_sp: {}}", "--model.init_from", "a")
+    assert fit(*split, "--model.objective", "focal", name="a") == 0
+    assert fit(*split, *taught, name="b") == 0
+    assert fit(*split, "--model.terms", "{auxiliary: {groups: {top: [Shirt, Coat]}}}", name="c") == 0
+    made = {
+        "mean": ("ensemble", "a", "b"),
+        "stack": ("ensemble", "a", "b", "--method", "stack"),
+        "greedy": ("ensemble", "a", "c", "--method", "greedy"),
+        "views": ("ensemble", "a", "--tta", "hflip"),
+        "soup": ("ensemble", "a", "b", "--method", "soup"),
+        "path": ("interpolate", "a", "b"),
+    }
+    for name, arguments in made.items():
+        assert main([*arguments, "--name", name]) == 0
+    capsys.readouterr()
+    for name in ("a", "b", "c", *made):
+        assert main(["verify", name]) == 0, capsys.readouterr()
+
+
 @pytest.mark.thorough
 def test_runs_that_went_on_hold(fit: Fit, stop_at: Callable[..., None], capsys: Output) -> None:
     settings = ("--model.train", "{0: head, 1: 1}", "--model.batch_norm", "affine")

@@ -102,8 +102,14 @@ class EnsembleClassifier(ImageClassifier):
         head = nn.Linear(len(members) * count, count) if stacked else MeanOfProbabilities(len(members))
         network = StagedNetwork(parts, head, divide_by_children(parts))
         self.build(network, self.input_spec.channels, (0.0,), (1.0,))
-        self.architecture = f"{len(members)} x " + " + ".join(dict.fromkeys(one.architecture for one in built))
+        self.architecture = names_of(built)
         self.weights, self.weights_hash = "its members'", None
+
+
+def names_of(classifiers: Sequence[ImageClassifier]) -> str:
+    """Name several networks: how many, and of which architectures."""
+    several = f"{len(classifiers)} x " if len(classifiers) > 1 else ""
+    return several + " + ".join(dict.fromkeys(one.architecture for one in classifiers))
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def mix(
         chosen=chosen,
         validation=value,
         test=found,
+        classifier=None if isinstance(made, str) else made,
         checkpoint=None if isinstance(made, str) else finished_checkpoint(made, fashion_tl_seen=images_seen),
         notes=[f"it has no checkpoint: {made}"] if isinstance(made, str) else [],
     )

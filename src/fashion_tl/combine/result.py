@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from fashion_tl.combine.classifier import names_of
 from fashion_tl.combine.members import FITTED, fitted_to_validation
 from fashion_tl.inspection.inference import FULL
 from fashion_tl.inspection.run import OpenedRun
@@ -22,6 +23,7 @@ from fashion_tl.records.derived import member, write_derived
 from fashion_tl.records.environment import now
 from fashion_tl.records.predictions import Predictions
 from fashion_tl.records.record import CONFIG, RunPaths
+from fashion_tl.training.classifier import ImageClassifier
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Combination:
         used: What the record says of each member beside its name, such as its weight.
         strategy: How it came about, in words.
         networks: Runs whose networks, or one whose kind of network, classify an image.
+        classifier: What classifies as they do together, where there is such a thing.
         chosen: What validation chose, and by which figures.
         validation: Accuracy on the validation images; None where the members have different ones.
         test: Logits (N, K) of the test images.
@@ -52,6 +55,7 @@ class Combination:
     chosen: dict[str, Any]
     validation: float | None
     test: Floats
+    classifier: ImageClassifier | None = None
     checkpoint: bytes | memoryview | None = None
     analysis: Analysis | None = None
     weights: str | None = None
@@ -74,14 +78,13 @@ def write_combination(
     """
     first = made.members[0]
     figures = summarise(made.test, test.labels, list(first.class_names))
-    networks = made.networks
-    several = f"{len(networks)} x " if len(networks) > 1 else ""
     seconds = [(one.record.get("time") or {}).get("fit_seconds") for one in made.members]
     spent = [float(value) for value in seconds if value is not None]
+    whole, apart = made.classifier, [one.module for one in made.networks]
     model = {
-        "architecture": several + " + ".join(dict.fromkeys(one.module.architecture for one in networks)),
+        "architecture": names_of(apart) if whole is None else whole.architecture,
         "weights": made.weights,
-        "parameters": sum(count_parameters(one.module.network) for one in networks),
+        "parameters": sum(count_parameters(one.network) for one in (apart if whole is None else [whole])),
         "strategy": made.strategy,
     }
     facts: dict[str, Any] = {

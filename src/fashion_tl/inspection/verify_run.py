@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jsonargparse import Namespace
+from scipy.special import log_softmax
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.file_index import reading_anew
@@ -176,7 +177,7 @@ def _of_config(config: Namespace, module: ImageClassifier) -> dict[str, Any]:
         "optimizer": plan.optimizer,
         "batch_norm": plan.batch_norm,
         "schedule": plan.schedule.name,
-        "objective": type(module.objective).__name__,
+        "objective": module.objective.label,
         "max_epochs": config.trainer.max_epochs,
         "image_size": module.input_spec.image_size,
         **{name: data.get(name) for name in _OF_DATA},
@@ -236,6 +237,8 @@ def _logits(found: Predictions, computed: np.ndarray, record: dict[str, Any], de
     share = HALF if not full else EXACT if there == device == "cpu" else OTHER_DEVICE
     again = computed[found.index].astype(np.float64)
     recorded = found.logits.astype(np.float64)
+    if record.get("members"):  # whose record holds logarithms of probabilities, whatever its checkpoint computes
+        again, recorded = log_softmax(again, axis=1), log_softmax(recorded, axis=1)
     tolerance = share * max(1.0, float(np.abs(recorded).max()))
     gap = np.abs(again - recorded).max(axis=1)
     worst = np.flatnonzero(~(gap <= tolerance))  # NaN too

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -162,7 +162,7 @@ class Distillation(Term):
             made.append(compute())
             append["logits"](made[0].cpu().numpy())
 
-        tell = rank_zero_only(print)
+        tell: Callable[[str], None] = rank_zero_only(print)
         if self._folder is None:
             return compute()
         try:
