@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from fashion_tl.cli import main
 from fashion_tl.files import sha256
 from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.layers import choose_target, find_targets
@@ -212,6 +213,9 @@ def test_a_class_with_a_forward_of_its_own_is_combined_without_a_checkpoint(
     said = capsys.readouterr()
     assert "it has no checkpoint: Mirrored computes its logits in a way of its own" in said.err
     assert not (folder / "checkpoints" / "looked").exists()
+    for verb in (("diagnose", "looked"), ("export", "looked", "out", "--format", "torch"), ("robustness", "looked")):
+        assert main([*verb]) == 2
+        assert "looked version 0 combines mirrored, other, which are no single network" in capsys.readouterr().err
     members = [softmax(logits_of(folder, name)[0]) for name in ("mirrored", "other")]
     assert softmax(logits_of(folder, "looked")[0]) == pytest.approx(np.mean(members, axis=0), abs=1e-12)
 

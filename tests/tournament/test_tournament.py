@@ -223,6 +223,19 @@ def test_a_timing_run_that_is_refused_hinders_no_study(verb: Verb, monkeypatch: 
     assert "2 runs; about 0 s" in capsys.readouterr().out
 
 
+def test_a_timing_run_takes_few_images(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def timed(args: Any, changes: dict[str, Any], **kwargs: Any) -> Any:
+        taken.append(changes["data.per_class"])
+        not_timed()
+
+    monkeypatch.setattr("fashion_tl.tournament.progress.fit", timed)
+    for flags in ((), ("--data.per_class", "5")):
+        assert verb("tournament", *FILE, "--trials", "1", "--seeds", "1", "--plan_only", *flags) == 0
+    assert set(taken) == {6 * 16, 5}  # batches of 16
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [

@@ -14,7 +14,7 @@ from fashion_tl.data.transforms import InputSpec
 from fashion_tl.errors import UserError
 from fashion_tl.files import sha256
 from fashion_tl.inspection.run import OpenedRun, data_of, open_run
-from fashion_tl.records.record import RunPaths, folder_paths, read_record, run_paths
+from fashion_tl.records.record import RunPaths, folder_paths, read_record, run_paths, without_checkpoint
 
 CHECKED_IMAGES = 1000
 CALIBRATION_IMAGES = 256  # twice as many gave the same accuracy
@@ -62,7 +62,7 @@ def find_subject(run: str, log_dir: Path, checkpoint_dir: Path) -> Subject:
         paths = run_paths(run, log_dir, checkpoint_dir)
         record = read_record(paths.logs)
         if not paths.best.is_file():
-            raise UserError(f"{paths.best} does not exist: train {paths.name} again, or name a checkpoint.")
+            raise without_checkpoint(paths, record)
         return Subject(paths.best, paths, record, "", _is_of(record, paths.best))
     try:
         found = folder_paths(run, log_dir, checkpoint_dir) if path.suffix == ".ckpt" else None

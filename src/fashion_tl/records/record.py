@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,14 +215,30 @@ def fold_of(record: dict[str, Any]) -> Fold:
 
 def completed(log_dir: Path, checkpoint_dir: Path, name: str) -> Iterator[tuple[RunPaths, dict[str, Any]]]:
     """Yield the folders and the record of each completed version of a run that has its checkpoint, newest first."""
+    return (each for each in _done(log_dir, checkpoint_dir, name) if each[0].best.is_file())
+
+
+def _done(log_dir: Path, checkpoint_dir: Path, name: str) -> Iterator[tuple[RunPaths, dict[str, Any]]]:
     for version in reversed(versions(log_dir, name)):
         paths = paths_of(log_dir, checkpoint_dir, name, version)
         try:
             record = read_record(paths.logs)
         except UserError:
             continue
-        if record["status"] == COMPLETED and paths.best.is_file():
+        if record["status"] == COMPLETED:
             yield paths, record
+
+
+def without_checkpoint(paths: RunPaths, record: Mapping[str, Any]) -> UserError:
+    """Return the error that says what to do about a completed version whose checkpoint is not there."""
+    members = [str(each.get("name")) for each in record.get("members") or ()]
+    if not members:
+        return UserError(f"{paths.best} does not exist: train {paths.name} again, or name a checkpoint.")
+    named = ", ".join(dict.fromkeys(members))
+    return UserError(
+        f"{paths.name} version {paths.version} combines {named}, which are no single network, so that it has no "
+        "checkpoint: name one of them."
+    )
 
 
 def newest_completed(log_dir: Path, checkpoint_dir: Path, name: str, fold: Fold | None = None) -> RunPaths:
@@ -249,6 +265,9 @@ def newest_completed(log_dir: Path, checkpoint_dir: Path, name: str, fold: Fold 
             f"{_fold_words(other)}: its network may have trained on images that this run tests. Run it in the same "
             "way (--folds, --data.split_seed), or name a checkpoint by its path that has seen none of them."
         )
+    for paths, record in _done(log_dir, checkpoint_dir, name):
+        if record.get("members") and not paths.best.is_file():
+            raise without_checkpoint(paths, record)
     known = sorted({p.parent.parent.name for p in log_dir.glob("*/version_*/run.json")})
     if known and name not in known:
         raise unknown_name("run", name, known, f"No run of that name is in {log_dir}; `make {name}` may make one.")

@@ -90,9 +90,15 @@ class TransferClassifier(ImageClassifier):
     def _read_start(self, path: Path) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)
         saved = checkpoint.get("fashion_tl_build", {})
-        if saved.get("backbone") != self.backbone_info.architecture:
+        if "backbone" not in saved:
+            kind = str(checkpoint["fashion_tl_module"]).rpartition(".")[2]
             raise UserError(
-                f"{path} was trained with backbone {saved.get('backbone', 'none (a scratch network)')!r}, this run has "
+                f"{path} holds a {kind}, which has no backbone of timm to start from: name a run of backbone "
+                f"{self.backbone_info.architecture!r}."
+            )
+        if saved["backbone"] != self.backbone_info.architecture:
+            raise UserError(
+                f"{path} was trained with backbone {saved['backbone']!r}, this run has "
                 f"{self.backbone_info.architecture!r}: give both the same --model.backbone (or the same BACKBONE to "
                 "make)."
             )
