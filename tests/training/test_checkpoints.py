@@ -165,7 +165,7 @@ def test_a_start_that_does_not_fit_is_an_error(arguments: dict[str, Any], messag
 
 def test_a_start_from_a_scratch_network_is_an_error(tmp_path: Path) -> None:
     path = saved(ScratchClassifier(CLASSES, input_spec=spec()), tmp_path / "scratch.ckpt")
-    with pytest.raises(UserError, match=r"backbone 'none \(a scratch network\)', this run has 'test_resnet'"):
+    with pytest.raises(UserError, match=r"holds a ScratchClassifier, which has no backbone of timm.*'test_resnet'"):
         transfer(init_from=str(path))
 
 
