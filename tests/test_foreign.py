@@ -33,6 +33,7 @@ from fashion_tl.data.augment import Augment
 from fashion_tl.data.batches import Split
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.transforms import Preprocess
+from fashion_tl.errors import UserError
 from fashion_tl.features.keys import function_hash
 
 from .conftest import Fit
@@ -97,6 +98,40 @@ class Rates(Callback):
 
 
 # Loaders and data modules of other people
+
+
+class Named(TensorDataset):
+    """Samples with names, as the datasets of transformers have them."""
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = self.tensors[0][index], self.tensors[1][index]
+        return {"pixel_values": image, "labels": label}
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_a_loader_of_dictionaries_is_told_what_a_classifier_takes(tmp_path: Path) -> None:
+    named: DataLoader[Any] = DataLoader(Named(*pixels()), batch_size=8)
+    for verb in ("fit", "validate", "test", "predict"):
+        with pytest.raises(UserError, match="is a dict with pixel_values, labels; a classifier takes pairs, images"):
+            getattr(trainer(tmp_path), verb)(scratch(), named)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_images_without_classes_are_predicted(wrapped: bool, tmp_path: Path) -> None:
+    images, module = pixels()[0], scratch()
+    alone: Any = DataLoader(TensorDataset(images) if wrapped else images, batch_size=8)  # type: ignore[arg-type]
+    found: Any = trainer(tmp_path).predict(module, alone)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(found), module.eval().logits(images).softmax(1))
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_what_loaders_cannot_give_is_told(tmp_path: Path) -> None:
+    frozen, ends = scratch(train="head"), scratch(train={0: {"train": "head", "until": "plateau"}, 1: "all"})
+    with pytest.raises(UserError, match="the trainer was given loaders, not a data module"):
+        trainer(tmp_path, FeatureCache("require")).fit(frozen, loader())
+    with pytest.raises(UserError, match=r"until: plateau, .* there is no validation"):
+        trainer(tmp_path).fit(ends, loader())
 
 
 @pytest.mark.parametrize("scale", [1, 255])

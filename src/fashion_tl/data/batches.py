@@ -11,7 +11,7 @@ import hashlib
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from fashion_tl.data.images import EncodedImages, ImageSet, InMemoryImages
 from fashion_tl.data.sampling import BALANCED, RANDOM, balanced_order, random_order
 from fashion_tl.data.workers import begin_worker, signals_held
+from fashion_tl.errors import UserError
 
 Inputs = Tensor | tuple[Tensor, ...]
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -230,6 +231,28 @@ class CachedFeatures(BatchSource):
 def _tensor(array: np.ndarray) -> Tensor:
     tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+def pair_of(batch: Any) -> tuple[Any, Tensor]:  # noqa: ANN401 - from any loader
+    """Return inputs and classes of a batch.
+
+    Raises:
+        UserError: If it is no pair of them, such as a dictionary.
+    """
+    if not isinstance(batch, Tensor | Mapping):
+        try:
+            inputs, labels = batch
+        except (TypeError, ValueError):
+            pass
+        else:
+            return inputs, labels
+    kind = f"a {type(batch).__name__}"
+    if isinstance(batch, Mapping):
+        kind += f" with {', '.join(map(str, batch))}"
+    raise UserError(
+        f"a batch of the loader is {kind}; a classifier takes pairs, images (B, C, H, W) and classes (B,): have the "
+        "dataset, or the loader's collate_fn, give these."
+    )
 
 
 class Split(Dataset[Batch]):

@@ -20,6 +20,8 @@ def why_not(module: object, data: object, boundary: int, drawn: int | None = Non
         return "nothing is frozen"
     if not declared(module, "caches_features"):
         return f"{type(module).__name__} does not declare caches_features = True"
+    if data is None:
+        return "the trainer was given loaders, not a data module that offers its samples as splits"
     if not splits_of(data):
         return f"{type(data).__name__} does not offer its samples as splits (fashion_tl.data.batches.Split)"
     if getattr(data, "mix", None) is not None:

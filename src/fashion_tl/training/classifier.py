@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.parsing import collect_init_args
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from fashion_tl.data.batches import pair_of
 from fashion_tl.data.transforms import InputSpec, Preprocess
 from fashion_tl.errors import UserError, out_of_range, unknown_name
 from fashion_tl.imports import class_path
@@ -295,7 +296,7 @@ class ImageClassifier(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 - from any loader
         """Return the loss of a batch of inputs and classes."""
-        inputs, labels = batch
+        inputs, labels = pair_of(batch)
         outcome = self.objective(self.logits(inputs), labels, batch)
         self.training_figures.add(outcome.loss, outcome.correct, len(labels))
         loss: Tensor = outcome.loss
@@ -303,19 +304,21 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - from any loader
         """Take the figures of a batch."""
-        inputs, labels = batch
+        inputs, labels = pair_of(batch)
         self.validation_figures.add(self.logits(inputs), labels)
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:  # noqa: ANN401 - from any loader
         """Take the figures of a batch and return its logits and classes for the run's record."""
-        inputs, labels = batch
+        inputs, labels = pair_of(batch)
         logits = self.logits(inputs)
         self.test_figures.add(logits, labels)
         return {"logits": logits, "labels": labels}
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 - from any loader
-        """Return the class probabilities (B, K) of a batch of inputs and classes."""
-        return self.logits(batch[0]).softmax(1)
+        """Return the class probabilities (B, K) of a batch of inputs, with classes or without."""
+        if isinstance(batch, Tensor):
+            return self.logits(batch).softmax(1)
+        return self.logits(batch[0] if isinstance(batch, list | tuple) else pair_of(batch)[0]).softmax(1)
 
     @property
     def seen(self) -> Seen:

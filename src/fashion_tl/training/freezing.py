@@ -113,7 +113,7 @@ class FreezeUnfreeze(Callback):
                 # Lightning counts that epoch as done, but would leave out the start of the next one.
                 trainer.fit_loop.reset_restart_stage()
         plan = module.current_plan()
-        check_validations(plan, trainer.val_check_interval)
+        check_validations(plan, trainer.val_check_interval, trainer.enable_validation)
         for phase in module.plan.phases[len(plan.phases) :]:
             words = written([phase.settings()])[1:-1]
             rank_zero_warn(f"the phase {words} begins after the end of the run and is left out")
@@ -339,16 +339,22 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     return {"epoch": saved["epoch"], "batch": saved["batch"], "changed": changed}
 
 
-def check_validations(plan: Plan, interval: object) -> None:
-    """Refuse more than one validation in an epoch, where one may end a phase.
+def check_validations(plan: Plan, interval: object, validates: bool = True) -> None:
+    """Refuse none and more than one validation in an epoch, where one may end a phase.
 
     Args:
         plan: The plan.
         interval: ``val_check_interval`` of the trainer.
+        validates: Whether the trainer validates at all.
 
     Raises:
-        UserError: If there are more.
+        UserError: If there are none, or more.
     """
+    if plan.may_end_early and not validates:
+        raise UserError(
+            "model.train says until: plateau, which looks at the validation loss, and there is no validation: give the "
+            "trainer validation images, or leave until out."
+        )
     if plan.may_end_early and interval not in (None, 1.0):
         raise UserError(
             f"model.train says until: plateau, which counts one validation an epoch, and trainer.val_check_interval is "
