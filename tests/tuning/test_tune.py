@@ -353,3 +353,54 @@ def test_another_space_or_other_data_is_refused(tune: Tune, capsys) -> None:
     assert before == {
         path: path.read_bytes() for path in Path().rglob("*") if path.is_file() and path.name != "space.yaml"
     }
+
+
+@pytest.mark.slow
+def test_a_space_may_name_runs_which_are_those_of_the_user(tune: Tune, capsys) -> None:
+    from fashion_tl.cli import main
+
+    one = ("--trainer.max_epochs", "1")
+    for name in ("s", "t"):
+        assert main(["fit", *BASE, *one, "--name", name]) == 0
+    taught: dict[str, Any] = {"distillation": {"teachers": "s", "temperature": 2}}
+    starts = {"model.init_from": {"choices": ["s", "t"]}, "model.terms": {"choices": [{}, taught]}}
+    write_space(starts)
+    grid = ("--sampler", "grid", *one)
+    assert tune(*grid) == 0
+    found = {name: f"checkpoints/{name}/version_0/best.ckpt" for name in "st"}
+    made = []
+    for row in results_of("tiny")["trials"]:
+        config = yaml.safe_load((STUDIES / "tiny" / "runs" / row["version"] / "config.yaml").read_text())
+        own = config["model"]["init_args"]
+        made.append((own["init_from"], (own["terms"] or {}).get("distillation", {}).get("teachers")))
+        assert row["settings"]["model.init_from"] in found  # the page has the names
+    assert made == [(found[start], teacher) for start in "st" for teacher in (None, found["s"])]
+
+    # A name stands for the same checkpoint in all trials.
+    assert main(["fit", *BASE, *one, "--name", "t"]) == 0
+    capsys.readouterr()
+    assert tune(*grid) == 2
+    assert "checkpoints/t/version_0/best.ckpt, now checkpoints/t/version_1/best.ckpt" in capsys.readouterr().err
+    write_space({"model.smoothing_confusion": {"choices": [None, "nowhere"]}})
+    assert tune("--name", "other") == 2
+    told = capsys.readouterr().err
+    assert "the space at model.smoothing_confusion=nowhere: " in told
+    assert "unknown run 'nowhere'. Allowed: s, t, tiny." in told
+    assert not (STUDIES / "other").exists()
+
+
+@pytest.mark.slow
+def test_each_seed_of_the_best_trial_has_the_runs_of_that_seed(tune: Tune) -> None:
+    from fashion_tl.cli import main
+
+    one = ("--trainer.max_epochs", "1", "--seeds", "2")
+    assert main(["fit", *BASE, *one, "--name", "a"]) == 0
+    write_space({"model.lr": {"choices": [0.001, 0.01]}})
+    taught = ("--model.terms", "{distillation: {teachers: a}}")
+    assert tune("--sampler", "grid", *one, "--model.init_from", "a", *taught) == 0
+    best = yaml.safe_load((STUDIES / "tiny" / "best.yaml").read_text())["model"]["init_args"]
+    assert (best["init_from"], best["terms"]["distillation"]["teachers"]) == ("a", "a")
+    for version in (0, 1):
+        config = yaml.safe_load(Path(f"lightning_logs/tiny/version_{version}/config.yaml").read_text())
+        own, seeds = config["model"]["init_args"], f"checkpoints/a/version_{version}/best.ckpt"
+        assert (own["init_from"], own["terms"]["distillation"]["teachers"]) == (seeds, seeds)

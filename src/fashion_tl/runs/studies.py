@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,47 @@ def run_settings(records: Path, checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def named_checkpoints(args: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that name runs, with checkpoints in their place: a study's runs have folders of their own.
+@dataclass(frozen=True)
+class NamedRuns:
+    """The runs that a study's configurations name, which its own runs, in folders of their own, would not find.
 
-    Raises:
-        UserError: If there is no such completed run.
+    Attributes:
+        args: Command-line arguments of the base configuration, as given.
+        checkpoints: The checkpoint of each name: the same one throughout, whatever is trained meanwhile.
+        settled: Changes that were settled before.
     """
-    given = parse("fit", arguments(args, changes))
-    settled = given.clone()
-    settle_named_runs(settled)
-    flags = {".".join(key.split(".")[:3]) for key in NAMED}  # terms are set as a whole
-    pairs = {flag: (setting(given, flag), setting(settled, flag)) for flag in sorted(flags)}
-    return {flag.replace(".init_args", ""): after for flag, (before, after) in pairs.items() if before != after}
+
+    args: tuple[str, ...]
+    checkpoints: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    settled: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def base(self) -> list[str]:
+        """The arguments of the base configuration, with checkpoints in the place of names.
+
+        Raises:
+            UserError: If a run is named that is not completed.
+        """
+        return arguments(self.args, self.settle({}))
+
+    def settle(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return changes to the base configuration, with checkpoints in the place of the runs that both name.
+
+        Raises:
+            UserError: If a run is named that is not completed.
+        """
+        key = repr(changes)
+        if key not in self.settled:
+            self.settled[key] = {**changes, **self._checkpoints(changes)}
+        return self.settled[key]
+
+    def _checkpoints(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        given = parse("fit", arguments(self.args, changes))
+        settled = given.clone()
+        settle_named_runs(settled, known=self.checkpoints)
+        flags = {".".join(key.split(".")[:3]) for key in NAMED}  # terms are set as a whole
+        pairs = {flag: (setting(given, flag), setting(settled, flag)) for flag in sorted(flags)}
+        return {flag.replace(".init_args", ""): after for flag, (before, after) in pairs.items() if before != after}
 
 
 def load_data(args: Sequence[str], changes: Mapping[str, Any]) -> tuple[ImageDataModule, str]:

@@ -17,7 +17,7 @@ from fashion_tl.runs.named import named_runs
 from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.search import words
-from fashion_tl.runs.studies import check_base, check_run, load_data, named_checkpoints, run_settings
+from fashion_tl.runs.studies import NamedRuns, check_base, check_run, load_data, run_settings
 from fashion_tl.tournament.strategies import Budget, Changes, Strategy
 
 FOLDER = "tournaments"
@@ -58,6 +58,7 @@ class Study:
         kind: "tournament" or "ablation".
         name: Its name.
         args: Command-line arguments of the base configuration.
+        runs: The runs that it and its changes name.
         strategies: What is compared.
         budgets: Label budgets; a single None for what the configuration says.
         trials: Candidates that are tried of each strategy; one needs no trial.
@@ -70,12 +71,12 @@ class Study:
             test images.
         keep_checkpoints: Whether runs that are done keep them.
         left_out: Why optional strategies are left out, by their names.
-        settled: What ``changes`` has found.
     """
 
     kind: str
     name: str
     args: tuple[str, ...]
+    runs: NamedRuns
     strategies: tuple[Strategy, ...]
     budgets: tuple[Budget | None, ...]
     trials: int
@@ -87,7 +88,6 @@ class Study:
     images: Mapping[str, int]
     keep_checkpoints: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
-    settled: dict[str, Changes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def cells(self) -> list[Cell]:
@@ -110,11 +110,7 @@ class Study:
         Raises:
             UserError: If it names a run that is not completed.
         """
-        merged = {**cell.changes, **candidate}
-        key = words(merged)
-        if key not in self.settled:  # once: a run's name stands for the same checkpoint throughout
-            self.settled[key] = {**merged, **named_checkpoints(self.args, merged)}
-        return self.settled[key]
+        return self.runs.settle({**cell.changes, **candidate})
 
     # Every run has a name of its own, so that one that has failed never stands in the way of the others.
     def trial_name(self, cell: Cell, number: int) -> str:
@@ -176,7 +172,8 @@ def make_study(
     check_base(base, kind)
     _check_counts(kind, strategies, trials, seeds)
     name = check_name(name or base.name)
-    args = arguments(args, named_checkpoints(args, {}))
+    runs = NamedRuns(tuple(args))
+    args = runs.base
     data, first_stage = load_data(args, {"data.label_budget": None})
     own_test = data.loaded is not None and data.loaded.test is not None
     labelled = _labelled(data)
@@ -185,6 +182,7 @@ def make_study(
         kind,
         name,
         tuple(args),
+        runs,
         tuple(strategy.with_first_stage(first_stage) for strategy in strategies),
         tuple(budget and budget.with_first_stage(first_stage) for budget in budgets),
         trials,

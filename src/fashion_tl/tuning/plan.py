@@ -13,11 +13,11 @@ from fashion_tl.files import read_json, write_json
 from fashion_tl.plain_text import flatten
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.configs import read_yaml
-from fashion_tl.runs.parser import arguments, dump, parse
+from fashion_tl.runs.parser import dump, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.resume import FOUND, FREE
 from fashion_tl.runs.search import words
-from fashion_tl.runs.studies import check_base, check_run, load_data, named_checkpoints, run_settings
+from fashion_tl.runs.studies import NamedRuns, check_base, check_run, load_data, run_settings
 from fashion_tl.tuning.space import Space, grid
 
 FOLDER, STUDY, JOURNAL = "tuning", "study.json", "journal.log"
@@ -49,6 +49,7 @@ class Tuning:
         epochs: Epochs of the longest trial; None if nothing says how many.
         about: What another study of the same name differs in, as plain values.
         folder: A word that stands for the folder of the results, wherever it is mounted.
+        runs: The runs that the configuration and its space name.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Tuning:
     epochs: int | None
     about: Mapping[str, Any] = field(repr=False)
     folder: str = ""
+    runs: NamedRuns = field(default=NamedRuns(()), repr=False)
 
     @property
     def records(self) -> Path:
@@ -82,7 +84,11 @@ class Tuning:
 
     def run_settings(self, changes: Mapping[str, Any], place: int) -> dict[str, Any]:
         """Return all that the run of a trial changes."""
-        return {**changes, **run_settings(self.records, self.checkpoints), "name": self.trial_name(place)}
+        return {
+            **self.runs.settle(changes),
+            **run_settings(self.records, self.checkpoints),
+            "name": self.trial_name(place),
+        }
 
 
 def make_tuning(
@@ -124,8 +130,9 @@ def make_tuning(
     if base.find_lr and any(setting.key in FOUND for setting in space):
         raise UserError("--find_lr true sets model.lr and model.backbone_lr itself: leave it, or them, out.")
     own_name = check_name(name or f"{base.name}.tuned")
-    args = arguments(flags, named_checkpoints(flags, {}))
-    _check_space(args, space)
+    runs = NamedRuns(tuple(flags))
+    args = runs.base
+    _check_space(args, space, runs)
     data, _ = load_data(args, {})
     tuning = Tuning(
         own_name,
@@ -147,13 +154,15 @@ def make_tuning(
             "pruner": pruner,
             "configuration": _compared(args, space),
             "data": {key: value for key, value in data.identity.items() if "images" in key or key == "source"},
+            **({"runs": dict(runs.checkpoints)} if runs.checkpoints else {}),
         },
+        runs=runs,
     )
     _check_earlier(tuning)
     return tuning
 
 
-def _check_space(args: Sequence[str], space: Space) -> None:
+def _check_space(args: Sequence[str], space: Space, runs: NamedRuns) -> None:
     """Refuse a space of which a trial at an end of a range, or with a choice, would be refused."""
     for setting in space:
         if any(f"{setting.key}.".startswith(f"{own}.") for own in OWN):
@@ -164,7 +173,7 @@ def _check_space(args: Sequence[str], space: Space) -> None:
         for value in setting.ends:
             changes = {setting.key: value}
             try:
-                check_run(args, changes)
+                check_run(args, runs.settle(changes))
             except UserError as error:
                 raise UserError(f"the space at {words(changes)}: {error}") from error
 
