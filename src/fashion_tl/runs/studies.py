@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any
 from jsonargparse import Namespace
 
 from fashion_tl.data.datamodule import ImageDataModule
-from fashion_tl.data.sources import loading_once
+from fashion_tl.data.sources import loading_once, of_same_images
 from fashion_tl.errors import UserError
+from fashion_tl.plain_text import with_article
 from fashion_tl.records.record import NAMED
 from fashion_tl.runs.checks import check_monitor
 from fashion_tl.runs.named import setting, settle_named_runs
@@ -33,18 +34,19 @@ def check_base(base: Namespace, kind: str) -> None:
     Raises:
         UserError: If it is for one run, for several processes, or has no seed.
     """
+    a_study = with_article(kind)
     for flag in ALONE:
         if base[flag]:
-            raise UserError(f"--{flag} is for one run; it cannot go with a {kind}.")
+            raise UserError(f"--{flag} is for one run; it cannot go with {a_study}.")
     if base.folds:
         raise UserError(
-            f"--folds {base.folds} makes several runs of one configuration; a {kind} makes its own. Leave it out, or "
-            "hold one fold out of all its runs: --data.folds, --data.fold."
+            f"--folds {base.folds} makes several runs of one configuration; {a_study} makes its own. Leave it out, "
+            "or hold one fold out of all its runs: --data.folds, --data.fold."
         )
     if str(base.trainer.devices) not in ("auto", "1") or base.trainer.num_nodes > 1:
-        raise UserError(f"trainer.devices is {base.trainer.devices}: a {kind} runs in one process. Leave it out.")
+        raise UserError(f"trainer.devices is {base.trainer.devices}: {a_study} runs in one process. Leave it out.")
     if isinstance(base.seed_everything, bool):
-        raise UserError(f"a {kind} needs the number of its first seed, such as --seed_everything 0.")
+        raise UserError(f"{a_study} needs the number of its first seed, such as --seed_everything 0.")
 
 
 def run_settings(records: Path, checkpoints: Path) -> dict[str, Any]:
@@ -108,17 +110,22 @@ class NamedRuns:
 
 def load_data(args: Sequence[str], changes: Mapping[str, Any]) -> tuple[ImageDataModule, str]:
     """Load the images of a configuration; returns them with the name of the network's lowest stage."""
-    config = parse("fit", arguments(args, {**changes, "search": None}))
-    without_weights(config)
-    built = instantiate("fit", config)
+    built = build(args, changes)
     data: ImageDataModule = built.data
     data.prepare_data()
     data.setup("fit")
     return data, next(iter(built.model.network.stage_names), "head")
 
 
-def check_run(args: Sequence[str], changes: Mapping[str, Any]) -> None:
-    """Refuse a run that would be refused, before the first run of all; nothing is loaded or written."""
+def build(args: Sequence[str], changes: Mapping[str, Any]) -> Namespace:
+    """Build what a run is made of, but for weights; nothing is loaded or written."""
+    config = parse("fit", arguments(args, {**changes, "search": None}))
+    without_weights(config)
+    return instantiate("fit", config)
+
+
+def check_run(args: Sequence[str], changes: Mapping[str, Any]) -> Namespace:
+    """Refuse a run that would be refused, before the first run of all; returns what it is made of, see ``build``."""
     config = parse("fit", arguments(args, changes))
     start = config.model.init_args.get("init_from")
     if start and not Path(start).is_file():
@@ -126,6 +133,47 @@ def check_run(args: Sequence[str], changes: Mapping[str, Any]) -> None:
     without_weights(config)
     built = instantiate("fit", config)
     check_monitor(config.monitor, built.model, built.trainer.callbacks)
+    return built
+
+
+def divide_as(data: ImageDataModule, base: ImageDataModule) -> None:
+    """Split the images of a run as it will, without reading again what another one of the study has loaded.
+
+    Raises:
+        UserError: If they cannot be split as told, or not be read.
+    """
+    if base.loaded is not None and of_same_images(data.source, base.source):
+        data.divide(base.loaded)
+    else:
+        data.prepare_data()
+        data.setup("fit")
+
+
+def check_images(
+    data: ImageDataModule, base: ImageDataModule, changed: Iterable[str], parts: Sequence[str] = ("val", "test")
+) -> None:
+    """Refuse settings with which a run would be judged by other images than the others of its study.
+
+    Args:
+        data: The images of the run.
+        base: The images of the others, after ``setup``.
+        changed: The settings that the run changes.
+        parts: The splits that are to be the same.
+
+    Raises:
+        UserError: If they are not.
+    """
+    settings = [key for key in changed if key.partition(".")[0] == "data"]
+    if not settings:  # nothing else decides on images
+        return
+    divide_as(data, base)
+    names = {"val": "validation", "test": "test"}
+    others = [names[part] for part in parts if not data.has_the_same(part, base)]
+    if others:
+        raise UserError(
+            f"the {' and '.join(others)} images would be others, and figures on them could not be compared. Set "
+            f"{' and '.join(settings)} for all runs alike."
+        )
 
 
 @contextmanager

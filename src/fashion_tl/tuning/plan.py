@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, check_options
 from fashion_tl.files import read_json, write_json
 from fashion_tl.plain_text import flatten
@@ -17,15 +19,14 @@ from fashion_tl.runs.parser import dump, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.resume import FOUND, FREE
 from fashion_tl.runs.search import words
-from fashion_tl.runs.studies import NamedRuns, check_base, check_run, load_data, run_settings
+from fashion_tl.runs.studies import NamedRuns, check_base, check_images, check_run, load_data, run_settings
 from fashion_tl.tuning.space import Space, grid
 
 FOLDER, STUDY, JOURNAL = "tuning", "study.json", "journal.log"
 TRIALS = 40
-# What a study sets itself, and what its figures could not be compared across.
+# What a study sets itself, and what its figures could not be compared across, beside other images.
 OWN = (
     *(*NOT_SEARCHED, "study", "seed_everything", "monitor", "find_lr", "trainer.fast_dev_run"),
-    *("data.source", "data.label_budget", "data.per_class", "data.split_seed", "data.val_fraction"),
     *("trainer.logger", "trainer.devices", "trainer.num_nodes", "trainer.limit_val_batches", "trainer.callbacks"),
 )
 
@@ -132,8 +133,11 @@ def make_tuning(
     own_name = check_name(name or f"{base.name}.tuned")
     runs = NamedRuns(tuple(flags))
     args = runs.base
-    _check_space(args, space, runs)
+    built = _check_space(args, space, runs)
     data, _ = load_data(args, {})
+    for changes, own in built:
+        with _at(changes):
+            check_images(own, data, changes)
     tuning = Tuning(
         own_name,
         tuple(args),
@@ -162,8 +166,22 @@ def make_tuning(
     return tuning
 
 
-def _check_space(args: Sequence[str], space: Space, runs: NamedRuns) -> None:
-    """Refuse a space of which a trial at an end of a range, or with a choice, would be refused."""
+@contextmanager
+def _at(changes: Mapping[str, Any]) -> Iterator[None]:
+    """Say of what is refused where in the space it is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"the space at {words(changes)}: {error}") from error
+
+
+def _check_space(args: Sequence[str], space: Space, runs: NamedRuns) -> list[tuple[Mapping[str, Any], ImageDataModule]]:
+    """Refuse a space of which a trial at an end of a range, or with a choice, would be refused.
+
+    Returns:
+        The changes of each of these trials, with what is to load its images.
+    """
+    built = []
     for setting in space:
         if any(f"{setting.key}.".startswith(f"{own}.") for own in OWN):
             raise UserError(
@@ -172,10 +190,9 @@ def _check_space(args: Sequence[str], space: Space, runs: NamedRuns) -> None:
             )
         for value in setting.ends:
             changes = {setting.key: value}
-            try:
-                check_run(args, runs.settle(changes))
-            except UserError as error:
-                raise UserError(f"the space at {words(changes)}: {error}") from error
+            with _at(changes):
+                built.append((changes, check_run(args, runs.settle(changes)).data))
+    return built
 
 
 def _epochs(base: int, space: Space) -> int | None:
