@@ -82,8 +82,10 @@ def search(
 def _check_images(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
     """Refuse values with which candidates would be judged by other images than the configuration's."""
     tried = [{setting: value} for setting, given in values.items() if setting.startswith("data.") for value in given]
-    base = load_data(args, ONE)[0] if tried else None
-    for changes in tried if base is not None else ():
+    if not tried:
+        return
+    base, _ = load_data(args, ONE)
+    for changes in tried:
         try:
             check_images(build(args, {**ONE, **changes}).data, base, changes)
         except UserError as error:

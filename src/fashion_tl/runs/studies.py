@@ -16,9 +16,9 @@ from fashion_tl.data.sources import loading_once, of_same_images
 from fashion_tl.errors import UserError
 from fashion_tl.plain_text import with_article
 from fashion_tl.records.record import NAMED
-from fashion_tl.runs.checks import check_monitor
+from fashion_tl.runs.checks import bounds_of, check_monitor
 from fashion_tl.runs.named import setting, settle_named_runs
-from fashion_tl.runs.parser import arguments, instantiate, parse, without_weights
+from fashion_tl.runs.parser import arguments, instantiate, make_trainer, parse, quiet, without_weights
 from fashion_tl.runs.refusals import as_user_errors
 
 ALONE = ("ckpt_path", "trainer.fast_dev_run")  # settings of a single run
@@ -147,6 +147,22 @@ def divide_as(data: ImageDataModule, base: ImageDataModule) -> None:
     else:
         data.prepare_data()
         data.setup("fit")
+
+
+def bounds(built: Namespace, base: ImageDataModule) -> tuple[int, int, float, int]:
+    """Return what bounds the plan of a run of a study, see ``Plan.bounded``, by what it is made of.
+
+    Args:
+        built: What the run is made of.
+        base: Images of the study that are loaded.
+
+    Raises:
+        UserError: If there is no such trainer, or the images cannot be split as told.
+    """
+    divide_as(built.data, base)
+    with quiet():
+        trainer = make_trainer(built.trainer, devices=1, logger=False)
+    return bounds_of(trainer, built.data)
 
 
 def check_images(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import Namespace
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, check_options
@@ -19,7 +22,16 @@ from fashion_tl.runs.parser import dump, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.resume import FOUND, FREE
 from fashion_tl.runs.search import words
-from fashion_tl.runs.studies import NamedRuns, check_base, check_images, check_run, load_data, run_settings
+from fashion_tl.runs.studies import (
+    NamedRuns,
+    bounds,
+    build,
+    check_base,
+    check_images,
+    check_run,
+    load_data,
+    run_settings,
+)
 from fashion_tl.tuning.space import Space, grid
 
 FOLDER, STUDY, JOURNAL = "tuning", "study.json", "journal.log"
@@ -137,7 +149,7 @@ def make_tuning(
     data, _ = load_data(args, {})
     for changes, own in built:
         with _at(changes):
-            check_images(own, data, changes)
+            check_images(own.data, data, changes)
     tuning = Tuning(
         own_name,
         tuple(args),
@@ -150,7 +162,7 @@ def make_tuning(
         base.log_dir / FOLDER / own_name,
         base.checkpoint_dir / FOLDER / own_name,
         base.monitor,
-        _epochs(base.trainer.max_epochs, space),
+        _longest(args, built, data),
         {
             "space": {setting.key: setting.about for setting in space},
             "sampler": sampler,
@@ -175,13 +187,13 @@ def _at(changes: Mapping[str, Any]) -> Iterator[None]:
         raise UserError(f"the space at {words(changes)}: {error}") from error
 
 
-def _check_space(args: Sequence[str], space: Space, runs: NamedRuns) -> list[tuple[Mapping[str, Any], ImageDataModule]]:
+def _check_space(args: Sequence[str], space: Space, runs: NamedRuns) -> list[tuple[Mapping[str, Any], Namespace]]:
     """Refuse a space of which a trial at an end of a range, or with a choice, would be refused.
 
     Returns:
-        The changes of each of these trials, with what is to load its images.
+        The changes of each of these trials, with what it is made of.
     """
-    built = []
+    built: list[tuple[Mapping[str, Any], Namespace]] = []
     for setting in space:
         if any(f"{setting.key}.".startswith(f"{own}.") for own in OWN):
             raise UserError(
@@ -191,16 +203,32 @@ def _check_space(args: Sequence[str], space: Space, runs: NamedRuns) -> list[tup
         for value in setting.ends:
             changes = {setting.key: value}
             with _at(changes):
-                built.append((changes, check_run(args, runs.settle(changes)).data))
+                built.append((changes, check_run(args, runs.settle(changes))))
     return built
 
 
-def _epochs(base: int, space: Space) -> int | None:
-    """Return the epochs of the longest trial; None if nothing says how many."""
-    for setting in space:
-        if setting.key == "trainer.max_epochs":
-            base = max(setting.ends)
-    return base if base > 0 else None
+def _longest(
+    args: Sequence[str], built: Sequence[tuple[Mapping[str, Any], Namespace]], data: ImageDataModule
+) -> int | None:
+    """Return the epochs of the longest trial; None if nothing says how many.
+
+    Args:
+        args: Command-line arguments of the base configuration.
+        built: Changes of a single setting each, to the ends of its range or its choices, with what they are made of.
+        data: The images of the base configuration.
+    """
+    usual = bounds(build(args, {}), data)
+    ends = [(changes, bounds(own, data)) for changes, own in built]
+    # Without a number of steps the batches of an epoch bound nothing.
+    first = 4 if any(steps >= 0 for _, steps, *_ in (usual, *(own for _, own in ends))) else 1
+    bounding = dict.fromkeys(key for changes, own in ends if own[:first] != usual[:first] for key in changes)
+    lengths = []
+    for each in itertools.product(*([changes for changes, _ in ends if key in changes] for key in bounding)):
+        with suppress(UserError):  # of values that are not allowed together, which their trial will say
+            run = build(args, {key: value for changes in each for key, value in changes.items()})
+            lengths.append(run.model.plan.bounded(*bounds(run, data)).epochs)
+    known = [length for length in lengths if length is not None]
+    return max(known) if known and len(known) == len(lengths) else None
 
 
 def _compared(args: Sequence[str], space: Space) -> dict[str, str]:

@@ -123,6 +123,7 @@ def _run(trials: Trials, number: int) -> News:
     about = {
         "version": None if outcome.paths is None else f"{outcome.paths.name}/{outcome.paths.logs.name}",
         "epochs": len(spent.get("epoch_seconds") or ()),
+        "planned": (outcome.record.get("model") or {}).get("planned_epochs"),
         "seconds": spent.get("fit_seconds"),
     }
     trials.tell(number, outcome.value, outcome.why, about)
