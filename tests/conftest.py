@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from PIL import Image
 
 from fashion_tl import process
 from fashion_tl.process import keep_freed_memory
@@ -156,6 +158,20 @@ def fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
         return main(["fit", *small, *args])
 
     return run
+
+
+@pytest.fixture
+def folder_of_images(workdir: Path) -> tuple[str, ...]:
+    """Flags of a folder of images of two classes, which has no test images of its own."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 190)):
+        folder = workdir / "data" / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(20):
+            pixels = (level + rng.integers(-20, 20, (12, 12, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    source = json.dumps({"class_path": "ImageFolder", "init_args": {"folder": "photos"}})
+    return "--data.source", source, "--data.val_fraction", "0.2"
 
 
 @pytest.fixture

@@ -443,6 +443,20 @@ MUTATIONS = (
         ("tests/tuning/test_trials.py", "-k", "not_ours"),
     ),
     Mutation(
+        "runs of a study are judged by the same images",
+        "runs/studies.py",
+        "if not data.has_the_same(part, base)]",
+        "if False]",
+        ("tests/tournament/test_ablate.py", "-k", "judged"),
+    ),
+    Mutation(
+        "each seed of the best trial has the named runs of its own seed",
+        "tuning/verbs.py",
+        "arguments(tuning.runs.args, changes)",
+        "arguments(tuning.args, changes)",
+        ("tests/tuning/test_tune.py", "-k", "runs_of_that_seed"),
+    ),
+    Mutation(
         "a pruned run is no whole run",
         "callbacks/recorder.py",
         "PRUNED if self.pruned else COMPLETED",

@@ -34,6 +34,15 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:  # noqa: ANN401 - a
     return {prefix: clean(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))}
 
 
+def with_article(noun: str) -> str:
+    """Put the indefinite article before a word that is spoken as it is spelt.
+
+    >>> with_article("study"), with_article("ablation")
+    ('a study', 'an ablation')
+    """
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def duration(seconds: float) -> str:
     """Write a time in words.
 

@@ -210,3 +210,14 @@ def test_a_device_without_memory_ends_a_run_and_passes_over_a_candidate(
     shown = capsys.readouterr().out
     assert "search 1/2: data.batch_size=32: CUDA out of memory. Tried to allocate 2 GiB." in shown
     assert "search: best is data.batch_size=16" in shown
+
+
+def test_candidates_are_judged_by_the_same_images(fit: Fit, folder_of_images: tuple[str, ...], capsys) -> None:
+    for setting in ("data.test_fraction", "data.split_seed", "data.val_fraction"):
+        values = "[1, 2]" if setting == "data.split_seed" else "[0.1, 0.3]"
+        assert fit(*folder_of_images, "--search", f"{{{setting}: {values}}}") == 2
+        said = capsys.readouterr().err
+        assert f"--search at {setting}=" in said
+        assert f"Set {setting} for all runs alike." in said
+    assert not LOGS.exists()
+    assert fit(*folder_of_images, "--search", "{data.batch_size: [8, 16], data.image_size: [16]}") == 0

@@ -202,3 +202,24 @@ def test_mistakes_leave_nothing(verb: Verb, capsys, args: tuple[str, ...], told:
     assert verb("ablate", *args) == 2
     assert told in capsys.readouterr().err
     assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ("{data.test_fraction: 0.5}", "more (data.test_fraction=0.5): the validation and test images would be others"),
+        ("{data.label_budget: 8}", "more (data.label_budget=8): the validation images would be others"),
+        ("{data.split_seed: 3}", "an ablation sets data.split_seed itself"),
+    ],
+)
+def test_runs_that_would_be_judged_by_other_images_are_refused(
+    changes: str, told: str, verb: Verb, folder_of_images: tuple[str, ...], capsys
+) -> None:
+    assert verb("ablate", "--add", f"{{more: {changes}}}", *folder_of_images, "--seeds", "2") == 2
+    assert told in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()
+
+
+def test_what_leaves_the_images_is_compared(verb: Verb, folder_of_images: tuple[str, ...], capsys) -> None:
+    added = "{few: {data.per_class: 5}, small: {data.image_size: 16}}"
+    assert verb("ablate", "--add", added, *folder_of_images, "--seeds", "2", "--plan_only") == 0

@@ -294,3 +294,17 @@ def test_the_default_strategies_are_allowed(verb: Verb, capsys) -> None:
     assert "probe: model.train=head" in shown
     assert 'surgical_first: model.train=["stem", "head"]' in shown
     assert "scratch: model.train=all model.pretrained=false" in shown
+
+
+def test_a_budget_has_validation_images_but_no_test_images_of_its_own(
+    verb: Verb, folder_of_images: tuple[str, ...], capsys
+) -> None:
+    few = ("--trials", "1", "--seeds", "1", "--plan_only", "--strategies", "strategies.yaml", *folder_of_images)
+    Path("budgets.yaml").write_text("4: {data.val_fraction: 0.5}\nall: {}\n")
+    assert verb("tournament", *few, "--budgets", "budgets.yaml") == 0
+    Path("budgets.yaml").write_text("4: {data.test_fraction: 0.5}\nall: {}\n")
+    assert verb("tournament", *few, "--budgets", "budgets.yaml") == 2
+    assert "tournament tiny: budget 4: the test images would be others" in capsys.readouterr().err
+    Path("strategies.yaml").write_text("strategies: {a: {}, b: {budgets: {4: {data.val_fraction: 0.5}}}}")
+    assert verb("tournament", *few, "--budgets", "4,all") == 2
+    assert "4.b (data.label_budget=4 data.val_fraction=0.5): the validation images" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 from fashion_tl.errors import UserError
 from fashion_tl.tuning.space import Setting, grid, read_space
 
-from .conftest import STUDIES, Tune
+from .conftest import STUDIES, Tune, write_space
 
 LR = "model.lr: {float: [0.001, 0.1]}\n"
 
@@ -99,8 +99,10 @@ def test_a_space_may_be_written_in_sections_and_without_points(workdir: Path) ->
         ("model.train: {choices: [head, layer99]}", (), "model.train=layer99"),
         ("data.batch_size: {float: [8, 16]}", (), "data.batch_size=8.0"),
         ("seed_everything: {int: [0, 9]}", (), "seed_everything cannot be searched"),
-        ("data.label_budget: {int: [2, 9]}", (), "data.label_budget cannot be searched"),
-        ("data.source.num_train: {int: [20, 90]}", (), "data.source.num_train cannot be searched"),
+        ("data.label_budget: {int: [2, 9]}", (), "data.label_budget=2: the validation images would be others"),
+        ("data.source.num_train: {int: [60, 90]}", (), "num_train=60: the validation and test images would be others"),
+        ("data.split_seed: {int: [0, 9]}", (), "Set data.split_seed for all runs alike"),
+        ("data.val_fraction: {float: [0.1, 0.3]}", (), "data.val_fraction=0.3: the validation images would be others"),
         ("name: {choices: [a, b]}", (), "name cannot be searched"),
     ],
 )
@@ -149,3 +151,16 @@ def test_files_that_are_damaged_are_told(tune: Tune, capsys) -> None:
     assert "has trials, but no study.json" in capsys.readouterr().err
     study.write_text(noted)
     assert tune(*few) == 0
+
+
+def test_other_test_images_are_refused_and_what_leaves_them_is_not(
+    tune: Tune, folder_of_images: tuple[str, ...], capsys
+) -> None:
+    write_space({"data.test_fraction": {"choices": [0.1, 0.5]}})
+    assert tune(*folder_of_images) == 2
+    assert "the space at data.test_fraction=0.1: the validation and test images would be" in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()
+    # Where the source has test images of its own, it decides on nothing; and files of other sizes are the same images.
+    assert tune("--plan_only") == 0
+    write_space({"data.image_size": {"choices": [16, 32]}, "data.per_class": {"choices": [4, None]}})
+    assert tune(*folder_of_images, "--plan_only") == 0

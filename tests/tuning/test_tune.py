@@ -27,6 +27,9 @@ from tests.report.conftest import read_page
 from fashion_tl.records.record import versions
 from fashion_tl.runs import fit
 from fashion_tl.training.divergence import DivergedError
+from fashion_tl.tuning.plan import make_tuning
+from fashion_tl.tuning.space import Setting
+from fashion_tl.tuning.trials import Trials
 
 from .conftest import BASE, SPACE, STUDIES, Tune, results_of, trials_of, write_space
 
@@ -353,3 +356,95 @@ def test_another_space_or_other_data_is_refused(tune: Tune, capsys) -> None:
     assert before == {
         path: path.read_bytes() for path in Path().rglob("*") if path.is_file() and path.name != "space.yaml"
     }
+
+
+@pytest.mark.slow
+def test_a_space_may_name_runs_which_are_those_of_the_user(tune: Tune, capsys) -> None:
+    from fashion_tl.cli import main
+
+    one = ("--trainer.max_epochs", "1")
+    for name in ("s", "t"):
+        assert main(["fit", *BASE, *one, "--name", name]) == 0
+    taught: dict[str, Any] = {"distillation": {"teachers": "s", "temperature": 2}}
+    starts = {"model.init_from": {"choices": ["s", "t"]}, "model.terms": {"choices": [{}, taught]}}
+    write_space(starts)
+    grid = ("--sampler", "grid", *one)
+    assert tune(*grid) == 0
+    found = {name: f"checkpoints/{name}/version_0/best.ckpt" for name in "st"}
+    made = []
+    for row in results_of("tiny")["trials"]:
+        config = yaml.safe_load((STUDIES / "tiny" / "runs" / row["version"] / "config.yaml").read_text())
+        own = config["model"]["init_args"]
+        made.append((own["init_from"], (own["terms"] or {}).get("distillation", {}).get("teachers")))
+        assert row["settings"]["model.init_from"] in found  # the page has the names
+    assert made == [(found[start], teacher) for start in "st" for teacher in (None, found["s"])]
+
+    # A name stands for the same checkpoint in all trials.
+    assert main(["fit", *BASE, *one, "--name", "t"]) == 0
+    capsys.readouterr()
+    assert tune(*grid) == 2
+    assert "checkpoints/t/version_0/best.ckpt, now checkpoints/t/version_1/best.ckpt" in capsys.readouterr().err
+    write_space({"model.smoothing_confusion": {"choices": [None, "nowhere"]}})
+    assert tune("--name", "other") == 2
+    told = capsys.readouterr().err
+    assert "the space at model.smoothing_confusion=nowhere: " in told
+    assert "unknown run 'nowhere'. Allowed: s, t, tiny." in told
+    assert not (STUDIES / "other").exists()
+
+
+@pytest.mark.slow
+def test_each_seed_of_the_best_trial_has_the_runs_of_that_seed(tune: Tune) -> None:
+    from fashion_tl.cli import main
+
+    one = ("--trainer.max_epochs", "1", "--seeds", "2")
+    assert main(["fit", *BASE, *one, "--name", "a"]) == 0
+    write_space({"model.lr": {"choices": [0.001, 0.01]}})
+    taught = ("--model.terms", "{distillation: {teachers: a}}")
+    assert tune("--sampler", "grid", *one, "--model.init_from", "a", *taught) == 0
+    best = yaml.safe_load((STUDIES / "tiny" / "best.yaml").read_text())["model"]["init_args"]
+    assert (best["init_from"], best["terms"]["distillation"]["teachers"]) == ("a", "a")
+    for version in (0, 1):
+        config = yaml.safe_load(Path(f"lightning_logs/tiny/version_{version}/config.yaml").read_text())
+        own, seeds = config["model"]["init_args"], f"checkpoints/a/version_{version}/best.ckpt"
+        assert (own["init_from"], own["terms"]["distillation"]["teachers"]) == (seeds, seeds)
+
+
+@pytest.mark.slow
+def test_a_length_in_steps_is_counted_in_the_epochs_of_each_trial(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 110 images, whole batches: 6, 3 and 1 of them an epoch.
+    space = {"data.batch_size": {"choices": [16, 32, 64]}, "model.lr": {"choices": [0.01, 0.02]}}
+    write_space(space)
+    asked: list[int] = []
+
+    def second_ends(trials: Trials, number: int, epoch: int, value: float) -> bool:
+        asked.append(trials.tuning.epochs or 0)
+        return number % 2 == 1
+
+    monkeypatch.setattr(Trials, "report", second_ends)
+    for epochs, name in (("20", "both"), ("-1", "steps")):
+        steps = ("--trainer.max_epochs", epochs, "--trainer.max_steps", "10", "--name", name)
+        assert tune("--sampler", "grid", *steps) == 0
+        rows, results = trials_of(name), results_of(name)
+        assert [(row["planned"], row["epochs"]) for row in rows] == [(2, 2), (2, 1), (4, 4), (4, 1), (10, 10), (10, 1)]
+        assert (results["saved_epochs"], results["epochs"]) == (13, 19)
+        assert "that saved 13 of 32 epochs" in (STUDIES / name / "index.html").read_text()
+    assert set(asked) == {10}  # what the pruner goes by
+
+
+@pytest.mark.parametrize(
+    ("space", "flags", "epochs"),
+    [
+        ({"model.lr": [0.1, 0.2]}, ("--trainer.max_epochs", "20", "--trainer.max_steps", "40"), 7),
+        ({"model.lr": [0.1, 0.2]}, ("--trainer.max_epochs", "20"), 20),
+        ({"trainer.max_epochs": [2, 30], "data.batch_size": [16, 110]}, ("--trainer.max_steps", "28"), 28),
+        ({"trainer.max_steps": [7, 18]}, ("--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "-1"), 3),
+        (
+            {"trainer.accumulate_grad_batches": [1, 7]},
+            ("--trainer.max_epochs", "-1", "--trainer.max_steps", "3", "--trainer.limit_train_batches", "6"),
+            3,
+        ),
+    ],
+)
+def test_the_longest_trial_is_known_before_the_first(space, flags, epochs: int, workdir: Path) -> None:
+    settings = tuple(Setting(key, "choices", choices=tuple(values)) for key, values in space.items())
+    assert make_tuning((*BASE[2:], *flags), settings, None, "tpe", "median", None, None, None).epochs == epochs

@@ -168,9 +168,16 @@ class ImageDataModule(LightningDataModule):
         Raises:
             UserError: If files are missing or damaged.
         """
-        if self.splits:
-            return
-        self.loaded = load(self.source)
+        if not self.splits:
+            self.divide(load(self.source))
+
+    def divide(self, loaded: Loaded) -> None:
+        """Split images that are loaded.
+
+        Raises:
+            UserError: If they cannot be split as told.
+        """
+        self.loaded = loaded
         if self.folds is not None:
             self.loaded = replace(self.loaded, test=None)  # which stays untouched
         if self.loaded.val is not None and self._val_fraction_given:
@@ -211,6 +218,11 @@ class ImageDataModule(LightningDataModule):
                     f"no image of class {self.class_names[min(lost)]!r} is left for {name}: a class needs at least "
                     f"{len(divided)} {unit}, for {', '.join(divided)}. Add images, or remove the class."
                 )
+
+    def has_the_same(self, part: str, other: ImageDataModule) -> bool:
+        """Say whether a split has the images that another module has there, told apart into the same classes."""
+        (images, own, _), (others, theirs, _) = self.positions(part), other.positions(part)
+        return images == others and torch.equal(own, theirs) and self.class_names == other.class_names
 
     def set_mix(self, mix: Mix) -> None:
         """Mix training images as told.

@@ -113,6 +113,12 @@ def load(source: Source) -> Loaded:
     return _kept[key]
 
 
+def of_same_images(source: Source, other: Source) -> bool:
+    """Say whether two sources are sure to have the same images, perhaps decoded to other sizes."""
+    settings = [sorted({**vars(each), "storage_size": None}.items()) for each in (source, other)]
+    return type(source) is type(other) and _is_plain(settings) and repr(settings[0]) == repr(settings[1])
+
+
 def _is_plain(value: object) -> bool:
     """Say whether the text of a value tells it apart from every other value."""
     if isinstance(value, list | tuple):

@@ -113,6 +113,12 @@ def check_monitor(monitor: str, model: ImageClassifier, callbacks: Callback | li
                 raise unknown_name("monitor", figure, logged, f"{type(callback).__name__} of trainer.callbacks has it.")
 
 
+def bounds_of(trainer: Trainer, data: ImageDataModule) -> tuple[int, int, float, int]:
+    """Return what bounds the plan of a run: its epochs and steps, the batches of an epoch, and those of a step."""
+    epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+    return epochs, trainer.max_steps, epoch_batches(trainer, data), trainer.accumulate_grad_batches
+
+
 def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> Plan:
     """Refuse a plan that the length of the run does not suit, and limits that leave nothing to do.
 
@@ -121,13 +127,12 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
     """
     check_lengths(trainer, data)
     check_sent(trainer, model)
-    epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
-    batches = epoch_batches(trainer, data)
-    plan = model.plan.bounded(epochs, trainer.max_steps, batches, trainer.accumulate_grad_batches)
+    bounds = bounds_of(trainer, data)
+    plan = model.plan.bounded(*bounds)
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, WeightAverage):
-            callback.period(plan, Progress(0, batches=batches))
+            callback.period(plan, Progress(0, batches=bounds[2]))
     check_validations(plan, getattr(trainer, "val_check_interval", None))
     return plan
 

@@ -19,22 +19,28 @@ SEEDS = ("seed_everything", "data.split_seed")
 _VERSION = re.compile(r"/version_\d+(?=/)")
 
 
-def settle_named_runs(config: Namespace, started: bool = False) -> None:
+def settle_named_runs(config: Namespace, started: bool = False, known: dict[str, str] | None = None) -> None:
     """Put checkpoints in the place of the runs that a configuration names.
 
     Args:
         config: The configuration, which is changed.
         started: Whether the run goes on from a checkpoint of its own, so that it needs no other start.
+        known: Checkpoints that names stand for already; what is found is added.
 
     Raises:
         UserError: If there is no such completed run.
     """
+    known = {} if known is None else known
+
+    def find(name: str) -> str:
+        if name not in known:
+            known[name] = checkpoint_of(config, name)
+        return known[name]
+
     for key, named in named_runs(config).items():
         if started and key.endswith(".init_from"):
             continue
-        several = isinstance(named, list)
-        found = [checkpoint_of(config, each) for each in named] if several else checkpoint_of(config, named)
-        _put(config, key.split("."), found)
+        _put(config, key.split("."), [find(each) for each in named] if isinstance(named, list) else find(named))
 
 
 def named_runs(config: Namespace) -> dict[str, Any]:

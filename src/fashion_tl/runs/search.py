@@ -21,6 +21,7 @@ from fashion_tl.records.record import NAMED, versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.parser import Config, arguments, parse, written
+from fashion_tl.runs.studies import build, check_images, load_data
 from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.training.divergence import DivergedError
 
@@ -52,13 +53,15 @@ def search(
         The best value of each setting; of equally good candidates that of the first.
 
     Raises:
-        UserError: If a setting has no values, or no candidate has a finite figure.
+        UserError: If a setting has no values, candidates would validate or test different images, or none has a finite
+            figure.
     """
     empty = [setting for setting, tried in values.items() if not tried]
     if empty:
         raise UserError(f"--search has no values for {', '.join(empty)}.")
     args = arguments(config, changes)
     parsed = parse("fit", args)
+    _check_images(args, values)
     name = f"{parsed.name}.search"
     if processes == 1 and not parsed.resume and versions(parsed.log_dir, name):
         _say(f"search: all candidates are trained; --resume true takes those of {name} that are done.")
@@ -74,6 +77,19 @@ def search(
         raise UserError("no candidate of the search has a finite validation figure: try lower learning rates.")
     _say(f"search: best is {words(candidates[best])}")
     return candidates[best]
+
+
+def _check_images(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
+    """Refuse values with which candidates would be judged by other images than the configuration's."""
+    tried = [{setting: value} for setting, given in values.items() if setting.startswith("data.") for value in given]
+    if not tried:
+        return
+    base, _ = load_data(args, ONE)
+    for changes in tried:
+        try:
+            check_images(build(args, {**ONE, **changes}).data, base, changes)
+        except UserError as error:
+            raise UserError(f"--search at {words(changes)}: {error}") from error
 
 
 def repeat(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from fashion_tl.data.datamodule import ImageDataModule
-from fashion_tl.data.sources import loading_once
+from fashion_tl.data.sources import loading_once, of_same_images
 from fashion_tl.errors import UserError
+from fashion_tl.plain_text import with_article
 from fashion_tl.records.record import NAMED
-from fashion_tl.runs.checks import check_monitor
+from fashion_tl.runs.checks import bounds_of, check_monitor
 from fashion_tl.runs.named import setting, settle_named_runs
-from fashion_tl.runs.parser import arguments, instantiate, parse, without_weights
+from fashion_tl.runs.parser import arguments, instantiate, make_trainer, parse, quiet, without_weights
 from fashion_tl.runs.refusals import as_user_errors
 
 ALONE = ("ckpt_path", "trainer.fast_dev_run")  # settings of a single run
@@ -32,18 +34,19 @@ def check_base(base: Namespace, kind: str) -> None:
     Raises:
         UserError: If it is for one run, for several processes, or has no seed.
     """
+    a_study = with_article(kind)
     for flag in ALONE:
         if base[flag]:
-            raise UserError(f"--{flag} is for one run; it cannot go with a {kind}.")
+            raise UserError(f"--{flag} is for one run; it cannot go with {a_study}.")
     if base.folds:
         raise UserError(
-            f"--folds {base.folds} makes several runs of one configuration; a {kind} makes its own. Leave it out, or "
-            "hold one fold out of all its runs: --data.folds, --data.fold."
+            f"--folds {base.folds} makes several runs of one configuration; {a_study} makes its own. Leave it out, "
+            "or hold one fold out of all its runs: --data.folds, --data.fold."
         )
     if str(base.trainer.devices) not in ("auto", "1") or base.trainer.num_nodes > 1:
-        raise UserError(f"trainer.devices is {base.trainer.devices}: a {kind} runs in one process. Leave it out.")
+        raise UserError(f"trainer.devices is {base.trainer.devices}: {a_study} runs in one process. Leave it out.")
     if isinstance(base.seed_everything, bool):
-        raise UserError(f"a {kind} needs the number of its first seed, such as --seed_everything 0.")
+        raise UserError(f"{a_study} needs the number of its first seed, such as --seed_everything 0.")
 
 
 def run_settings(records: Path, checkpoints: Path) -> dict[str, Any]:
@@ -62,33 +65,67 @@ def run_settings(records: Path, checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def named_checkpoints(args: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that name runs, with checkpoints in their place: a study's runs have folders of their own.
+@dataclass(frozen=True)
+class NamedRuns:
+    """The runs that a study's configurations name, which its own runs, in folders of their own, would not find.
 
-    Raises:
-        UserError: If there is no such completed run.
+    Attributes:
+        args: Command-line arguments of the base configuration, as given.
+        checkpoints: The checkpoint of each name: the same one throughout, whatever is trained meanwhile.
+        settled: Changes that were settled before.
     """
-    given = parse("fit", arguments(args, changes))
-    settled = given.clone()
-    settle_named_runs(settled)
-    flags = {".".join(key.split(".")[:3]) for key in NAMED}  # terms are set as a whole
-    pairs = {flag: (setting(given, flag), setting(settled, flag)) for flag in sorted(flags)}
-    return {flag.replace(".init_args", ""): after for flag, (before, after) in pairs.items() if before != after}
+
+    args: tuple[str, ...]
+    checkpoints: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    settled: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def base(self) -> list[str]:
+        """The arguments of the base configuration, with checkpoints in the place of names.
+
+        Raises:
+            UserError: If a run is named that is not completed.
+        """
+        return arguments(self.args, self.settle({}))
+
+    def settle(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return changes to the base configuration, with checkpoints in the place of the runs that both name.
+
+        Raises:
+            UserError: If a run is named that is not completed.
+        """
+        key = repr(changes)
+        if key not in self.settled:
+            self.settled[key] = {**changes, **self._checkpoints(changes)}
+        return self.settled[key]
+
+    def _checkpoints(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        given = parse("fit", arguments(self.args, changes))
+        settled = given.clone()
+        settle_named_runs(settled, known=self.checkpoints)
+        flags = {".".join(key.split(".")[:3]) for key in NAMED}  # terms are set as a whole
+        pairs = {flag: (setting(given, flag), setting(settled, flag)) for flag in sorted(flags)}
+        return {flag.replace(".init_args", ""): after for flag, (before, after) in pairs.items() if before != after}
 
 
 def load_data(args: Sequence[str], changes: Mapping[str, Any]) -> tuple[ImageDataModule, str]:
     """Load the images of a configuration; returns them with the name of the network's lowest stage."""
-    config = parse("fit", arguments(args, {**changes, "search": None}))
-    without_weights(config)
-    built = instantiate("fit", config)
+    built = build(args, changes)
     data: ImageDataModule = built.data
     data.prepare_data()
     data.setup("fit")
     return data, next(iter(built.model.network.stage_names), "head")
 
 
-def check_run(args: Sequence[str], changes: Mapping[str, Any]) -> None:
-    """Refuse a run that would be refused, before the first run of all; nothing is loaded or written."""
+def build(args: Sequence[str], changes: Mapping[str, Any]) -> Namespace:
+    """Build what a run is made of, but for weights; nothing is loaded or written."""
+    config = parse("fit", arguments(args, {**changes, "search": None}))
+    without_weights(config)
+    return instantiate("fit", config)
+
+
+def check_run(args: Sequence[str], changes: Mapping[str, Any]) -> Namespace:
+    """Refuse a run that would be refused, before the first run of all; returns what it is made of, see ``build``."""
     config = parse("fit", arguments(args, changes))
     start = config.model.init_args.get("init_from")
     if start and not Path(start).is_file():
@@ -96,6 +133,63 @@ def check_run(args: Sequence[str], changes: Mapping[str, Any]) -> None:
     without_weights(config)
     built = instantiate("fit", config)
     check_monitor(config.monitor, built.model, built.trainer.callbacks)
+    return built
+
+
+def divide_as(data: ImageDataModule, base: ImageDataModule) -> None:
+    """Split the images of a run as it will, without reading again what another one of the study has loaded.
+
+    Raises:
+        UserError: If they cannot be split as told, or not be read.
+    """
+    if base.loaded is not None and of_same_images(data.source, base.source):
+        data.divide(base.loaded)
+    else:
+        data.prepare_data()
+        data.setup("fit")
+
+
+def bounds(built: Namespace, base: ImageDataModule) -> tuple[int, int, float, int]:
+    """Return what bounds the plan of a run of a study, see ``Plan.bounded``, by what it is made of.
+
+    Args:
+        built: What the run is made of.
+        base: Images of the study that are loaded.
+
+    Raises:
+        UserError: If there is no such trainer, or the images cannot be split as told.
+    """
+    divide_as(built.data, base)
+    with quiet():
+        trainer = make_trainer(built.trainer, devices=1, logger=False)
+    return bounds_of(trainer, built.data)
+
+
+def check_images(
+    data: ImageDataModule, base: ImageDataModule, changed: Iterable[str], parts: Sequence[str] = ("val", "test")
+) -> None:
+    """Refuse settings with which a run would be judged by other images than the others of its study.
+
+    Args:
+        data: The images of the run.
+        base: The images of the others, after ``setup``.
+        changed: The settings that the run changes.
+        parts: The splits that are to be the same.
+
+    Raises:
+        UserError: If they are not.
+    """
+    settings = [key for key in changed if key.partition(".")[0] == "data"]
+    if not settings:  # nothing else decides on images
+        return
+    divide_as(data, base)
+    names = {"val": "validation", "test": "test"}
+    others = [names[part] for part in parts if not data.has_the_same(part, base)]
+    if others:
+        raise UserError(
+            f"the {' and '.join(others)} images would be others, and figures on them could not be compared. Set "
+            f"{' and '.join(settings)} for all runs alike."
+        )
 
 
 @contextmanager

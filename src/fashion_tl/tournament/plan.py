@@ -12,16 +12,26 @@ from jsonargparse import Namespace
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
+from fashion_tl.plain_text import with_article
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.named import named_runs
 from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.search import words
-from fashion_tl.runs.studies import check_base, check_run, load_data, named_checkpoints, run_settings
-from fashion_tl.tournament.strategies import Budget, Changes, Strategy
+from fashion_tl.runs.studies import (
+    NamedRuns,
+    build,
+    check_base,
+    check_images,
+    check_run,
+    divide_as,
+    load_data,
+    run_settings,
+)
+from fashion_tl.tournament.strategies import ALL, Budget, Changes, Strategy
 
 FOLDER = "tournaments"
-OWN = (*NOT_SEARCHED, "seed_everything", "data.label_budget", "data.per_class", "data.split_seed", "data.source")
+OWN = (*NOT_SEARCHED, "seed_everything", "data.split_seed")
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Study:
         kind: "tournament" or "ablation".
         name: Its name.
         args: Command-line arguments of the base configuration.
+        runs: The runs that it and its changes name.
         strategies: What is compared.
         budgets: Label budgets; a single None for what the configuration says.
         trials: Candidates that are tried of each strategy; one needs no trial.
@@ -70,12 +81,12 @@ class Study:
             test images.
         keep_checkpoints: Whether runs that are done keep them.
         left_out: Why optional strategies are left out, by their names.
-        settled: What ``changes`` has found.
     """
 
     kind: str
     name: str
     args: tuple[str, ...]
+    runs: NamedRuns
     strategies: tuple[Strategy, ...]
     budgets: tuple[Budget | None, ...]
     trials: int
@@ -87,7 +98,6 @@ class Study:
     images: Mapping[str, int]
     keep_checkpoints: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
-    settled: dict[str, Changes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def cells(self) -> list[Cell]:
@@ -110,11 +120,7 @@ class Study:
         Raises:
             UserError: If it names a run that is not completed.
         """
-        merged = {**cell.changes, **candidate}
-        key = words(merged)
-        if key not in self.settled:  # once: a run's name stands for the same checkpoint throughout
-            self.settled[key] = {**merged, **named_checkpoints(self.args, merged)}
-        return self.settled[key]
+        return self.runs.settle({**cell.changes, **candidate})
 
     # Every run has a name of its own, so that one that has failed never stands in the way of the others.
     def trial_name(self, cell: Cell, number: int) -> str:
@@ -176,7 +182,8 @@ def make_study(
     check_base(base, kind)
     _check_counts(kind, strategies, trials, seeds)
     name = check_name(name or base.name)
-    args = arguments(args, named_checkpoints(args, {}))
+    runs = NamedRuns(tuple(args))
+    args = runs.base
     data, first_stage = load_data(args, {"data.label_budget": None})
     own_test = data.loaded is not None and data.loaded.test is not None
     labelled = _labelled(data)
@@ -185,6 +192,7 @@ def make_study(
         kind,
         name,
         tuple(args),
+        runs,
         tuple(strategy.with_first_stage(first_stage) for strategy in strategies),
         tuple(budget and budget.with_first_stage(first_stage) for budget in budgets),
         trials,
@@ -204,7 +212,7 @@ def make_study(
     else:
         study = replace(study, split_seeds=tuple(split + i for i in range(seeds)))
     _check_budgets(labelled, budgets)
-    left_out = _check_runs(study)
+    left_out = _check_runs(study, {each.name if each else "": _images(study, each, data) for each in budgets})
     kept = tuple(each for each in study.strategies if each.name not in left_out)
     if left_out:
         _check_counts(kind, kept, trials, seeds)
@@ -225,9 +233,9 @@ def _same_split(study: Study, own_test: bool) -> str | None:
 
 def _check_counts(kind: str, strategies: Sequence[Strategy], trials: int, seeds: int) -> None:
     if seeds < 1 or trials < 1:
-        raise UserError(f"--seeds {seeds}, --trials {trials}: a {kind} needs at least one of each.")
+        raise UserError(f"--seeds {seeds}, --trials {trials}: {with_article(kind)} needs at least one of each.")
     if len(strategies) < 2:
-        raise UserError(f"a {kind} needs at least two things to compare; there is {len(strategies)}.")
+        raise UserError(f"{with_article(kind)} needs at least two things to compare; there is {len(strategies)}.")
     few = [f"{each.name} has {len(each.candidates)}" for each in strategies if len(each.candidates) < trials]
     if trials > 1 and few:
         raise UserError(
@@ -260,15 +268,32 @@ def _check_budgets(labelled: Mapping[str, int], budgets: Sequence[Budget | None]
         )
 
 
-def _check_runs(study: Study) -> dict[str, str]:
-    """Refuse a study of which a run would be refused; returns why optional strategies are left out, by their names."""
+def _images(study: Study, budget: Budget | None, data: ImageDataModule) -> ImageDataModule:
+    """Split the images as a label budget does, which has validation images of its own, but no test images."""
+    changes = budget.settings if budget is not None else {}
+    own: ImageDataModule = build(study.args, changes).data
+    try:
+        divide_as(own, data)
+        check_images(own, data, budget.changes if budget is not None else (), ("test",))
+    except UserError as error:
+        raise UserError(f"{study.kind} {study.name}: budget {budget.name if budget else ALL}: {error}") from error
+    return own
+
+
+def _check_runs(study: Study, images: Mapping[str, ImageDataModule]) -> dict[str, str]:
+    """Refuse a study of which a run would be refused; returns why optional strategies are left out, by their names.
+
+    Args:
+        study: The study.
+        images: The images at each label budget, by its name, "" for what the configuration says.
+    """
     left_out: dict[str, str] = {}
     for cell in study.cells:
         candidates = study.candidates(cell.strategy)
         # What a candidate changes is allowed at every budget if it is at the first one.
         for candidate in candidates if cell.budget is study.budgets[0] else candidates[:1]:
             try:
-                _check_run(study, cell, candidate)
+                _check_run(study, cell, candidate, images[cell.budget.name if cell.budget else ""])
             except UserError as error:
                 if cell.strategy.optional:
                     left_out[cell.strategy.name] = str(error)
@@ -279,13 +304,16 @@ def _check_runs(study: Study) -> dict[str, str]:
     return left_out
 
 
-def _check_run(study: Study, cell: Cell, candidate: Changes) -> None:
-    """Refuse a run that would be refused, before the first run of all."""
-    own = [key for key in (*cell.strategy.changes, *candidate) if key in OWN]
-    if own:
-        raise UserError(f"a {study.kind} sets {own[0]} itself; a strategy cannot change it.")
+def _check_run(study: Study, cell: Cell, candidate: Changes, images: ImageDataModule) -> None:
+    """Refuse a run that would be refused, or judged by other images than those of its budget."""
+    budget = cell.budget.settings.items() if cell.budget else ()
+    own = [key for key, value in {**cell.changes, **candidate}.items() if (key, value) not in budget]
+    for key in own:
+        if key in OWN:
+            raise UserError(f"{with_article(study.kind)} sets {key} itself; a strategy cannot change it.")
     changes = study.changes(cell, candidate)
-    check_run(study.args, {**changes, **study.settings(0), "name": cell.name})
+    built = check_run(study.args, {**changes, **study.settings(0), "name": cell.name})
+    check_images(built.data, images, own)
 
 
 def describe(study: Study) -> str:

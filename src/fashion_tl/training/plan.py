@@ -205,6 +205,15 @@ class Plan:
         return plan
 
     @property
+    def epochs(self) -> int | None:
+        """Epochs of the run, of which the last may be a part; None if nothing says how many.
+
+        >>> Plan().bounded(max_epochs=4, max_steps=25, batches=10, accumulate=1).epochs
+        3
+        """
+        return None if self.in_steps or math.isinf(self.length) else math.ceil(self.length - 1e-9)
+
+    @property
     def may_end_early(self) -> bool:
         """Whether some phase may end before its last epoch."""
         return any(phase.until for phase in self.phases[:-1])

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
+from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, check_options
 from fashion_tl.files import read_json, write_json
 from fashion_tl.plain_text import flatten
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.configs import read_yaml
-from fashion_tl.runs.parser import arguments, dump, parse
+from fashion_tl.runs.parser import dump, parse
 from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.resume import FOUND, FREE
 from fashion_tl.runs.search import words
-from fashion_tl.runs.studies import check_base, check_run, load_data, named_checkpoints, run_settings
+from fashion_tl.runs.studies import (
+    NamedRuns,
+    bounds,
+    build,
+    check_base,
+    check_images,
+    check_run,
+    load_data,
+    run_settings,
+)
 from fashion_tl.tuning.space import Space, grid
 
 FOLDER, STUDY, JOURNAL = "tuning", "study.json", "journal.log"
 TRIALS = 40
-# What a study sets itself, and what its figures could not be compared across.
+# What a study sets itself, and what its figures could not be compared across, beside other images.
 OWN = (
     *(*NOT_SEARCHED, "study", "seed_everything", "monitor", "find_lr", "trainer.fast_dev_run"),
-    *("data.source", "data.label_budget", "data.per_class", "data.split_seed", "data.val_fraction"),
     *("trainer.logger", "trainer.devices", "trainer.num_nodes", "trainer.limit_val_batches", "trainer.callbacks"),
 )
 
@@ -49,6 +62,7 @@ class Tuning:
         epochs: Epochs of the longest trial; None if nothing says how many.
         about: What another study of the same name differs in, as plain values.
         folder: A word that stands for the folder of the results, wherever it is mounted.
+        runs: The runs that the configuration and its space name.
     """
 
     name: str
@@ -65,6 +79,7 @@ class Tuning:
     epochs: int | None
     about: Mapping[str, Any] = field(repr=False)
     folder: str = ""
+    runs: NamedRuns = field(default=NamedRuns(()), repr=False)
 
     @property
     def records(self) -> Path:
@@ -82,7 +97,11 @@ class Tuning:
 
     def run_settings(self, changes: Mapping[str, Any], place: int) -> dict[str, Any]:
         """Return all that the run of a trial changes."""
-        return {**changes, **run_settings(self.records, self.checkpoints), "name": self.trial_name(place)}
+        return {
+            **self.runs.settle(changes),
+            **run_settings(self.records, self.checkpoints),
+            "name": self.trial_name(place),
+        }
 
 
 def make_tuning(
@@ -124,9 +143,13 @@ def make_tuning(
     if base.find_lr and any(setting.key in FOUND for setting in space):
         raise UserError("--find_lr true sets model.lr and model.backbone_lr itself: leave it, or them, out.")
     own_name = check_name(name or f"{base.name}.tuned")
-    args = arguments(flags, named_checkpoints(flags, {}))
-    _check_space(args, space)
+    runs = NamedRuns(tuple(flags))
+    args = runs.base
+    built = _check_space(args, space, runs)
     data, _ = load_data(args, {})
+    for changes, own in built:
+        with _at(changes):
+            check_images(own.data, data, changes)
     tuning = Tuning(
         own_name,
         tuple(args),
@@ -139,7 +162,7 @@ def make_tuning(
         base.log_dir / FOLDER / own_name,
         base.checkpoint_dir / FOLDER / own_name,
         base.monitor,
-        _epochs(base.trainer.max_epochs, space),
+        _longest(args, built, data),
         {
             "space": {setting.key: setting.about for setting in space},
             "sampler": sampler,
@@ -147,14 +170,30 @@ def make_tuning(
             "pruner": pruner,
             "configuration": _compared(args, space),
             "data": {key: value for key, value in data.identity.items() if "images" in key or key == "source"},
+            **({"runs": dict(runs.checkpoints)} if runs.checkpoints else {}),
         },
+        runs=runs,
     )
     _check_earlier(tuning)
     return tuning
 
 
-def _check_space(args: Sequence[str], space: Space) -> None:
-    """Refuse a space of which a trial at an end of a range, or with a choice, would be refused."""
+@contextmanager
+def _at(changes: Mapping[str, Any]) -> Iterator[None]:
+    """Say of what is refused where in the space it is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"the space at {words(changes)}: {error}") from error
+
+
+def _check_space(args: Sequence[str], space: Space, runs: NamedRuns) -> list[tuple[Mapping[str, Any], Namespace]]:
+    """Refuse a space of which a trial at an end of a range, or with a choice, would be refused.
+
+    Returns:
+        The changes of each of these trials, with what it is made of.
+    """
+    built: list[tuple[Mapping[str, Any], Namespace]] = []
     for setting in space:
         if any(f"{setting.key}.".startswith(f"{own}.") for own in OWN):
             raise UserError(
@@ -163,18 +202,33 @@ def _check_space(args: Sequence[str], space: Space) -> None:
             )
         for value in setting.ends:
             changes = {setting.key: value}
-            try:
-                check_run(args, changes)
-            except UserError as error:
-                raise UserError(f"the space at {words(changes)}: {error}") from error
+            with _at(changes):
+                built.append((changes, check_run(args, runs.settle(changes))))
+    return built
 
 
-def _epochs(base: int, space: Space) -> int | None:
-    """Return the epochs of the longest trial; None if nothing says how many."""
-    for setting in space:
-        if setting.key == "trainer.max_epochs":
-            base = max(setting.ends)
-    return base if base > 0 else None
+def _longest(
+    args: Sequence[str], built: Sequence[tuple[Mapping[str, Any], Namespace]], data: ImageDataModule
+) -> int | None:
+    """Return the epochs of the longest trial; None if nothing says how many.
+
+    Args:
+        args: Command-line arguments of the base configuration.
+        built: Changes of a single setting each, to the ends of its range or its choices, with what they are made of.
+        data: The images of the base configuration.
+    """
+    usual = bounds(build(args, {}), data)
+    ends = [(changes, bounds(own, data)) for changes, own in built]
+    # Without a number of steps the batches of an epoch bound nothing.
+    first = 4 if any(steps >= 0 for _, steps, *_ in (usual, *(own for _, own in ends))) else 1
+    bounding = dict.fromkeys(key for changes, own in ends if own[:first] != usual[:first] for key in changes)
+    lengths = []
+    for each in itertools.product(*([changes for changes, _ in ends if key in changes] for key in bounding)):
+        with suppress(UserError):  # of values that are not allowed together, which their trial will say
+            run = build(args, {key: value for changes in each for key, value in changes.items()})
+            lengths.append(run.model.plan.bounded(*bounds(run, data)).epochs)
+    known = [length for length in lengths if length is not None]
+    return max(known) if known and len(known) == len(lengths) else None
 
 
 def _compared(args: Sequence[str], space: Space) -> dict[str, str]:

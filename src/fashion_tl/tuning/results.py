@@ -27,7 +27,7 @@ def results_of(tuning: Tuning, trials: Trials, runs: Sequence[Run]) -> dict[str,
         trials: Its trials, all of them finished.
         runs: The tested runs of the best one.
     """
-    rows = [_row(tuning, trials, trial) for trial in sorted(trials.finished, key=trials.place)]
+    rows = [_row(trials, trial) for trial in sorted(trials.finished, key=trials.place)]
     best, pruned = trials.best, [row for row in rows if row["state"] == PRUNED]
     importance, why = _importance(trials)
     accuracies = [run.test["accuracy"] for run in runs]
@@ -63,10 +63,9 @@ def results_of(tuning: Tuning, trials: Trials, runs: Sequence[Run]) -> dict[str,
     }
 
 
-def _row(tuning: Tuning, trials: Trials, trial: FrozenTrial) -> dict[str, Any]:
+def _row(trials: Trials, trial: FrozenTrial) -> dict[str, Any]:
     about, settings = trial.user_attrs, trials.settings(trial)
     pruned = str(about.get(WHY) or "").startswith("pruned")
-    planned = settings.get("trainer.max_epochs", tuning.epochs)
     return {
         "trial": trials.place(trial),
         "settings": settings,
@@ -75,7 +74,7 @@ def _row(tuning: Tuning, trials: Trials, trial: FrozenTrial) -> dict[str, Any]:
         "value": trial.value if trial.state == TrialState.COMPLETE else None,
         "last": _last(trial),
         "epochs": int(about.get("epochs") or 0),
-        "planned": planned,
+        "planned": about.get("planned"),
         "seconds": about.get("seconds"),
         "version": about.get("version"),
     }

@@ -144,7 +144,8 @@ def test_best(tuning: Tuning, trials: Trials, seeds: int, processes: int) -> lis
         return []
     changes = {**trials.settings(best), "name": tuning.name}
     path = tuning.logs / "best.yaml"
-    text = dump("fit", to_record(parse("fit", arguments(tuning.args, changes))))
+    # With the names of runs: each seed has the runs of its own seed in their place.
+    text = dump("fit", to_record(parse("fit", arguments(tuning.runs.args, changes))))
     write_text(path, text)
     print(f"best is trial {trials.place(best)}, {brief(trials.settings(best))}: {tuning.monitor} {best.value:.4f}")
     return repeat(path, seeds, {"resume": True}, min(processes, seeds))

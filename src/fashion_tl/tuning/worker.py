@@ -123,6 +123,7 @@ def _run(trials: Trials, number: int) -> News:
     about = {
         "version": None if outcome.paths is None else f"{outcome.paths.name}/{outcome.paths.logs.name}",
         "epochs": len(spent.get("epoch_seconds") or ()),
+        "planned": (outcome.record.get("model") or {}).get("planned_epochs"),
         "seconds": spent.get("fit_seconds"),
     }
     trials.tell(number, outcome.value, outcome.why, about)
@@ -139,7 +140,6 @@ def _run(trials: Trials, number: int) -> News:
 def _outcome(trials: Trials, number: int, place: int, settings: Mapping[str, Any]) -> Outcome:
     """Make the run of a trial, without what it prints; one that was done before is taken as it is."""
     tuning = trials.tuning
-    changes = tuning.run_settings(settings, place)
     # What an earlier process has reported was answered then.
     answered = max(trials.read(number).intermediate_values, default=-1)
 
@@ -148,14 +148,14 @@ def _outcome(trials: Trials, number: int, place: int, settings: Mapping[str, Any
 
     try:
         with redirect_stdout(io.StringIO()):
-            run = fit(list(tuning.args), changes, tested=False, watch=watch)
+            run = fit(list(tuning.args), tuning.run_settings(settings, place), tested=False, watch=watch)
     except DivergedError:
         return _failed(tuning, place, "diverged")
     except torch.OutOfMemoryError:
         return _failed(tuning, place, "out of memory")
     except UserError as error:
         try:
-            check_run(tuning.args, changes)
+            check_run(tuning.args, tuning.run_settings(settings, place))
         except UserError as refusal:  # of these values together; each of them alone is allowed
             return Outcome(None, f"refused: {one_line(refusal)}", {}, None)
         raise UserError(f"study {tuning.name}: trial {place} ({brief(settings)}): {error}") from error
