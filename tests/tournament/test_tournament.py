@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -221,6 +222,15 @@ def test_a_timing_run_that_is_refused_hinders_no_study(verb: Verb, monkeypatch: 
     monkeypatch.setattr("fashion_tl.tournament.progress.fit", not_timed)
     assert verb("tournament", *FILE, "--trials", "1", "--seeds", "1", "--plan_only") == 0
     assert "2 runs; about 0 s" in capsys.readouterr().out
+
+
+def test_runs_are_expected_to_take_as_many_epochs_as_their_steps(verb: Verb, capsys) -> None:
+    told = []
+    for flags in (("--trainer.max_epochs", "40"), ("--trainer.max_epochs", "-1", "--trainer.max_steps", "280")):
+        assert verb("tournament", *FILE, "--only", "probe,all", "--trials", "1", "--plan_only", *flags) == 0
+        (line,) = re.findall(r"6 runs; about (\d+) s on", capsys.readouterr().out)
+        told.append(int(line))
+    assert 0.4 < told[0] / told[1] < 2.5  # 7 batches an epoch
 
 
 def test_a_timing_run_takes_few_images(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:

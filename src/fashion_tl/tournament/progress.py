@@ -19,6 +19,7 @@ from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.runs.resume import Version, find_version
 from fashion_tl.tournament.plan import Cell, Study
 from fashion_tl.tournament.strategies import Changes
+from fashion_tl.training.plan import Plan
 
 Found = tuple[Version, Changes]  # a version, and the candidate that has made it
 BATCHES = 6  # of the short run that times a strategy
@@ -118,7 +119,7 @@ def expected_seconds(study: Study, done: Mapping[str, Found]) -> dict[str, float
             timed[cell.strategy.name] = _time(study, cell)
         overhead, each = timed[cell.strategy.name]
         images = study.images[cell.budget.name if cell.budget else ""]
-        found[cell.name] = overhead + each * (images * _epochs(study, cell) + TEST_SHARE * study.images["test"])
+        found[cell.name] = overhead + each * (images * _epochs(study, cell, images) + TEST_SHARE * study.images["test"])
     return found
 
 
@@ -210,9 +211,13 @@ def _first(study: Study, cell: Cell) -> Changes:
     return study.changes(cell, study.candidates(cell.strategy)[0])
 
 
-def _epochs(study: Study, cell: Cell) -> int:
+def _epochs(study: Study, cell: Cell, images: int) -> int:
+    """Return the epochs of a run on a number of images, where epochs, steps or both bound it."""
     config = parse("fit", arguments(study.args, {**_first(study, cell), **study.settings(0), "name": "timing"}))
-    return max(1, int(config.trainer.max_epochs))
+    epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
+    batches = max(1, images // config.data.batch_size)
+    bounded = Plan().bounded(-1 if epochs is None else epochs, steps, batches, config.trainer.accumulate_grad_batches)
+    return max(1, bounded.epochs or 1)
 
 
 def _figure(made: Version) -> str:
