@@ -40,6 +40,17 @@ def test_arguments_of_a_class_may_come_before_its_name(workdir: Path) -> None:
     Path("base.yaml").write_text("model: {class_path: TransferClassifier, init_args: {lr: 0.5, pretrained: false}}")
     given = model("--model.lr", "0.1", "--model.lr", "0.2", "-c", "base.yaml", "--model", "ScratchClassifier")
     assert given.lr == 0.2
+    twice = (
+        "--data.source",
+        "SyntheticGarments",
+        "--data.source.num_train",
+        "90",
+        *source[3:],
+        *source[:3],
+        "--data.image_size",
+        "8",
+    )
+    assert parse("fit", twice).data.source.init_args.folder == "photos"
 
 
 def test_changes_come_after_what_they_change() -> None:

@@ -26,9 +26,10 @@ def names_class(value: object) -> bool:
 
 
 def classes_first(args: Sequence[str], settings: Collection[str]) -> list[str]:
-    """Put flags that belong to a class behind the flag that names it, as a change of class discards them.
+    """Put flags of a class that come before any that names one behind the first that does, which would discard them.
 
-    A mapping with ``class_path`` stays where it is: it changes the setting from there on.
+    Others belong to the class that was named before them, and go with it where a later flag names another. So does what
+    comes before a mapping with ``class_path``, which changes the setting from there on.
 
     Args:
         args: Command-line arguments.
@@ -36,13 +37,13 @@ def classes_first(args: Sequence[str], settings: Collection[str]) -> list[str]:
     """
     units = _units(args)
     for setting in settings:
-        naming = [i for i, unit in enumerate(units) if _name(unit) == setting and names_class(_value(unit))]
-        if naming:
-            before, named = units[: naming[-1]], units[naming[-1]]
+        naming = (i for i, unit in enumerate(units) if _name(unit) == setting and names_class(_value(unit)))
+        if first := next(naming, 0):
+            before, named = units[:first], units[first]
             early = [_name(unit).startswith(f"{setting}.") for unit in before]
             others = [unit for unit, moves in zip(before, early, strict=True) if not moves]
             moved = [unit for unit, moves in zip(before, early, strict=True) if moves]
-            units[: naming[-1] + 1] = [*others, named, *moved]
+            units[: first + 1] = [*others, named, *moved]
     return [arg for unit in units for arg in unit]
 
 
