@@ -812,4 +812,32 @@ MUTATIONS = (
         "if True:",
         ("tests/test_completion.py",),
     ),
+    Mutation(
+        "arguments of a class that come before its name count",
+        "runs/flags.py",
+        "[*others, named, *moved]",
+        "[*others, *moved, named]",
+        ("tests/runs/test_flags.py",),
+    ),
+    Mutation(
+        "a flag into a mapping changes one value",
+        "runs/flags.py",
+        "mapping[key] = inner if isinstance(inner, dict) else {}",
+        "mapping[key] = {}",
+        ("tests/runs/test_flags.py",),
+    ),
+    Mutation(
+        "a reader of the output that has gone stops nothing",
+        "cli.py",
+        "except BrokenPipeError:",
+        "except InterruptedError:",
+        ("tests/test_process.py", "-k", "goes_nowhere"),
+    ),
+    Mutation(
+        "no two columns of predictions have one name",
+        "inspection/prediction_files.py",
+        "if twice and not (",
+        "if twice and output is not None and not (",
+        ("tests/inspection/test_prediction_files.py",),
+    ),
 )

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fashion_tl.cli import main
+from fashion_tl.errors import out_of_range
 from fashion_tl.records.record import read_record
 
 from .conftest import Fit
@@ -166,3 +167,12 @@ def test_a_disk_that_fills_up_during_a_run_is_named_and_the_record_says_so(
     assert record["status"] == "failed"
     assert "No space left" in record["reason"]
     assert not (workdir / "checkpoints/run/version_0/best.ckpt").exists()
+
+
+def test_what_is_no_number_is_told_as_such() -> None:
+    ranges = {"a": ("2", 0, 1), "b": ([1], 0, 1), "c": (2, 0, 1), "d": (None, 0, 1), "e": (0.5, 0, 1)}
+    assert out_of_range(ranges, "x.") == [  # type: ignore[arg-type]
+        "x.a is '2', a number is needed",
+        "x.b is [1], a number is needed",
+        "x.c is 2, allowed is 0 to 1",
+    ]

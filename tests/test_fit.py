@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -444,3 +446,22 @@ def test_public_names_are_lazy_and_all_there() -> None:
     assert all(getattr(fashion_tl, name) is not None for name in fashion_tl.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = fashion_tl.nothing
+
+
+@pytest.mark.slow
+def test_the_report_of_a_profiler_is_shown(fit: Fit) -> None:
+    shown = io.StringIO()
+    logger, handler = logging.getLogger("lightning.pytorch"), logging.StreamHandler(shown)
+    logger.addHandler(handler)
+    try:
+        assert fit("--trainer.profiler", "simple", "--model.network", "plain", classifier="ScratchClassifier") == 0
+    finally:
+        logger.removeHandler(handler)
+    assert "FIT Profiler Report" in shown.getvalue()
+    assert "GPU available" not in shown.getvalue()
+
+
+def test_a_folder_that_nothing_is_written_to_is_refused(fit: Fit, workdir: Path, capsys) -> None:
+    assert fit("--trainer.default_root_dir", "zz") == 2
+    assert "trainer.default_root_dir is zz" in capsys.readouterr().err
+    assert list(workdir.iterdir()) == []

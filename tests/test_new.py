@@ -47,6 +47,7 @@ def test_nothing_is_overwritten_and_bad_names_are_refused(workdir: Path, capsys:
         (["a b"], "a run's name"),
         (["other", "--images", "nowhere"], "no such folder"),
         (["../other"], "a run's name"),
+        (["other.yaml"], "fashion-tl new other\n"),
     ):
         assert main(["new", *args]) == 2
         assert told in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import resource
@@ -15,7 +16,9 @@ import pytest
 import torch
 
 from fashion_tl import process
+from fashion_tl.cli import outlasting
 from fashion_tl.process import PeakMemory, keep_freed_memory, on_cpu, own_device, slow_precision, stop_looking_for_gpus
+from fashion_tl.records.record import COMPLETED, read_record
 
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -170,3 +173,29 @@ def test_whether_a_trainer_computes_on_the_cpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert on_cpu(accelerator) is expected
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_output_whose_reader_has_gone_goes_nowhere(unbuffered: bool) -> None:
+    reader, writer = os.pipe()
+    own = io.TextIOWrapper(os.fdopen(writer, "wb"), encoding="ascii", write_through=unbuffered)
+    stream = outlasting(own)
+    print("caf\u00e9", file=stream, flush=True)
+    assert os.read(reader, 99) == b"caf\\xe9\n"
+    os.close(reader)
+    for _ in range(2):
+        print("more", file=stream, flush=True)
+    assert os.write(writer, b"of a library") > 0
+    own.close()
+
+
+@pytest.mark.slow
+def test_a_training_outlasts_the_reader_of_its_output(tmp_path: Path) -> None:
+    small = "--data.source SyntheticGarments --data.source.num_train 120 --data.image_size 8 --trainer.max_epochs 1"
+    command = [sys.executable, "-m", "fashion_tl", "fit", *small.split(), "--model", "ScratchClassifier"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, "Traceback" in done.stderr, "BrokenPipe" in done.stderr) == (0, False, False)
+    assert read_record(tmp_path / "lightning_logs/run/version_0")["status"] == COMPLETED

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from fashion_tl import __version__
 from fashion_tl.errors import UserError, unknown_name
@@ -95,11 +96,38 @@ def let_threads_sleep() -> None:
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
+class _Output(io.FileIO):
+    """A stream of the process that goes nowhere once its reader has gone, as `head` does: a training goes on."""
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - a buffer
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # for libraries and later processes too
+            os.close(nowhere)
+            return len(data)
+
+
+def outlasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return a stream to write to in the place of one of the process's own, whose reader may go."""
+    stream.flush()
+    raw = _Output(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),  # as Python's own, unbuffered
+        encoding=stream.encoding,
+        errors="backslashreplace",  # names of files may hold what a terminal cannot show
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
 def console() -> None:
     """Run the command line as a program."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = outlasting(sys.stdout)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = outlasting(sys.stderr)
     sys.exit(main())
 
 

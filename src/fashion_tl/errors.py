@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -51,17 +52,20 @@ def unknown_name(what: str, given: str, allowed: Iterable[str], hint: str = "") 
 
 
 def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix: str = "") -> list[str]:
-    """Describe every number that is out of its range; infinities and NaN are out of every one.
+    """Describe every number that is out of its range, as infinities and NaN are of every one, and what is no number.
 
     Args:
         ranges: Value, lowest and highest allowed value, by the setting's name; a value of None is not checked.
         prefix: What comes before the names, such as "data.".
     """
-    return [
-        f"{prefix}{name} is {value}, allowed is {low} " + ("or more" if high == math.inf else f"to {high}")
-        for name, (value, low, high) in ranges.items()
-        if value is not None and not (low <= value <= high and abs(value) < math.inf)
-    ]
+    problems = []
+    for name, (value, low, high) in ranges.items():
+        if value is not None and not isinstance(value, numbers.Real):  # as in mappings, whose values have no types
+            problems.append(f"{prefix}{name} is {shown(value)}, a number is needed")
+        elif value is not None and not (low <= value <= high and abs(value) < math.inf):
+            allowed = "or more" if high == math.inf else f"to {high}"
+            problems.append(f"{prefix}{name} is {value}, allowed is {low} {allowed}")
+    return problems
 
 
 def wrong_types(content: dict[str, Any], types: Mapping[str, type]) -> list[str]:

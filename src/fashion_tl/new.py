@@ -68,6 +68,8 @@ def new(name: str, images: Path | None = None, output: Path | None = None) -> No
         UserError: If the name cannot be that of a run, the folder is not there, or the file is.
     """
     check_name(name)
+    if (path := Path(name)).suffix in (".yaml", ".yml"):
+        raise UserError(f"{name} is a file, and the name of an experiment is needed: fashion-tl new {path.stem}")
     file = output or (FOLDER if FOLDER.is_dir() else Path()) / f"{name}.yaml"
     if images is not None and not images.is_dir():
         raise UserError(f"--images {shown(str(images))}: there is no such folder.")

@@ -151,6 +151,14 @@ def test_groups_beside_given_splits(photos: Path) -> None:
     assert data.describe()["sizes"] == {"train": 10, "val": 2, "test": 4}
 
 
+@pytest.mark.parametrize("groups", [["all"] * 16, LABELS], ids=["one group", "a group a class"])
+def test_groups_that_cannot_be_divided(photos: Path, groups: list[str]) -> None:
+    with pytest.raises(
+        UserError, match=r"'cat' is left for \w+: a class needs at least 3 groups of images.*add images"
+    ):
+        loaded(write(photos, {"g": groups}), group_column="g")
+
+
 # Mistakes
 
 

@@ -245,7 +245,7 @@ def test_unreadable_files_are_listed(tmp_path: Path) -> None:
 
 def test_too_few_images(tmp_path: Path) -> None:
     save_images(tmp_path, 1)
-    with pytest.raises(UserError, match=r"no images are left for val: there are too few in ImageFolder"):
+    with pytest.raises(UserError, match=r"no image of class 'dark' is left for val: a class needs at least 3 images"):
         folder_data(tmp_path)
 
 

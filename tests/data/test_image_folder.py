@@ -506,9 +506,9 @@ def test_validation_folders_of_other_names(tree: Path, names: tuple[str, ...]) -
 
 def test_a_validation_folder_without_training(tree: Path) -> None:
     (tree / "train").rename(tree / "val")
-    assert "beside train/" in scan_error(tree)
+    assert "has a validation folder, 'val', and no 'train' beside it" in scan_error(tree)
     (tree / "test").rename(tree / "dog")  # would be classes
-    assert "beside train/" in scan_error(tree)
+    assert "has a validation folder, 'val', and no 'train' beside it" in scan_error(tree)
 
 
 def test_a_class_that_validation_lacks(tree: Path) -> None:

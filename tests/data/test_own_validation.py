@@ -157,7 +157,7 @@ def test_smaller_budgets_of_groups_lie_in_larger_ones() -> None:
 
 
 def test_groups_that_are_too_few() -> None:
-    with pytest.raises(UserError, match="no images are left for test: there are too few in Divided"):
+    with pytest.raises(UserError, match="left for test: a class needs at least 3 groups of images"):
         divided(Divided(test=False, val=False, group_size=40))
 
     class Rare(Divided):

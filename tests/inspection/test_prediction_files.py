@@ -96,10 +96,15 @@ def test_what_parquet_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"UTF-8, 'caf\\udce9.png' is not"):
         check_output(output, tmp_path / "best.ckpt", [odd])
     check_output(tmp_path / "a.csv", tmp_path / "best.ckpt", [odd])
-    with pytest.raises(UserError, match=r"named 'class', as a class"):
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a", "a.parquet", None])
+def test_names_of_classes_that_are_columns_already_are_refused(tmp_path: Path, name: str | None) -> None:
+    output = None if name is None else tmp_path / name
+    with pytest.raises(UserError, match=r"two columns would be named 'class'.* --output \S*\.jsonl\.$"):
         check_class_names(output, ["class", "b"])
-    check_class_names(tmp_path / "a.csv", ["class", "b"])
     check_class_names(output, NAMES)
+    check_class_names(tmp_path / "a.jsonl", ["class", "b"])
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

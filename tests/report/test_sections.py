@@ -83,6 +83,16 @@ def test_other_labels_on_the_same_test_set_are_left_out(make: Any) -> None:
     assert [(item.run, "labels differ" in item.why) for item in left_out] == [("b", True)]
 
 
+@pytest.mark.parametrize("part", ["a", "b"])
+def test_a_run_that_was_tested_in_part_is_left_out(make: Any, part: str) -> None:
+    for name in "ab":
+        make.run(name, images=40 if name == part else 60, change={"data.sizes.test": 60})
+    sections, left_out = collect([], make.logs)
+    assert [[run.label for run in section.runs] for section in sections] == [["b" if part == "a" else "a"]]
+    told = [(item.run, item.why) for item in left_out]
+    assert told == [(part, "it was tested on 40 of 60 images (trainer.limit_test_batches)")]
+
+
 def test_labels_of_runs(make: Any) -> None:
     make.run("a", 0)
     make.run("a", 3)

@@ -201,22 +201,24 @@ class ImageDataModule(LightningDataModule):
             "test": f"{decoded} {'train' if self.loaded.test is None else 'test'}",
         }
         splits = {name: Split(sets[name], chosen[name], tags[name]) for name in chosen}
+        self._check_classes(self.loaded, splits)
         for name, split in splits.items():
             if len(split) == 0:
                 raise UserError(f"no images are left for {name}: there are too few in {self.source_name}.")
-        self._check_classes(self.loaded, splits)
         self.splits = splits
 
     def _check_classes(self, loaded: Loaded, splits: Mapping[str, Split]) -> None:
         """Refuse splits of the training images that a class is lost to."""
         divided, every = loaded.divided, set(loaded.train.labels.tolist())
-        unit = "images" if loaded.groups is None else "groups of images"
+        unit, add = "images", "Add images"
+        if loaded.groups is not None:
+            unit, add = "groups of images", "No group is divided: add images of other groups, leave the groups out"
         for name in divided:
             lost = every - set(splits[name].labels.tolist())
             if lost:
                 raise UserError(
                     f"no image of class {self.class_names[min(lost)]!r} is left for {name}: a class needs at least "
-                    f"{len(divided)} {unit}, for {', '.join(divided)}. Add images, or remove the class."
+                    f"{len(divided)} {unit}, for {', '.join(divided)}. {add}, or remove the class."
                 )
 
     def has_the_same(self, part: str, other: ImageDataModule) -> bool:

@@ -87,6 +87,11 @@ def _splits(root: Path, names: list[str]) -> dict[str, Path]:
     """
     validation = [name for name in names if name.lower() in VALIDATION_NAMES]
     divided = "train" in names and bool({"test", *validation} & set(names))
+    if "train" not in names and len(validation) == 1 and validation[0] in VALIDATION_NAMES:
+        raise UserError(
+            f"{root} has a validation folder, {validation[0]!r}, and no 'train' beside it. Add or rename the folder of "
+            f"the training images; give {validation[0]!r} another name if it is a class."
+        )
     if len(validation) > 1 or (validation and not divided) or not set(validation) <= set(VALIDATION_NAMES):
         raise UserError(
             f"{root} has {', '.join(map(repr, validation))}, but one validation folder is allowed, called "

@@ -51,8 +51,7 @@ def predict(
         check_output(output, checkpoint, files)
     probabilities_of = load_calibration(checkpoint) if calibrated else softmax
     module = load_classifier(checkpoint).to(own_device())
-    if output is not None:
-        check_class_names(output, module.class_names)
+    check_class_names(output, module.class_names)
     keep_freed_memory()
     classify = classify_many(module, len(files), batch_size)
     count, printed = 0, list[str]()

@@ -57,19 +57,24 @@ def check_output(output: Path, checkpoint: Path, images: Sequence[Path]) -> None
         raise UserError(f"--output {output} exists and is no table of predictions. Remove it, or name another file.")
 
 
-def check_class_names(output: Path, class_names: Sequence[str]) -> None:
-    """Refuse names of classes that Parquet cannot have as columns.
+def check_class_names(output: Path | None, class_names: Sequence[str]) -> None:
+    """Refuse names of classes that a table cannot have as columns; JSON lines have them apart.
+
+    Args:
+        output: The file to write; CSV on standard output if None.
+        class_names: Names of the K classes.
 
     Raises:
         UserError: If two columns would have one name.
     """
-    if output.suffix.lower() == PARQUET:
-        twice = [name for name, count in Counter([*_FIRST, *class_names]).items() if count > 1]
-        if twice:
-            raise UserError(
-                f"--output {output}: two columns would be named {' and '.join(map(shown, twice))}, as a class of the "
-                "checkpoint is. Write .csv or .jsonl."
-            )
+    twice = [name for name, count in Counter([*_FIRST, *class_names]).items() if count > 1]
+    if twice and not (output is not None and output.suffix.lower() == JSON_LINES):
+        table = "the table" if output is None else f"--output {output}"
+        name = Path("predicted.csv") if output is None else output
+        raise UserError(
+            f"{table}: two columns would be named {' and '.join(map(shown, twice))}, as a class of the checkpoint is. "
+            f"Write JSON lines: --output {name.with_suffix(JSON_LINES)}."
+        )
 
 
 @contextmanager

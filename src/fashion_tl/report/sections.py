@@ -158,11 +158,21 @@ def _drop_other_labels(section: Section, left_out: list[LeftOut]) -> None:
     prints = {run: _fingerprint(run)[1] for run in section.runs if run.predictions is not None}
     if not prints:
         return
-    usual = Counter(prints.values()).most_common(1)[0][0]
+    whole = [seen for run, seen in prints.items() if _tested_in_part(run) is None]
+    usual = Counter(whole or prints.values()).most_common(1)[0][0]
     for run, seen in prints.items():
         if seen != usual:
             section.runs.remove(run)
-            left_out.append(LeftOut(run.label, "its test labels differ from those of the other runs on its test set"))
+            why = _tested_in_part(run) or "its test labels differ from those of the other runs on its test set"
+            left_out.append(LeftOut(run.label, why))
+
+
+def _tested_in_part(run: Run) -> str | None:
+    """Say of how many of its test images a run has predictions; None if of all."""
+    images = run.number("data", "sizes", "test")
+    if run.predictions is None or images is None or len(run.predictions.labels) >= images:
+        return None
+    return f"it was tested on {len(run.predictions.labels):,} of {images:,.0f} images (trainer.limit_test_batches)"
 
 
 def _seeds(run: Run, others: list[Path], shown: set[Path], left_out: list[LeftOut]) -> list[Run]:
@@ -183,7 +193,7 @@ def _seeds(run: Run, others: list[Path], shown: set[Path], left_out: list[LeftOu
             if theirs is None:
                 why = other.gaps[PREDICTIONS]
             elif mine is not None and not np.array_equal(mine.labels, theirs.labels):
-                why = "its test labels are others"
+                why = _tested_in_part(other) or "its test labels are others"
         if why is None:
             seeds.add(str(other.get("seed")))
             other.label = f"{run.name} v{other.version}"

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import warnings
-from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from fashion_tl.data.web_dataset import WebDataset
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.imports import search_working_directory
 from fashion_tl.runs.configs import expand_extends
+from fashion_tl.runs.flags import UNREADABLE, classes_first, mappings_merged, names_class
 from fashion_tl.runs.ranges import NOT_SEARCHED, check_settings
 from fashion_tl.runs.refusals import refusal
 from fashion_tl.training.checkpoints import VerifiedCheckpointIO
@@ -135,7 +135,8 @@ def arguments(config: Config, changes: Mapping[str, Any] | None = None) -> list[
 
     Args:
         config: A YAML file, a mapping as one holds it, or command-line arguments.
-        changes: Values by flag without the dashes, such as {"trainer.max_epochs": 2}.
+        changes: Values by flag without the dashes, such as {"trainer.max_epochs": 2}. They change what the
+            configuration says: a class takes over those of the arguments that it has too.
     """
     if isinstance(config, str | Path):
         given = ["-c", str(config)]
@@ -143,7 +144,13 @@ def arguments(config: Config, changes: Mapping[str, Any] | None = None) -> list[
         given = ["-c", yaml.safe_dump(dict(config))]
     else:
         given = list(config)
-    return [*given, *(f"--{name}={written(value)}" for name, value in (changes or {}).items())]
+    ordered = sorted((changes or {}).items(), key=lambda change: change[0].count("."))  # a class, then its arguments
+    return [*given, *(f"--{name}={written(_in_place(name, value))}" for name, value in ordered)]
+
+
+def _in_place(setting: str, value: Any) -> Any:  # noqa: ANN401 - a value of YAML
+    """Write the name of a class as a mapping, which changes it from there on; a name alone is put ahead."""
+    return {"class_path": value} if setting in CLASSES and names_class(value) else value
 
 
 def written(value: Any) -> str:  # noqa: ANN401 - a value of YAML
@@ -158,10 +165,14 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
         UserError: If a value is not allowed.
     """
     search_working_directory()
-    expanded, parser = expand_extends(list(args)), parser_of(verb)
+    parser = parser_of(verb)
+    expanded = classes_first(expand_extends(list(args)), _settings_of_classes(parser))
     try:
         config = parser.parse_args(expanded)
-    except (ArgumentError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        merged = mappings_merged(expanded, config, parser.parse_args)
+        if merged != expanded:
+            config, expanded = parser.parse_args(merged), merged
+    except UNREADABLE as error:
         names = {setting: [kind.__name__ for kind in kinds] for setting, kinds in CLASSES.items()}
         raise refusal(str(error), expanded, list(parser.get_defaults().keys()), names) from error
     config.extends = None
@@ -176,13 +187,19 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
     return config
 
 
+def _settings_of_classes(parser: LightningArgumentParser) -> list[str]:
+    """Return the settings that take the name of a class: each has a help of its own."""
+    flags = [flag.removeprefix("--") for flag in parser._option_string_actions]
+    return [flag.removesuffix(".help") for flag in flags if flag.endswith(".help")]
+
+
 def _check_search(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
     """Refuse a search of which a candidate would be refused, before the first one trains."""
     for setting, tried in values.items():
         if setting in NOT_SEARCHED or str(setting).partition(".")[0] in NOT_SEARCHED:
             raise UserError(f"--search cannot try values of {setting}: a search names and keeps its candidates itself.")
         for value in tried:
-            candidate = parse("fit", [*args, "--search=null", f"--{setting}={written(value)}"])
+            candidate = parse("fit", arguments(args, {"search": None, setting: value}))
             without_weights(candidate)
             instantiate("fit", candidate)
 
@@ -245,6 +262,7 @@ def quiet() -> Iterator[None]:
     """Leave out what Lightning says of things that are meant."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # whose report was asked for
     with warnings.catch_warnings():
         for pattern in QUIET:
             warnings.filterwarnings("ignore", pattern)

@@ -121,6 +121,7 @@ def check_settings(config: Namespace, verb: str) -> None:
         if isinstance(config[key], str | Mapping | Namespace):
             _check_duration(key, config[key])
     _check_devices(config.trainer)
+    _check_root(config.trainer)
     if verb == "fit" and config.processes > 1:
         _check_processes(config)
     if verb in ("fit", "probe"):
@@ -251,6 +252,15 @@ def _check_devices(trainer: Namespace) -> None:
     count = int(str(devices)) if str(devices).isdigit() else 1
     if on_cpu(str(accelerator)) and (count > cores or not (count and str(devices) in ("auto", str(count)))):
         raise UserError(f"trainer.devices is {devices}: this machine has {cores} CPU cores. Give 1 to {cores}.")
+
+
+def _check_root(trainer: Namespace) -> None:
+    """Refuse a folder that nothing would be written to: records and checkpoints have folders of their own."""
+    if trainer.default_root_dir is not None and not trainer.logger and not trainer.callbacks:
+        raise UserError(
+            f"trainer.default_root_dir is {shown(str(trainer.default_root_dir))[1:-1]}: only a logger or callbacks of "
+            "Lightning's would write there. Give --log_dir and --checkpoint_dir."
+        )
 
 
 def _check_processes(config: Namespace) -> None:

@@ -61,7 +61,10 @@ def refusal(
         classes: The names of classes that need no module, by setting.
     """
     if found := re.search(r"unrecognized arguments: (.*)", message):
-        return _unknown_flag(found[1].split()[0].partition("=")[0], settings)
+        name, given = found[1].split()[0].partition("=")[0], [arg.partition("=")[0] for arg in args]
+        # Of a class in a class only the last part is told.
+        whole = (arg for arg in given if name.startswith("--") and arg.endswith(f".{name.removeprefix('--')}"))
+        return _unknown_flag(name if name in given else next(whole, name), settings)
     if found := re.search(r"argument (\S+): expected", message):
         return UserError(f"{found[1].split('/')[-1]} needs a value.")
     key = ""
