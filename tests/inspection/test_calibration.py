@@ -119,3 +119,26 @@ def test_logits_that_no_scaling_helps_stay_as_they_are(checkpoint) -> None:
     write_calibration(checkpoint, found)
     probabilities = load_calibration(checkpoint)(logits)
     np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-12)
+
+
+def test_images_that_are_all_classified_right_do_not_make_a_model_surer() -> None:
+    logits = np.eye(3)[np.arange(30) % 3] * 4.0
+    found = fit_calibration(logits, np.arange(30) % 3, "x", NAMES)
+    assert (found.method, found.temperature) == ("unscaled", 1.0)
+    assert np.array_equal(found.apply(logits), logits)
+
+
+def test_few_validation_images_do_not_spoil_a_model_that_is_calibrated() -> None:
+    def drawn(images: int, seed: int) -> tuple[Floats, Ints]:
+        generator = np.random.default_rng(seed)
+        logits = np.eye(3)[np.arange(images) % 3] * generator.normal(7, 1, size=(images, 1))
+        return logits, (logits + generator.gumbel(size=logits.shape)).argmax(1)
+
+    def loss(logits: Floats, labels: Ints) -> float:
+        return float(-np.log(softmax(logits, axis=1)[np.arange(len(labels)), labels]).mean())
+
+    many, truth = drawn(20_000, 99)
+    plain = loss(many, truth)
+    assert 0.001 < (many.argmax(1) != truth).mean() < 0.01
+    after = [loss(fit_calibration(*drawn(99, seed), "x", NAMES).apply(many), truth) for seed in range(40)]
+    assert max(after) < 2 * plain  # with a temperature of 0.01 it would be 60 times as much

@@ -24,6 +24,7 @@ from fashion_tl.metrics.metrics import (
     softmax,
     summarise,
 )
+from fashion_tl.training.figures import EvaluationFigures
 
 K = 7
 NAMES = [f"class {index}" for index in range(K)]
@@ -108,6 +109,18 @@ def test_classes_that_never_occur_or_are_never_predicted() -> None:
     assert figures["precision"].tolist() == [0.75, 0, 0, 0]
     assert figures["recall"].tolist() == [0.75, 0, 0, 0]
     assert figures["f1"].tolist() == [0.75, 0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_of_validation_are_those_of_the_test_where_classes_are_missing(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    labels, logits = draw.integers(0, 4, 12), draw.normal(size=(12, 10))
+    logits[:, 8:] -= 50  # two classes neither occur nor are predicted
+    figures = EvaluationFigures(10)
+    figures.add(torch.from_numpy(logits), torch.from_numpy(labels))
+    found = summarise(logits, labels, [str(i) for i in range(10)])
+    for name, metric in figures.final("val").items():
+        assert float(metric.compute()) == pytest.approx(found[name.removeprefix("val/")], abs=1e-6), name
 
 
 def test_balanced_accuracy_counts_each_class_that_occurs_the_same() -> None:

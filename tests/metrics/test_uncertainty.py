@@ -57,14 +57,22 @@ def naive_bootstrap(logits: Floats, labels: Ints, resamples: int, seed: int, lev
         truth, probabilities = labels[drawn], softmax(logits[drawn])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resample may hold a single class
+            found = np.union1d(truth, probabilities.argmax(1))
             macro = sklearn.precision_recall_fscore_support(
-                truth, probabilities.argmax(1), labels=range(classes), average="macro", zero_division=0
+                truth, probabilities.argmax(1), labels=found, average="macro", zero_division=0
             )[:3]
             loss = sklearn.log_loss(truth, probabilities, labels=range(classes))
             recall = sklearn.recall_score(truth, probabilities.argmax(1), labels=np.unique(truth), average="macro")
         rows.append([loss, recall, macro[0], macro[2]])
     bounds = np.percentile(rows, [50 - 50 * level, 50 + 50 * level], axis=0).T.tolist()
     return dict(zip(KEYS, bounds, strict=True))
+
+
+@pytest.mark.parametrize("each", [1, 2, 5])
+def test_the_interval_of_a_perfect_classifier_of_many_classes_is_perfect(each: int) -> None:
+    labels = np.repeat(np.arange(40), each)
+    intervals = bootstrap_intervals(50.0 * np.eye(40)[labels], labels, resamples=50)
+    assert all(intervals[name] == (1.0, 1.0) for name in KEYS[1:])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +99,7 @@ def test_bootstrap_of_a_class_that_is_never_predicted_and_of_certainty() -> None
     ours = bootstrap_intervals(logits, labels, resamples=60, seed=0, level=0.9)
     for name in KEYS[1:]:
         assert ours[name] == pytest.approx(naive[name], abs=EXACT)
-    assert ours["macro_f1"][1] < 1 == ours["balanced_accuracy"][1]  # of resamples without the last class
+    assert ours["macro_f1"][1] == ours["balanced_accuracy"][1] == 1  # of resamples without the last class
     # scikit-learn clips a probability of 0; the cross-entropy of logits need not: 50 nats a draw of image 1.
     rng = np.random.default_rng(0)
     losses = [50 * (rng.integers(0, 4, 4) == 1).mean() for _ in range(60)]

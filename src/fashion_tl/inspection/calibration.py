@@ -70,7 +70,8 @@ def fit_calibration(logits: npt.ArrayLike, labels: Ints, checkpoint: str, class_
     On the images that it was fitted to, vector scaling with its 2 K values would always win; stratified five-fold
     cross-validation compares both on images that each has not seen. The temperature is taken where its loss is not
     above that of the logits as they are, and where some class has fewer than five images; vector scaling where its
-    loss is lower than theirs by more than a standard error of the difference (the rule of Breiman 1984).
+    loss is lower than theirs by more than a standard error of the difference (the rule of Breiman 1984). Images that
+    are all classified right say nothing about how sure to be: logits then stay as they are.
 
     Args:
         logits: Logits (N, K) of validation images, never of the test set.
@@ -81,13 +82,15 @@ def fit_calibration(logits: npt.ArrayLike, labels: Ints, checkpoint: str, class_
     Raises:
         UserError: If the logits are unusable.
     """
-    losses = _cross_validated(np.asarray(logits, dtype=np.float64), labels)
+    values = np.asarray(logits, dtype=np.float64)
+    told = bool((values.argmax(axis=1) != labels).any())  # else the loss falls with the temperature without end
+    losses = _cross_validated(values, labels)
     scale, bias = fit_vector_scaling(logits, labels)
     return Calibration(
         checkpoint,
         class_names,
-        _choose(losses),
-        fit_temperature(logits, labels),
+        _choose(losses) if told else UNSCALED,
+        fit_temperature(logits, labels) if told else 1.0,
         tuple(scale.tolist()),
         tuple(bias.tolist()),
         len(labels),

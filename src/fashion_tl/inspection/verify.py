@@ -152,7 +152,8 @@ def _independent(logits: Any, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - 
 
     values = np.asarray(logits, dtype=np.float64)
     classes, predicted = range(values.shape[1]), values.argmax(axis=1)
-    macro = precision_recall_fscore_support(labels, predicted, labels=classes, average="macro", zero_division=0)
+    there = np.union1d(labels, predicted)
+    macro = precision_recall_fscore_support(labels, predicted, labels=there, average="macro", zero_division=0)
     loss = np.logaddexp.reduce(values, axis=1) - np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
     return {
         "images": len(labels),

@@ -48,6 +48,15 @@ def per_class(matrix: Ints) -> dict[str, Floats]:
     }
 
 
+def macro(matrix: Ints) -> dict[str, float]:
+    """Compute the means of precision and F1 over the classes that occur or are predicted, from a confusion matrix.
+
+    A class that does neither says nothing, as in torchmetrics.
+    """
+    there = matrix.sum(axis=0) + matrix.sum(axis=1) > 0
+    return {name: float(values[there].mean()) for name, values in per_class(matrix).items() if name != "recall"}
+
+
 def balanced_accuracy(matrix: Ints) -> float:
     """Compute the mean recall over the classes that occur, from a confusion matrix (K, K) of at least one image.
 
@@ -109,7 +118,7 @@ def summarise(logits: npt.ArrayLike, labels: npt.ArrayLike, class_names: list[st
         "accuracy": float(np.mean(predicted == truth)),
         "balanced_accuracy": balanced_accuracy(matrix),
         "loss": cross_entropy(logits, truth),
-        **{f"macro_{name}": float(classes[name].mean()) for name in ("precision", "f1")},
+        **{f"macro_{name}": value for name, value in macro(matrix).items()},
         "calibration_error": calibration_error(probabilities, truth),
         "per_class": {
             name: {figure: float(values[i]) for figure, values in classes.items()} for i, name in enumerate(class_names)

@@ -12,7 +12,7 @@ from scipy import special
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.calibration import bin_index
 from fashion_tl.metrics.checks import check_level, check_probabilities, check_scores
-from fashion_tl.metrics.metrics import balanced_accuracy, per_class, softmax
+from fashion_tl.metrics.metrics import balanced_accuracy, macro, softmax
 
 CALIBRATION_BINS = 15
 CLEAR = 3.0  # deviations from which the sign of a bin's gap counts as known
@@ -47,8 +47,7 @@ def bootstrap_intervals(
     """Compute percentile bootstrap intervals over the test images (Efron 1979; Efron and Tibshirani 1993, chapter 13).
 
     Each resample draws N images with replacement, ``rng.integers(0, N, N)`` in turn from ``default_rng(seed)``, and
-    figures are those of ``summarise``: a class that a resample leaves out counts as 0 in the means of precision and
-    F1, and is left out of the balanced accuracy.
+    figures are those of ``summarise``: a class that a resample leaves out does not count, unless it is predicted.
 
     Args:
         logits: Logits (N, K).
@@ -82,9 +81,9 @@ def bootstrap_intervals(
         drawn = np.bincount(rng.integers(0, images, images), minlength=images).astype(np.float64)
         matrix = np.bincount(cell, weights=drawn, minlength=classes * classes).reshape(classes, classes)
         counts = matrix.astype(np.int64)
-        macro = per_class(counts)
+        means = macro(counts)
         row[0] = drawn @ loss / images
-        row[1:4] = balanced_accuracy(counts), macro["precision"].mean(), macro["f1"].mean()
+        row[1:4] = balanced_accuracy(counts), means["precision"], means["f1"]
     low, high = np.quantile(figures, [tail, 1 - tail], axis=0).tolist()
     names = ("loss", "balanced_accuracy", "macro_precision", "macro_f1")
     return {name: (low[i], high[i]) for i, name in enumerate(names)}
