@@ -122,6 +122,19 @@ def test_the_card_holds_what_the_record_says(beside: RunPaths) -> None:
     assert text.count(" to 0.") + text.count(" to 1.") + text.count(" to 2.") >= 6  # intervals
 
 
+def test_the_card_names_the_epoch_in_which_a_phase_began(beside: RunPaths, small: RunPaths) -> None:
+    record = read_record(beside.logs)
+    (phase,) = record["model"]["phases"]
+    two = [{**phase, "trains": "head"}, {**phase, "start": 8, "began": 2}]  # the first one has ended early
+    try:
+        write_record(small.logs, record | {"model": record["model"] | {"phases": two}})
+        assert main(["export", "small", "out", "--format", "safetensors"]) == 0
+    finally:
+        write_record(small.logs, record)
+    assert "from epoch 1: head" in card()
+    assert "from epoch 3: all" in card()
+
+
 def test_the_card_names_no_folder_of_this_machine(beside: RunPaths, small: RunPaths) -> None:
     record = read_record(beside.logs)
     weights = f"local-dir:{small.best.parent}/weights_of"

@@ -151,3 +151,12 @@ def test_damaged_predictions_are_named(folder, found) -> None:
             diagnose(folder)
     finally:
         path.write_bytes(whole)
+
+
+def test_a_run_that_was_tested_in_part_is_told_as_such(folder) -> None:
+    from fashion_tl.cli import main
+
+    part = ("-c", str(logs(folder) / "config.yaml"), "--name", "part", "--trainer.limit_test_batches", "1")
+    assert main(["fit", *part, "--data.eval_batch_size", "40", "--trainer.max_epochs", "1"]) == 0
+    with pytest.raises(UserError, match=r"tested on 40 of 200 images \(trainer\.limit_test_batches\)"):
+        verb.diagnose("part", log_dir=folder / "logs", checkpoint_dir=folder / "checkpoints")

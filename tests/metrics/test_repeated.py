@@ -51,6 +51,12 @@ def test_one_seed_is_mcnemars_test() -> None:
     assert found.p == mcnemar(correct[0][0], correct[1][0]).p
 
 
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_one_seed_is_mcnemars_test_where_all_images_differ_alike(images: int) -> None:
+    (found,) = paired_differences([np.ones((1, images), bool), np.zeros((1, images), bool)], [(0, 1)])
+    assert found.p == pytest.approx(min(1.0, 2 * 0.5**images))
+
+
 def test_equal_classifiers_do_not_differ() -> None:
     same = np.array([[1, 0, 1], [1, 1, 1]])
     (found,) = paired_differences([same, same], [(0, 1)])

@@ -96,7 +96,7 @@ def _training(subject: Subject) -> list[str]:
     data, model, time = (subject.record.get(name) or {} for name in ("data", "model", "time"))
     best, sizes = subject.record.get("best") or {}, data.get("sizes") or {}
     phases = [
-        f"from epoch {phase.get('start', 0) + 1}: {phase.get('trains')} "
+        f"from epoch {phase.get('began', phase.get('start', 0)) + 1}: {phase.get('trains')} "
         f"({phase.get('trained_parameters') or 0:,} parameters)"
         for phase in model.get("phases") or []
     ]

@@ -125,6 +125,11 @@ def recorded_predictions(run: OpenedRun) -> Predictions:
     try:
         found = read_predictions(run.paths.logs, run.record, len(run.class_names))
         if not np.array_equal(found.labels, run.labels):
+            tested, images = len(found.labels), len(run.labels)
+            if tested < images:
+                raise UserError(
+                    f"it was tested on {tested:,} of {images:,} images (trainer.limit_test_batches), and all are needed"
+                )
             raise UserError("test_predictions.npz is of other test images")
     except UserError as error:
         raise UserError(f"{run.paths.logs}: {error}. Train and test the run again.") from error

@@ -95,13 +95,14 @@ def paired_differences(
             own = float((accuracy[a] - accuracy[b]).var(ddof=1))
             of_seeds = max(own, 2 * pooled) / seeds
         error = math.sqrt(of_seeds + of_images)
+        alone = mcnemar(values[a][0] > 0, values[b][0] > 0).p if seeds == 1 else None
         if error == 0:
-            found.append(Difference(value, value, value, 1.0 if value == 0 else 0.0))
+            found.append(Difference(value, value, value, float(value == 0) if alone is None else alone))
             continue
         parts = (of_seeds**2 / freedom if freedom else 0.0) + (of_images**2 / (images - 1) if images > 1 else 0.0)
         df = error**4 / parts
         half = float(t.isf(tail, df)) * error
-        p = mcnemar(values[a][0] > 0, values[b][0] > 0).p if seeds == 1 else float(2 * t.sf(abs(value) / error, df))
+        p = float(2 * t.sf(abs(value) / error, df)) if alone is None else alone
         found.append(Difference(value, value - half, value + half, p))
     return found
 
