@@ -306,6 +306,44 @@ def test_an_epoch_without_validation_has_none_in_its_row(fit: Fit) -> None:
     assert torch.load("checkpoints/run/version_0/best.ckpt", weights_only=True)["epoch"] in (1, 3)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--trainer.val_check_interval", "2"),
+        ("--trainer.val_check_interval", "0.7"),
+        ("--trainer.val_check_interval", "00:00:00:01"),
+        ("--trainer.val_check_interval", "4", "--trainer.check_val_every_n_epoch", "null"),
+    ],
+)
+def test_an_epoch_whose_last_validation_is_not_at_its_end_is_refused(
+    flags: tuple[str, ...], fit: Fit, workdir: Path, capsys
+) -> None:
+    assert fit(*flags, classifier="ScratchClassifier", epochs=4) == 2
+    error = capsys.readouterr().err
+    assert "trainer.val_check_interval is " in error
+    assert "at its end, whose weights best.ckpt keeps. Give a number of batches that divides " in error
+    assert len(error.splitlines()) == 1
+    assert list(workdir.rglob("*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "validated"),
+    [
+        (("--trainer.val_check_interval", "0.5"), [True, True, True]),
+        (("--trainer.val_check_interval", "6", "--trainer.check_val_every_n_epoch", "null"), [False, True, False]),
+    ],
+)
+def test_the_best_value_is_that_of_the_checkpoint(flags: tuple[str, ...], validated: list[bool], fit: Fit) -> None:
+    flags = (*flags, "--monitor", "val/loss", "--model.optimizer", "sgd", "--model.lr", "0.05")
+    assert fit(*flags, epochs=3) == 0
+    assert [bool(row["val/loss"]) for row in rows()] == validated
+    run = open_run("run", Path("lightning_logs"), Path("checkpoints"))
+    found, _ = infer(run.module, run.data.in_order("val", 40))
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(found), run.data.splits["val"].labels)
+    assert read_record(Path("lightning_logs/run/version_0"))["best"]["value"] == pytest.approx(float(loss), abs=1e-6)
+
+
 @pytest.mark.slow
 def test_a_partial_last_epoch_is_validated_and_kept(fit: Fit) -> None:
     assert fit("--trainer.max_steps", "5", classifier="ScratchClassifier", epochs=9) == 0
