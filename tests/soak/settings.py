@@ -186,7 +186,7 @@ def draw(seed: int, number: int, folder: Path) -> Setting:
         values["schedule"] = LENGTHLESS[number % len(LENGTHLESS)]
     if values["end"] == "time" and values["averaging"] == "swa":  # of which epochs nobody knows
         values["averaging"] = "ema"
-    if values["phases"] == "by plateau":  # judged once an epoch
+    if "plateau" in (values["schedule"], *values["phases"].split()):  # judged once an epoch
         values["validation"] = "every epoch"
     return Setting(number, values, folder)
 
