@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from fashion_tl.callbacks.checkpoints import LastCheckpoint
+from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.run import open_run
 from fashion_tl.records.record import read_record
@@ -184,7 +185,45 @@ def test_gradient_accumulation_and_clipping_are_the_trainers_own(fit: Fit):
 def test_early_stopping_says_so(fit: Fit):
     assert fit("--patience", "1", "--model.lr", "1e-12", epochs=9) == 0
     record = read_record(Path("lightning_logs/run/version_0"))
-    assert record["reason"].startswith("early stopping: val/accuracy did not improve for 1 epoch")
+    assert record["reason"] == "early stopping: val/accuracy did not improve for 1 epoch"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "epochs"),
+    [(("--trainer.val_check_interval", "1"), 1), (("--trainer.check_val_every_n_epoch", "2"), 4)],
+)
+def test_early_stopping_counts_validations(flags: tuple[str, ...], epochs: int, fit: Fit) -> None:
+    assert fit("--patience", "1", "--model.lr", "1e-30", *flags, classifier="ScratchClassifier", epochs=9) == 0
+    assert len(rows()) == epochs
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert record["reason"] == "early stopping: val/accuracy did not improve for 1 validation"
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_after_early_stopping_tells_its_own_end(fit: Fit) -> None:
+    still = ("--model.lr", "1e-30", "--model.schedule", "constant")
+    assert fit("--patience", "2", *still, classifier="ScratchClassifier", epochs=6) == 0
+    assert len(rows()) == 3
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert record["reason"] == "early stopping: val/accuracy did not improve for 2 epochs"
+    goes_on = ("--ckpt_path", "checkpoints/run/version_0/last.ckpt", "--patience", "50")
+    assert fit(*goes_on, *still, classifier="ScratchClassifier", epochs=6) == 0
+    assert len(rows(version=1)) == 6
+    assert read_record(Path("lightning_logs/run/version_1"))["reason"] == "all epochs done"
+
+
+@pytest.mark.slow
+def test_where_only_the_test_is_left_early_stopping_is_still_told(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--patience", "1", "--model.lr", "1e-30", "--resume", "true")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecorder, "on_test_start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        assert fit(*flags, classifier="ScratchClassifier", epochs=6) == 130
+    assert fit(*flags, classifier="ScratchClassifier", epochs=6) == 0
+    assert len(rows()) == 2
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert record["reason"] == "early stopping: val/accuracy did not improve for 1 epoch"
+    assert record["status"] == "completed"
 
 
 @pytest.mark.slow

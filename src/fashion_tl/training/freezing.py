@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -212,6 +213,11 @@ class EarlyStopping(LightningEarlyStopping):
 
     An earlier phase always runs to its end: its plateau is what the next phase is there to leave.
     """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget that it has stopped, where training goes on."""
+        if not trainer.should_stop:
+            self.stopped_epoch, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting, with the patience that this run was given."""
