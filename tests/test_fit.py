@@ -464,6 +464,13 @@ def test_class_weights_come_from_the_training_labels(fit: Fit) -> None:
     assert weights.tolist() == pytest.approx([1.0] * 10)
 
 
+@pytest.mark.slow
+def test_batches_whose_classes_have_no_weight_do_not_count(fit: Fit) -> None:
+    flags = ("--data.batch_size", "2", "--model.class_weights", "[0, 1, 1, 1, 0, 0, 0, 0, 0, 0]")
+    assert fit(*flags, classifier="ScratchClassifier") == 0
+    assert 0 < float(rows()[0]["train/loss"]) < 3
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")  # between torch and Lightning
 def test_validation_that_broke_off_is_not_mixed_into_the_next(tmp_path: Path, monkeypatch) -> None:
     from lightning.pytorch import Trainer
