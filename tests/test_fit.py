@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from fashion_tl.callbacks.checkpoints import LastCheckpoint
+from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.run import open_run
 from fashion_tl.records.record import read_record
@@ -184,7 +185,45 @@ def test_gradient_accumulation_and_clipping_are_the_trainers_own(fit: Fit):
 def test_early_stopping_says_so(fit: Fit):
     assert fit("--patience", "1", "--model.lr", "1e-12", epochs=9) == 0
     record = read_record(Path("lightning_logs/run/version_0"))
-    assert record["reason"].startswith("early stopping: val/accuracy did not improve for 1 epoch")
+    assert record["reason"] == "early stopping: val/accuracy did not improve for 1 epoch"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "epochs"),
+    [(("--trainer.val_check_interval", "1"), 1), (("--trainer.check_val_every_n_epoch", "2"), 4)],
+)
+def test_early_stopping_counts_validations(flags: tuple[str, ...], epochs: int, fit: Fit) -> None:
+    assert fit("--patience", "1", "--model.lr", "1e-30", *flags, classifier="ScratchClassifier", epochs=9) == 0
+    assert len(rows()) == epochs
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert record["reason"] == "early stopping: val/accuracy did not improve for 1 validation"
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_after_early_stopping_tells_its_own_end(fit: Fit) -> None:
+    still = ("--model.lr", "1e-30", "--model.schedule", "constant")
+    assert fit("--patience", "2", *still, classifier="ScratchClassifier", epochs=6) == 0
+    assert len(rows()) == 3
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert record["reason"] == "early stopping: val/accuracy did not improve for 2 epochs"
+    goes_on = ("--ckpt_path", "checkpoints/run/version_0/last.ckpt", "--patience", "50")
+    assert fit(*goes_on, *still, classifier="ScratchClassifier", epochs=6) == 0
+    assert len(rows(version=1)) == 6
+    assert read_record(Path("lightning_logs/run/version_1"))["reason"] == "all epochs done"
+
+
+@pytest.mark.slow
+def test_where_only_the_test_is_left_early_stopping_is_still_told(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--patience", "1", "--model.lr", "1e-30", "--resume", "true")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecorder, "on_test_start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        assert fit(*flags, classifier="ScratchClassifier", epochs=6) == 130
+    assert fit(*flags, classifier="ScratchClassifier", epochs=6) == 0
+    assert len(rows()) == 2
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert record["reason"] == "early stopping: val/accuracy did not improve for 1 epoch"
+    assert record["status"] == "completed"
 
 
 @pytest.mark.slow
@@ -306,6 +345,44 @@ def test_an_epoch_without_validation_has_none_in_its_row(fit: Fit) -> None:
     assert torch.load("checkpoints/run/version_0/best.ckpt", weights_only=True)["epoch"] in (1, 3)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--trainer.val_check_interval", "2"),
+        ("--trainer.val_check_interval", "0.7"),
+        ("--trainer.val_check_interval", "00:00:00:01"),
+        ("--trainer.val_check_interval", "4", "--trainer.check_val_every_n_epoch", "null"),
+    ],
+)
+def test_an_epoch_whose_last_validation_is_not_at_its_end_is_refused(
+    flags: tuple[str, ...], fit: Fit, workdir: Path, capsys
+) -> None:
+    assert fit(*flags, classifier="ScratchClassifier", epochs=4) == 2
+    error = capsys.readouterr().err
+    assert "trainer.val_check_interval is " in error
+    assert "at its end, whose weights best.ckpt keeps. Give a number of batches that divides " in error
+    assert len(error.splitlines()) == 1
+    assert list(workdir.rglob("*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "validated"),
+    [
+        (("--trainer.val_check_interval", "0.5"), [True, True, True]),
+        (("--trainer.val_check_interval", "6", "--trainer.check_val_every_n_epoch", "null"), [False, True, False]),
+    ],
+)
+def test_the_best_value_is_that_of_the_checkpoint(flags: tuple[str, ...], validated: list[bool], fit: Fit) -> None:
+    flags = (*flags, "--monitor", "val/loss", "--model.optimizer", "sgd", "--model.lr", "0.05")
+    assert fit(*flags, epochs=3) == 0
+    assert [bool(row["val/loss"]) for row in rows()] == validated
+    run = open_run("run", Path("lightning_logs"), Path("checkpoints"))
+    found, _ = infer(run.module, run.data.in_order("val", 40))
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(found), run.data.splits["val"].labels)
+    assert read_record(Path("lightning_logs/run/version_0"))["best"]["value"] == pytest.approx(float(loss), abs=1e-6)
+
+
 @pytest.mark.slow
 def test_a_partial_last_epoch_is_validated_and_kept(fit: Fit) -> None:
     assert fit("--trainer.max_steps", "5", classifier="ScratchClassifier", epochs=9) == 0
@@ -385,6 +462,13 @@ def test_class_weights_come_from_the_training_labels(fit: Fit) -> None:
     weights = load_classifier("checkpoints/run/version_0/best.ckpt").objective.class_weights
     assert weights is not None
     assert weights.tolist() == pytest.approx([1.0] * 10)
+
+
+@pytest.mark.slow
+def test_batches_whose_classes_have_no_weight_do_not_count(fit: Fit) -> None:
+    flags = ("--data.batch_size", "2", "--model.class_weights", "[0, 1, 1, 1, 0, 0, 0, 0, 0, 0]")
+    assert fit(*flags, classifier="ScratchClassifier") == 0
+    assert 0 < float(rows()[0]["train/loss"]) < 3
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")  # between torch and Lightning

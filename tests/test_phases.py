@@ -147,9 +147,13 @@ def test_a_checkpoint_of_any_validated_epoch_goes_on_exactly(phases: dict[int, A
         assert different(whole, run(start=start)) == [], start.name
 
 
-def test_more_than_one_validation_in_an_epoch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"counts one validation an epoch.*val_check_interval is 0\.5: leave it out"):
-        train(classifier(train=UNTIL), data_module({}), tmp_path, val_check_interval=0.5, max_epochs=6)
+@pytest.mark.parametrize("settings", [{"train": UNTIL}, {"schedule": "plateau"}])
+@pytest.mark.parametrize(("interval", "told"), [(0.5, r"0\.5"), (1, "1"), ({"seconds": 1}, "a time")])
+def test_more_than_one_validation_in_an_epoch_is_refused(
+    settings: dict[str, Any], interval: Any, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"counts one validation an epoch.*val_check_interval is {told}: leave it out"):
+        train(classifier(**settings), data_module({}), tmp_path, val_check_interval=interval, max_epochs=6)
 
 
 # At the command line
@@ -206,6 +210,10 @@ def test_a_stopped_run_with_an_early_end_goes_on_to_the_same(epoch: int, fit: Fi
         (
             ("--model.train", "{0: {train: head, until: plateau}, 1: all}", "--trainer.val_check_interval", "0.5"),
             "counts one validation an epoch",
+        ),
+        (
+            ("--model.schedule", "plateau", "--trainer.val_check_interval", "0.5"),
+            "model.schedule is plateau, which counts one validation an epoch, and trainer.val_check_interval is 0.5",
         ),
         (("--model.train", "lora"), "set --model.lora"),
         (("--model.lora", "{rank: 4}", "--model.train", "head"), "no phase of model.train trains them"),

@@ -90,7 +90,7 @@ DIMENSIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "every epoch": (),
         "every second epoch": ("--trainer.check_val_every_n_epoch=2",),
         "twice an epoch": ("--trainer.val_check_interval=0.5",),
-        "every 3 batches": ("--trainer.val_check_interval=3",),
+        "every batch": ("--trainer.val_check_interval=1",),
     },
     "checkpoints": {
         "every step": ("--checkpoint_steps=1",),
@@ -186,7 +186,7 @@ def draw(seed: int, number: int, folder: Path) -> Setting:
         values["schedule"] = LENGTHLESS[number % len(LENGTHLESS)]
     if values["end"] == "time" and values["averaging"] == "swa":  # of which epochs nobody knows
         values["averaging"] = "ema"
-    if values["phases"] == "by plateau":  # judged once an epoch
+    if "plateau" in (values["schedule"], *values["phases"].split()):  # judged once an epoch
         values["validation"] = "every epoch"
     return Setting(number, values, folder)
 

@@ -17,7 +17,7 @@ WEIGHTS = [0.2, 1.0, 3.0]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("weights", [None, WEIGHTS, [0.0, 1.0, 3.0]])
 def test_cross_entropy_is_torchs(smoothing: float, weights: list[float] | None) -> None:
     outcome = make_objective("cross_entropy", 3, weights, smoothing)(LOGITS, TARGETS, None)
     tensor = None if weights is None else torch.tensor(weights)

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DistributedSampler
@@ -48,7 +49,7 @@ from fashion_tl.records.record import (
 from fashion_tl.training.certificate import FreezeCertificate
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
-from fashion_tl.training.freezing import FreezeUnfreeze, averaging_of
+from fashion_tl.training.freezing import FreezeUnfreeze, averaging_of, validates_at_ends
 from fashion_tl.training.progress import progress_of
 
 
@@ -427,8 +428,13 @@ def _write_csv(paths: RunPaths, rows: list[dict[str, float]]) -> None:
 
 def _why_stopped(trainer: Trainer) -> str:
     for callback in trainer.early_stopping_callbacks:
-        if getattr(callback, "stopped_epoch", 0):
-            return f"early stopping: {callback.monitor} did not improve for {callback.patience} epochs"
+        reason = callback.stopping_reason
+        if reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            counted = "epoch" if trainer.check_val_every_n_epoch == 1 and validates_at_ends(trainer) else "validation"
+            count = max(callback.patience, 1)
+            return f"early stopping: {callback.monitor} did not improve for {count} {counted}{'s' * (count > 1)}"
+        if reason != EarlyStoppingReason.NOT_STOPPED:
+            return f"early stopping: {callback.stopping_reason_message}"
     for freezing in _callbacks(trainer):
         if isinstance(freezing, FreezeUnfreeze) and 0 <= freezing.max_steps <= trainer.global_step:
             return "all steps done"

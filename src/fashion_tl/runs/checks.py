@@ -133,7 +133,7 @@ def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) 
     for callback in callbacks:
         if isinstance(callback, WeightAverage):
             callback.period(plan, Progress(0, batches=bounds[2]))
-    check_validations(plan, getattr(trainer, "val_check_interval", None))
+    check_validations(plan, trainer)
     return plan
 
 

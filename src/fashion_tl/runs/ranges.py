@@ -334,7 +334,7 @@ def _check_probe(config: Namespace) -> None:
 
 
 def check_lengths(trainer: Any, data: ImageDataModule) -> None:  # noqa: ANN401 - the Trainer, whose type does not tell
-    """Refuse limits of batches that leave nothing to train, validate or test on.
+    """Refuse limits of batches that leave nothing to do, and epochs whose last validation is not at their end.
 
     Args:
         trainer: The trainer.
@@ -351,12 +351,26 @@ def check_lengths(trainer: Any, data: ImageDataModule) -> None:  # noqa: ANN401 
                 f"trainer.limit_{name}_batches is {limit}: of {batches} batches that leaves none. Give 1 or more for a "
                 "number of batches."
             )
-    train, limit, every = sizes["train"], trainer.limit_train_batches, getattr(trainer, "val_check_interval", None)
+    train, limit = sizes["train"], trainer.limit_train_batches
     train = int(train * limit) if isinstance(limit, float) else min(train, limit or train)
+    if getattr(trainer, "_val_check_time_interval", None) is not None:
+        raise UserError(
+            "trainer.val_check_interval is a time: the last validation of an epoch would not be at its end, whose "
+            f"weights best.ckpt keeps. Give a number of batches that divides the {train} of an epoch, or leave it out."
+        )
+    every = trainer.val_check_interval
     if trainer.check_val_every_n_epoch is not None and isinstance(every, int) and every > train:
         raise UserError(f"trainer.val_check_interval is {every}: an epoch has {train} batches. Give at most as many.")
     if isinstance(every, float) and int(train * every) < 1:
         raise UserError(f"trainer.val_check_interval is {every}: of {train} batches that is none. Give a larger one.")
+    step = int(train * every) if isinstance(every, float) else every
+    if train % step and step % train:
+        fitting = max(n for n in range(1, min(step, train) + 1) if train % n == 0)
+        raise UserError(
+            f"trainer.val_check_interval is {every}: an epoch has {train} batches, and its last validation would not "
+            f"be at its end, whose weights best.ckpt keeps. Give a number of batches that divides {train}, such as "
+            f"{fitting}, or leave it out."
+        )
 
 
 def _check_folders(config: Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -113,7 +114,7 @@ class FreezeUnfreeze(Callback):
                 # Lightning counts that epoch as done, but would leave out the start of the next one.
                 trainer.fit_loop.reset_restart_stage()
         plan = module.current_plan()
-        check_validations(plan, trainer.val_check_interval, trainer.enable_validation)
+        check_validations(plan, trainer, trainer.enable_validation)
         for phase in module.plan.phases[len(plan.phases) :]:
             words = written([phase.settings()])[1:-1]
             rank_zero_warn(f"the phase {words} begins after the end of the run and is left out")
@@ -212,6 +213,11 @@ class EarlyStopping(LightningEarlyStopping):
 
     An earlier phase always runs to its end: its plateau is what the next phase is there to leave.
     """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget that it has stopped, where training goes on."""
+        if not trainer.should_stop:
+            self.stopped_epoch, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting, with the patience that this run was given."""
@@ -339,13 +345,19 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     return {"epoch": saved["epoch"], "batch": saved["batch"], "changed": changed}
 
 
-def check_validations(plan: Plan, interval: object, validates: bool = True) -> None:
-    """Refuse none and more than one validation in an epoch, where one may end a phase.
+def validates_at_ends(trainer: Any) -> bool:  # noqa: ANN401 - the Trainer, whose type does not tell what it may lack
+    """Say whether an epoch that is validated is so once, at its end."""
+    interval = getattr(trainer, "val_check_interval", None)  # missing where it is a time; the integer 1 is every batch
+    return isinstance(interval, float) and interval == 1.0
+
+
+def check_validations(plan: Plan, trainer: Any, validates: bool = True) -> None:  # noqa: ANN401 - as above
+    """Refuse none and more than one validation in an epoch, where one may end a phase or cut the rates.
 
     Args:
         plan: The plan.
-        interval: ``val_check_interval`` of the trainer.
-        validates: Whether the trainer validates at all.
+        trainer: The trainer.
+        validates: Whether it validates at all.
 
     Raises:
         UserError: If there are none, or more.
@@ -355,10 +367,11 @@ def check_validations(plan: Plan, interval: object, validates: bool = True) -> N
             "model.train says until: plateau, which looks at the validation loss, and there is no validation: give the "
             "trainer validation images, or leave until out."
         )
-    if plan.may_end_early and interval not in (None, 1.0):
+    if (plan.may_end_early or plan.schedule.name == "plateau") and not validates_at_ends(trainer):
+        what = "model.train says until: plateau" if plan.may_end_early else "model.schedule is plateau"
         raise UserError(
-            f"model.train says until: plateau, which counts one validation an epoch, and trainer.val_check_interval is "
-            f"{interval}: leave it out."
+            f"{what}, which counts one validation an epoch, and trainer.val_check_interval is "
+            f"{getattr(trainer, 'val_check_interval', 'a time')}: leave it out."
         )
 
 

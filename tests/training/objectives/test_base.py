@@ -56,6 +56,19 @@ def test_shares_of_one_class_are_that_class(kind: str, weights: list[float] | No
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_batch_of_classes_without_weight_has_no_loss(kind: str, smoothing: float, shares: bool) -> None:
+    smoothing = 0.0 if kind == "focal" else smoothing
+    made = objective(kind, KINDS[kind], class_weights=[0.0, 1.0, 3.0], label_smoothing=smoothing)
+    logits, targets = LOGITS.clone().requires_grad_(), torch.zeros(40, dtype=torch.long)
+    loss = made(logits, F.one_hot(targets, 3).float() if shares else targets, None).loss
+    loss.backward()
+    assert loss == 0
+    torch.testing.assert_close(logits.grad, torch.zeros(40, 3), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_of_mixed_targets_is_the_mix_of_the_losses(kind: str) -> None:
     made = objective(kind, KINDS[kind])
     shares = 0.3 * F.one_hot(TARGETS, 3) + 0.7 * F.one_hot(OTHERS, 3)

@@ -132,10 +132,14 @@ class Objective(nn.Module):
         return Outcome(self.loss(logits, targets, batch), correct)
 
     def loss(self, logits: Tensor, targets: Tensor, batch: Any) -> Tensor:  # noqa: ANN401 - as above
-        """Compute the mean loss (), weighed and smoothed."""
-        if targets.ndim == 1 and self.spread is None and type(self).losses is Objective.losses:
-            return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=self.label_smoothing)
-        return self.expected(self.losses(logits), targets)
+        """Compute the mean loss (), weighed and smoothed; 0 where no class of the batch has a weight."""
+        if targets.ndim != 1 or self.spread is not None or type(self).losses is not Objective.losses:
+            return self.expected(self.losses(logits), targets)
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        counts = self.class_weights[targets].any()
+        weights = torch.where(counts, self.class_weights, 1.0)  # torch divides by their sum
+        return counts * F.cross_entropy(logits, targets, weights, label_smoothing=self.label_smoothing)
 
     def losses(self, logits: Tensor) -> Tensor:
         """Compute the loss (B, K) that each sample would have were it of each class; cross-entropy by default."""
@@ -145,7 +149,7 @@ class Objective(nn.Module):
         """Average the losses of classes (B, K) over the targets of a batch, weighed and smoothed, to ().
 
         Weights count as torch's cross-entropy counts them: the sum is divided by the weight of the targets before they
-        are smoothed.
+        are smoothed. Where that is 0, so is the loss.
         """
         shares = F.one_hot(targets, losses.shape[1]) if targets.ndim == 1 else targets
         shares = shares.to(losses.dtype)
@@ -156,7 +160,8 @@ class Objective(nn.Module):
         elif part:
             with torch.autocast(losses.device.type, enabled=False):
                 smoothed = (1 - part) * shares + part * (shares @ self.spread.to(losses.dtype))  # type: ignore[union-attr]
-        return (smoothed * weights * losses).sum() / (shares * weights).sum()
+        total = (shares * weights).sum()
+        return (smoothed * weights * losses).sum() / total.masked_fill(total == 0, torch.inf)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Count the samples that are classified right (): as the class with the largest share of the target."""
