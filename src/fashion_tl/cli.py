@@ -97,7 +97,15 @@ def let_threads_sleep() -> None:
 
 
 class _Output(io.FileIO):
-    """A stream of the process that goes nowhere once its reader has gone, as `head` does: a training goes on."""
+    """A stream of the process that goes nowhere once its reader has gone, as `head` does: a training goes on.
+
+    Args:
+        stream: The stream in whose place it is, which would close the descriptor if nobody kept it.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(stream.fileno(), "w", closefd=False)
+        self.stream = stream
 
     def write(self, data: Any, /) -> int:  # noqa: ANN401 - a buffer
         try:
@@ -112,7 +120,7 @@ class _Output(io.FileIO):
 def outlasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     """Return a stream to write to in the place of one of the process's own, whose reader may go."""
     stream.flush()
-    raw = _Output(stream.fileno(), "w", closefd=False)
+    raw = _Output(stream)
     return io.TextIOWrapper(
         raw if stream.write_through else io.BufferedWriter(raw),  # as Python's own, unbuffered
         encoding=stream.encoding,
