@@ -50,7 +50,14 @@ def state(version: int) -> dict[str, torch.Tensor]:
 def test_what_is_found_trains_and_the_search_leaves_nothing_else(
     fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str], batch: int, optimizer: str, share: float
 ) -> None:
-    flags = ("--data.batch_size", str(batch), "--model.optimizer", optimizer, "--data.source.num_train", "300")
+    flags: tuple[str, ...] = (
+        "--data.batch_size",
+        str(batch),
+        "--model.optimizer",
+        optimizer,
+        "--data.source.num_train",
+        "300",
+    )
     flags += ("--model.backbone_lr", str(share * 1e-3))  # model.lr is 1e-3
     assert fit(*flags, *FIND, classifier="ScratchClassifier", epochs=8) == 0
     (told,) = re.findall(r"learning-rate finder: lr (\S+), backbone_lr (\S+)", capsys.readouterr().out)
@@ -69,7 +76,7 @@ def test_what_is_found_trains_and_the_search_leaves_nothing_else(
 def test_it_finds_the_rate_of_the_first_phase_and_refuses_what_sets_its_own(
     fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert fit(*FIND, "--model.train", "{0: head, 1: 1}", epochs=2) == 0  # phases begin within the steps of the search
+    assert fit(*FIND, "--model.train", "{0: 1, 1: 2}", epochs=2) == 0  # phases begin within the steps of the search
     assert len(read_record(Path("lightning_logs/run/version_0"))["certificate"]) == 2
     capsys.readouterr()
     assert fit(*FIND, "--model.train", "{0: {train: head, lr: 0.1}, 1: 1}", epochs=2, name="own") == 2

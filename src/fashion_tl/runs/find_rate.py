@@ -69,7 +69,7 @@ def suggested(rates: Sequence[float], losses: Sequence[float]) -> float | None:
 
     Example:
         >>> suggested([1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.3, 2.3, 1.6, 1.0, 9.0])
-        0.01
+        0.1
     """
     smoothed, mean = [], 0.0
     for step, loss in enumerate(losses):
