@@ -144,6 +144,25 @@ def test_two_processes_end_a_phase_at_the_same_plateau(fit: Fit) -> None:
 
 
 @pytest.mark.slow
+def test_what_a_teacher_says_is_computed_by_one_of_two_processes(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(tmp_path / "own"))
+    assert fit(*SHARED, name="teacher", epochs=3) == 0
+    flags = (
+        "--trainer.max_epochs",
+        "1",
+        "--model.train",
+        "head",
+        "--model.terms",
+        "{distillation: {teachers: teacher}}",
+    )
+    assert forked("--name", "first", *flags).count("best.ckpt says of") == 1
+    assert forked("--name", "second", *flags).count("best.ckpt says of") == 0
+    assert rows("first")[0]["train/loss"] == rows("second")[0]["train/loss"]
+
+
+@pytest.mark.slow
 def test_a_search_and_seeds_by_two_processes(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(tmp_path / "own"))
     one_epoch = ("--trainer.max_epochs", "1", "--model.train", "head")

@@ -30,6 +30,13 @@ def test_the_rate_lies_on_the_descent_well_below_where_the_loss_explodes() -> No
     assert 1e-3 < found < 0.1
 
 
+def test_a_loss_that_begins_low_is_not_where_it_falls() -> None:
+    losses = [0.4 if step == 0 else 2.4 if step < 60 else 0.3 for step in range(STEPS)]
+    found = suggested(rates(), losses)
+    assert found is not None
+    assert found >= rates()[60]
+
+
 @pytest.mark.parametrize(
     "losses",
     [[2.3] * STEPS, [2.3 + 0.01 * step for step in range(STEPS)], [float("nan")] * STEPS, []],
@@ -81,4 +88,12 @@ def test_it_finds_the_rate_of_the_first_phase_and_refuses_what_sets_its_own(
     capsys.readouterr()
     assert fit(*FIND, "--model.train", "{0: {train: head, lr: 0.1}, 1: 1}", epochs=2, name="own") == 2
     assert "phases of model.train have rates of their own" in capsys.readouterr().err
+    Path("own_optimizer.py").write_text(
+        "import torch\n\nfrom fashion_tl import ScratchClassifier\n\n\n"
+        "class Own(ScratchClassifier):\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), lr=0.1)\n"
+    )
+    assert fit(*FIND, classifier="own_optimizer.Own", name="own") == 2
+    assert "Own brings optimizers of its own" in capsys.readouterr().err
     assert not Path("lightning_logs/own").exists()

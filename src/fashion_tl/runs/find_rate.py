@@ -20,7 +20,7 @@ from fashion_tl.runs.parser import make_trainer
 from fashion_tl.runs.resume import saved_state
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
-from fashion_tl.training.optimizer import group_rates, parameter_groups
+from fashion_tl.training.optimizer import group_rates
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 120  # of the head's rate: 17 steps for each factor of ten
 SMOOTHING, EXPLODED, FALL = 0.9, 3.0, 0.05
@@ -30,9 +30,9 @@ _KEPT = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_v
 def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, checkpoint: Path | None) -> None:
     """Find the learning rate (Smith 2017) and put it into plan and configuration, which then run without a search.
 
-    The first phase is trained for some epochs' worth of steps while all rates rise together, each group's share of the
-    head's as the plan says; weights are then what they were. A run that goes on takes the rates that were found at its
-    start.
+    The first phase is trained for a number of steps, through as many epochs as these take, while all rates rise
+    together, each group's share of the head's as the plan says; weights are then what they were. A run that goes on
+    takes the rates that were found at its start.
 
     Raises:
         UserError: If none is found, phases have rates of their own, or several processes would each find their own.
@@ -47,6 +47,10 @@ def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, 
         raise UserError(
             "--find_lr true finds model.lr, and phases of model.train have rates of their own: leave these out."
         )
+    if type(model).configure_optimizers is not ImageClassifier.configure_optimizers:
+        raise UserError(
+            f"--find_lr true finds model.lr, and {type(model).__name__} brings optimizers of its own: leave it out."
+        )
     lr = suggested(*_swept(config, model, data))
     if lr is None:
         raise UserError(
@@ -60,8 +64,8 @@ def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, 
 def suggested(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     """Choose a rate from the losses of a training in which it rose; None if the loss did not fall.
 
-    The rates of the longest descent of the smoothed loss are taken, and of these the one after two thirds of the fall:
-    the loss still falls steeply there, and what diverges is several times higher.
+    Of the rates at which the smoothed loss falls, from its highest value to its lowest, it is the one after two thirds
+    of the fall: the loss still falls steeply there, and what diverges is several times higher.
 
     Args:
         rates: Rates, rising, one a step.
@@ -80,11 +84,12 @@ def suggested(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     if not smoothed:
         return None
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
-    highest = max(smoothed[: lowest + 1])
-    if smoothed[lowest] > (1 - FALL) * highest:
+    highest = max(range(lowest + 1), key=smoothed.__getitem__)
+    fall = smoothed[highest] - smoothed[lowest]
+    if fall < FALL * smoothed[highest]:
         return None
-    goal = highest - (highest - smoothed[lowest]) * 2 / 3
-    return next(rates[step] for step in range(lowest + 1) if smoothed[step] <= goal)
+    goal = smoothed[highest] - fall * 2 / 3
+    return next(rates[step] for step in range(highest, lowest + 1) if smoothed[step] <= goal)
 
 
 def _swept(config: Namespace, model: ImageClassifier, data: ImageDataModule) -> tuple[list[float], list[float]]:
@@ -122,7 +127,7 @@ class _RisingRate(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take each group's share of the head's rate from the plan."""
         module: Any = pl_module
-        groups = list(parameter_groups(module.network, module.plan.weight_decay))
+        groups = trainer.optimizers[0].param_groups
         self._peaks = [rate / module.plan.lr for rate in group_rates(module.network, groups, module.plan, 0)]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - Lightning's type

@@ -243,6 +243,19 @@ def test_what_teachers_say_is_kept_for_other_runs_and_other_temperatures(
     np.testing.assert_allclose(cooler[0, :5], taught_by_hand(teachers[:1], images.float() / 255, 1.0), atol=1e-6)
 
 
+def test_a_damaged_entry_of_a_teacher_is_computed_again(tmp_path: Path, teachers: list[str]) -> None:
+    folder = tmp_path / "cache"
+    alone = told(folder, teachers[:1])
+    (entry,) = store.entries(folder)
+    file = entry.path / "logits.npy"
+    damaged = bytearray(file.read_bytes())
+    damaged[-3] ^= 1
+    file.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"damaged values in logits\.npy"):
+        assert torch.equal(told(folder, teachers[:1]), alone)
+    assert len(store.entries(folder)) == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [
