@@ -213,8 +213,8 @@ def test_a_device_without_memory_ends_a_run_and_passes_over_a_candidate(
 
 
 def test_candidates_are_judged_by_the_same_images(fit: Fit, folder_of_images: tuple[str, ...], capsys) -> None:
-    for setting in ("data.test_fraction", "data.split_seed", "data.val_fraction"):
-        values = "[1, 2]" if setting == "data.split_seed" else "[0.1, 0.3]"
+    for setting in ("data.test_fraction", "data.split_seed", "data.val_fraction", "trainer.limit_val_batches"):
+        values = "[0.1, 0.3]" if setting.endswith("fraction") else "[1, 2]"
         assert fit(*folder_of_images, "--search", f"{{{setting}: {values}}}") == 2
         said = capsys.readouterr().err
         assert f"--search at {setting}=" in said

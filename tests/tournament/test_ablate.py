@@ -209,6 +209,8 @@ def test_mistakes_leave_nothing(verb: Verb, capsys, args: tuple[str, ...], told:
     [
         ("{data.test_fraction: 0.5}", "more (data.test_fraction=0.5): the validation and test images would be others"),
         ("{data.label_budget: 8}", "more (data.label_budget=8): the validation images would be others"),
+        ("{trainer.limit_val_batches: 1}", "more (trainer.limit_val_batches=1): the validation images would be others"),
+        ("{trainer.limit_test_batches: 1}", "more (trainer.limit_test_batches=1): the test images would be others"),
         ("{data.split_seed: 3}", "an ablation sets data.split_seed itself"),
     ],
 )

@@ -103,6 +103,7 @@ def test_a_space_may_be_written_in_sections_and_without_points(workdir: Path) ->
         ("data.source.num_train: {int: [60, 90]}", (), "num_train=60: the validation and test images would be others"),
         ("data.split_seed: {int: [0, 9]}", (), "Set data.split_seed for all runs alike"),
         ("data.val_fraction: {float: [0.1, 0.3]}", (), "data.val_fraction=0.3: the validation images would be others"),
+        ("trainer.limit_val_batches: {int: [1, 2]}", (), "limit_val_batches=1: the validation images would be others"),
         ("name: {choices: [a, b]}", (), "name cannot be searched"),
     ],
 )

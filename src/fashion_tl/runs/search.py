@@ -21,7 +21,7 @@ from fashion_tl.records.record import NAMED, versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.parser import Config, arguments, parse, written
-from fashion_tl.runs.studies import build, check_images, load_data
+from fashion_tl.runs.studies import build, check_images, decides_on_images, load_data
 from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.training.divergence import DivergedError
 
@@ -81,7 +81,7 @@ def search(
 
 def _check_images(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
     """Refuse values with which candidates would be judged by other images than the configuration's."""
-    tried = [{setting: value} for setting, given in values.items() if setting.startswith("data.") for value in given]
+    tried = [{setting: value} for setting, given in values.items() if decides_on_images(setting) for value in given]
     if not tried:
         return
     base, _ = load_data(args, ONE)

@@ -22,6 +22,12 @@ from fashion_tl.runs.parser import arguments, instantiate, make_trainer, parse, 
 from fashion_tl.runs.refusals import as_user_errors
 
 ALONE = ("ckpt_path", "trainer.fast_dev_run")  # settings of a single run
+JUDGES = {"val": "validation", "test": "test"}  # parts whose images decide
+LIMITS = {  # settings beside those of the data that decide on their images
+    "trainer.limit_val_batches": ("val",),
+    "trainer.limit_test_batches": ("test",),
+    "trainer.overfit_batches": ("val",),
+}
 
 
 def check_base(base: Namespace, kind: str) -> None:
@@ -179,17 +185,23 @@ def check_images(
     Raises:
         UserError: If they are not.
     """
-    settings = [key for key in changed if key.partition(".")[0] == "data"]
-    if not settings:  # nothing else decides on images
+    settings = [key for key in changed if decides_on_images(key)]
+    if not settings:
         return
-    divide_as(data, base)
-    names = {"val": "validation", "test": "test"}
-    others = [names[part] for part in parts if not data.has_the_same(part, base)]
+    others = [part for part in parts if any(part in LIMITS.get(key, ()) for key in settings)]
+    if not others:
+        divide_as(data, base)
+        others = [part for part in parts if not data.has_the_same(part, base)]
     if others:
         raise UserError(
-            f"the {' and '.join(others)} images would be others, and figures on them could not be compared. Set "
+            f"the {' and '.join(JUDGES[part] for part in others)} images would be others, and figures on them could not be compared. Set "
             f"{' and '.join(settings)} for all runs alike."
         )
+
+
+def decides_on_images(setting: str) -> bool:
+    """Say whether a setting, by its flag without the dashes, decides on which images a run sees."""
+    return setting.partition(".")[0] == "data" or setting in LIMITS
 
 
 @contextmanager

@@ -39,7 +39,7 @@ TRIALS = 40
 # What a study sets itself, and what its figures could not be compared across, beside other images.
 OWN = (
     *(*NOT_SEARCHED, "study", "seed_everything", "monitor", "find_lr", "trainer.fast_dev_run"),
-    *("trainer.logger", "trainer.devices", "trainer.num_nodes", "trainer.limit_val_batches", "trainer.callbacks"),
+    *("trainer.logger", "trainer.devices", "trainer.num_nodes", "trainer.callbacks"),
 )
 
 
