@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from fashion_tl.errors import UserError
+from fashion_tl.plain_text import duration
 from fashion_tl.runs.fit import Run
 from fashion_tl.runs.parser import parse
 from fashion_tl.tournament.page import signed
@@ -175,6 +177,28 @@ def test_what_is_computed_once_is_not_counted_for_each_epoch(verb: Verb, monkeyp
     monkeypatch.setattr("fashion_tl.tournament.progress.fit", timed)
     assert verb("ablate", *ON, "--seeds", "1", "--plan_only") == 0
     assert re.search(r"3 runs; about \d s on this machine", capsys.readouterr().out)
+
+
+def test_phases_are_timed_one_by_one_and_features_are_computed_once(verb: Verb, monkeypatch, capsys) -> None:
+    clock, timed = [0.0], []
+
+    def short(config: list[str], changes: dict[str, Any], tested: bool) -> Run:
+        timed.append(changes)
+        epochs = [5.0, 0.96, 5.0, 9.6]  # of 96 images
+        clock[0] += 192 + sum(epochs)
+        spent = {"epoch_seconds": epochs, "images_per_second": 4 * 96 / sum(epochs), "cache_seconds": 192.0}
+        return Run(None, {"time": spent})
+
+    monkeypatch.setattr("fashion_tl.tournament.progress.fit", short)
+    monkeypatch.setattr("fashion_tl.tournament.progress.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    plateau = "{0: {train: head, until: plateau}, 3: all}"
+    given = (*ON, "--model.train", plateau, "--trainer.max_epochs", "5", "--seeds", "1", "--plan_only")
+    assert verb("ablate", *given) == 0
+    # 110 training and 60 test images. The first epochs of phases take 8.88 s more than others do, whoever runs.
+    run = 110 * (3 * 0.01 + 2 * 0.1) + 0.4 * 0.01 * 60 - 0.56
+    features = 2 * (110 + 60)  # 2 seconds an image, again for the variant without flips
+    assert f"3 runs; about {duration(3 * run + 2 * features)} on" in capsys.readouterr().out
+    assert [changes["model.train"] for changes in timed] == [{0: {"train": "head"}, 2: "all"}] * 4  # one to warm up
 
 
 def test_changes_are_added_alone(verb: Verb) -> None:

@@ -193,8 +193,9 @@ def check_images(
         divide_as(data, base)
         others = [part for part in parts if not data.has_the_same(part, base)]
     if others:
+        which = " and ".join(JUDGES[part] for part in others)
         raise UserError(
-            f"the {' and '.join(JUDGES[part] for part in others)} images would be others, and figures on them could not be compared. Set "
+            f"the {which} images would be others, and figures on them could not be compared. Set "
             f"{' and '.join(settings)} for all runs alike."
         )
 

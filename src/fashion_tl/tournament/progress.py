@@ -7,9 +7,16 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from fashion_tl.data.batches import Split
 from fashion_tl.errors import UserError
 from fashion_tl.plain_text import duration
 from fashion_tl.records.record import versions
@@ -105,7 +112,8 @@ class Progress:
 def expected_seconds(study: Study, done: Mapping[str, Found]) -> dict[str, float]:
     """Say how long one run of each cell takes: from its finished runs, else from a short run of its strategy."""
     found: dict[str, float] = {}
-    timed: dict[str, tuple[float, float]] = {}
+    timed: dict[str, Timed] = {}
+    cached: set[str] = set()
     warm = False
     for cell in study.cells:
         known = _of_records(study, cell, done)
@@ -117,9 +125,12 @@ def expected_seconds(study: Study, done: Mapping[str, Found]) -> dict[str, float
                 _time(study, cell)
                 warm = True
             timed[cell.strategy.name] = _time(study, cell)
-        overhead, each = timed[cell.strategy.name]
-        images = study.images[cell.budget.name if cell.budget else ""]
-        found[cell.name] = overhead + each * (images * _epochs(study, cell, images) + TEST_SHARE * study.images["test"])
+        each, images = timed[cell.strategy.name], study.images[cell.budget.name if cell.budget else ""]
+        found[cell.name] = each.overhead + _epochs_seconds(study, cell, each, images)
+        what_is_cached = _of_cache(study, cell)
+        if what_is_cached not in cached:  # one of the cell's runs computes it, others read
+            cached.add(what_is_cached)
+            found[cell.name] += each.cached * (images + study.images["test"]) / len(study.run_names(cell))
     return found
 
 
@@ -175,35 +186,91 @@ def _seconds(record: Mapping[str, object]) -> float | None:
     return float(spent.get("fit_seconds") or 0.0) + float(spent.get("test_seconds") or 0.0)
 
 
-def _time(study: Study, cell: Cell) -> tuple[float, float]:
-    """Make a short run of a cell; returns the seconds of a run beside its images, and those of a training image."""
+@dataclass(frozen=True)
+class Timed:
+    """What a short run has taken.
+
+    Attributes:
+        overhead: Seconds beside its images.
+        phases: Seconds of a training image in each phase.
+        cached: Seconds of an image whose features are computed for the cache, with all of its views.
+    """
+
+    overhead: float = 0.0
+    phases: Sequence[float] = (0.0,)
+    cached: float = 0.0
+
+
+class FewImages(Callback):
+    """Cuts training and validation images, so that what is computed once for all of them takes little.
+
+    Args:
+        images: Images to leave of each.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Cut them, before anything is computed."""
+        splits = getattr(getattr(trainer, "datamodule", None), "splits", {})
+        for part in splits.keys() & {"train", "val"}:
+            whole = splits[part]
+            splits[part] = Split(whole.images, _spread(whole.indices, self.images), whole.fingerprint)
+
+
+def _spread(indices: Tensor, count: int) -> Tensor:
+    """Return so many of the indices, over all of them: neighbours may be of one class."""
+    return indices[:: max(1, len(indices) // count)][:count]
+
+
+def _time(study: Study, cell: Cell) -> Timed:
+    """Make a short run of a cell, two epochs of each phase: the first of them pays for what is computed once."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of phases beyond a short run, which say nothing of the runs to come
-        data = parse("fit", arguments(study.args, _first(study, cell))).data
-        few = BATCHES * data.batch_size
+        first = _first(study, cell)
+        config = parse("fit", arguments(study.args, first))
+        phases, images = _phases(config), BATCHES * config.data.batch_size
         short = {
             "name": "timing",
             "log_dir": str(Path(folder) / "logs"),
             "checkpoint_dir": str(Path(folder) / "checkpoints"),
             "resume": False,
-            "cache": "off",
-            # So that what is computed once for all images, such as what teachers say, takes little: the runs keep it.
-            "data.per_class": few if data.per_class is None else min(few, data.per_class),
-            "trainer.max_epochs": 2,  # the first one pays for that
+            "patience": None,
+            "trainer.callbacks+": {"class_path": f"{__name__}.FewImages", "init_args": {"images": images}},
+            "trainer.max_epochs": 2 * len(phases),
+            "trainer.max_steps": -1,
             "trainer.check_val_every_n_epoch": 1,
             "trainer.val_check_interval": 1.0,
             "trainer.limit_train_batches": BATCHES,
             "trainer.limit_val_batches": 1,
         }
+        if len(phases) > 1:
+            first = {key: value for key, value in first.items() if not f"{key}.".startswith("model.train.")}
+            short["model.train"] = {2 * i: _without_end(entry) for i, entry in enumerate(phases.values())}
         try:
-            run = fit(list(study.args), {**_first(study, cell), **study.settings(0), **short}, tested=False)
+            run = fit(list(study.args), {**first, **study.settings(0), **short}, tested=False)
         except UserError:  # diverged or refused, which its runs will say: an estimate keeps no study from running
-            return 0.0, 0.0
+            return Timed()
     spent = run.record["time"]
-    epochs = spent["epoch_seconds"]
-    images = spent["images_per_second"] * sum(epochs) / len(epochs)
-    return time.perf_counter() - began - len(epochs) * epochs[-1], epochs[-1] / images
+    epochs, cached = spent["epoch_seconds"], spent.get("cache_seconds") or 0.0
+    trained = spent["images_per_second"] * sum(epochs) / len(epochs)
+    steady = epochs[1::2] or epochs
+    overhead = time.perf_counter() - began - 2 * sum(steady) - cached
+    return Timed(overhead, [each / trained for each in steady], cached / trained)
+
+
+def _phases(config: Namespace) -> dict[int, Any]:
+    """Return what the phases of a run are given as, by their first epochs in order."""
+    spec = config.model.init_args.get("train")
+    if not isinstance(spec, dict):
+        return {0: spec}
+    return dict(sorted((int(start), entry) for start, entry in spec.items()))
+
+
+def _without_end(entry: Any) -> Any:  # noqa: ANN401 - a value of YAML
+    return {k: v for k, v in entry.items() if k not in ("until", "patience")} if isinstance(entry, dict) else entry
 
 
 def _first(study: Study, cell: Cell) -> Changes:
@@ -211,13 +278,23 @@ def _first(study: Study, cell: Cell) -> Changes:
     return study.changes(cell, study.candidates(cell.strategy)[0])
 
 
-def _epochs(study: Study, cell: Cell, images: int) -> int:
-    """Return the epochs of a run on a number of images, where epochs, steps or both bound it."""
+def _of_cache(study: Study, cell: Cell) -> str:
+    """Return those of a cell's changes on which cached features depend, as one text."""
+    decide = {key: value for key, value in _first(study, cell).items() if key.startswith(("data.", "model.backbone"))}
+    return repr(sorted(decide.items(), key=lambda pair: pair[0]))
+
+
+def _epochs_seconds(study: Study, cell: Cell, each: Timed, images: int) -> float:
+    """Return what the epochs of a run on a number of images take, and its test."""
     config = parse("fit", arguments(study.args, {**_first(study, cell), **study.settings(0), "name": "timing"}))
     epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
     batches = max(1, images // config.data.batch_size)
     bounded = Plan().bounded(-1 if epochs is None else epochs, steps, batches, config.trainer.accumulate_grad_batches)
-    return max(1, bounded.epochs or 1)
+    end = max(1, bounded.epochs or 1)
+    starts = [min(start, end) for start in _phases(config)]
+    lengths = [after - start for start, after in zip(starts, [*starts[1:], end], strict=True)]
+    trained = sum(length * seconds for length, seconds in zip(lengths, each.phases, strict=False))
+    return images * trained + TEST_SHARE * each.phases[0] * study.images["test"]
 
 
 def _figure(made: Version) -> str:
