@@ -89,6 +89,13 @@ MUTATIONS = (
         ("tests/data/test_hugging_face.py", "-k", "order"),
     ),
     Mutation(
+        "what is done is not taken for a run of other images",
+        "records/record.py",
+        "described[what] != recorded[what]",
+        "described[what] is None",
+        ("tests/runs/test_going_on.py", "-k", "other_images"),
+    ),
+    Mutation(
         "test images without labels are refused",
         "data/hugging_face.py",
         "if label not in range(len(own))]",

@@ -59,6 +59,23 @@ def test_it_goes_on_with_the_version_that_is_not_done_and_then_says_so(fit: Fit,
     assert versions(LOGS, "run") == [0, 1]
 
 
+@pytest.mark.parametrize("flags", [(), ("--seeds", "2"), ("--folds", "2"), ("--search", "{model.lr: [0.01, 0.02]}")])
+@pytest.mark.thorough(keep=1)
+def test_what_is_done_is_not_taken_for_a_run_of_other_images(
+    fit: Fit, folder_of_images: tuple[str, ...], flags: tuple[str, ...], capsys
+) -> None:
+    command = (*folder_of_images, "--data.image_size", "16", *flags, "--resume", "true")
+    assert run(fit, *command, epochs=1) == 0
+    shutil.copytree("data", "moved")
+    assert run(fit, *command, "--data.source.root", "moved", epochs=1) == 0  # the same images elsewhere
+    assert "is done already" in capsys.readouterr().out
+    shutil.copyfile("data/photos/dark/1.png", "data/photos/dark/more.png")
+    made = sorted(LOGS.rglob("run.json"))
+    assert run(fit, *command, epochs=1) == 2
+    assert "have changed since: their fingerprint is another. Give another --name." in capsys.readouterr().err
+    assert sorted(LOGS.rglob("run.json")) == made
+
+
 def test_a_run_is_trained_by_one_call_and_tested_by_a_later_one(fit: Fit, workdir: Path, capsys) -> None:
     from fashion_tl.runs.fit import fit as make
 

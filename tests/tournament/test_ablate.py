@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -244,6 +245,18 @@ def test_runs_that_would_be_judged_by_other_images_are_refused(
     assert verb("ablate", "--add", f"{{more: {changes}}}", *folder_of_images, "--seeds", "2") == 2
     assert told in capsys.readouterr().err
     assert not Path("lightning_logs").exists()
+
+
+def test_runs_of_images_that_have_changed_are_refused_before_another_one_trains(
+    verb: Verb, folder_of_images: tuple[str, ...], capsys
+) -> None:
+    flags = ("--add", "{small: {data.image_size: 16}}", *folder_of_images, "--trainer.max_epochs", "1")
+    assert verb("ablate", *flags, "--seeds", "1") == 0
+    shutil.copyfile("data/photos/dark/1.png", "data/photos/dark/more.png")
+    for seeds in ("1", "2"):
+        assert verb("ablate", *flags, "--seeds", seeds) == 2
+        assert "have changed since: their fingerprint is another. Give another --name." in capsys.readouterr().err
+    assert len(list(RESULTS.rglob("run.json"))) == 2
 
 
 def test_what_leaves_the_images_is_compared(verb: Verb, folder_of_images: tuple[str, ...], capsys) -> None:

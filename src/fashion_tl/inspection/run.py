@@ -22,7 +22,16 @@ from fashion_tl.errors import UserError
 from fashion_tl.imports import import_class
 from fashion_tl.metrics.metrics import Ints
 from fashion_tl.process import own_device
-from fashion_tl.records.record import COMPLETED, CONFIG, RunPaths, folder_paths, newest_completed, read_record, verify
+from fashion_tl.records.record import (
+    COMPLETED,
+    CONFIG,
+    RunPaths,
+    check_same_data,
+    folder_paths,
+    newest_completed,
+    read_record,
+    verify,
+)
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
 
@@ -110,10 +119,7 @@ def open_run(
         data = data_of(paths, root)
         data.prepare_data()
         data.setup()
-    described, recorded = data.describe(), record.get("data") or {}
-    for what in ("fingerprint", "class_names", "test_set"):
-        if what in recorded and described[what] != recorded[what]:
-            raise UserError(f"the data of {paths.logs} have changed since: their {what.replace('_', ' ')} is another.")
+    check_same_data(paths.logs, record, data.describe())
     module = load_classifier(paths.best)
     return OpenedRun(paths, record, module.to(own_device()), data)
 

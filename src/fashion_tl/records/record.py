@@ -193,6 +193,25 @@ def verify(folder: Path, name: str, record: dict[str, Any]) -> None:
         return  # whoever reads it says why it cannot be read
 
 
+def check_same_data(folder: Path, record: Mapping[str, Any], described: Mapping[str, Any], way: str = "") -> None:
+    """Refuse a run of other images than those at hand.
+
+    Args:
+        folder: Its log folder.
+        record: Its record.
+        described: What the data module says of the images at hand, or part of it.
+        way: What to do then, as a sentence.
+
+    Raises:
+        UserError: If they are others.
+    """
+    recorded = record.get("data") or {}
+    for what in ("fingerprint", "class_names", "test_set"):
+        if what in recorded and what in described and described[what] != recorded[what]:
+            told = f"the data of {folder} have changed since: their {what.replace('_', ' ')} is another."
+            raise UserError(f"{told} {way}".rstrip())
+
+
 def all_records(log_dir: Path) -> Iterator[tuple[Path, dict[str, Any] | UserError]]:
     """Yield the log folder and the record of every run, or what is wrong with it, by name and version."""
     for name in sorted(p.name for p in log_dir.glob("*") if p.is_dir()):

@@ -25,7 +25,7 @@ from fashion_tl.runs import checks
 from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.runs.find_rate import find_rate
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
-from fashion_tl.runs.resume import find_version, is_trained, own_version
+from fashion_tl.runs.resume import check_data, find_version, is_trained, own_version
 from fashion_tl.seeds import seeded
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
@@ -102,12 +102,13 @@ def _run(
         checkpoint = checks.settle(config)
         found = find_version(config, varied) if config.resume else None
         if found is not None:
-            if found.done or (later and found.trained):
+            if found.done or found.diverged or (later and found.trained):
+                check_data(found, config)
+                if found.diverged:
+                    raise DivergedError(str(found.record["reason"]))
                 if first:
                     print(f"{found.paths.logs} is done already")
                 return Run(found.paths, found.record, found=True)
-            if found.diverged:
-                raise DivergedError(str(found.record["reason"]))
             checkpoint = found.paths.last if found.paths.last.is_file() else None
             config.seed_everything = False if found.record["seed"] is None else found.record["seed"]
         seed = held.enter_context(seeded(config.seed_everything))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fashion_tl.errors import UserError
 from fashion_tl.metrics.cross_validation import cross_validation
 from fashion_tl.records.analysis import write_arrays
 from fashion_tl.records.predictions import read_arrays
@@ -50,7 +51,7 @@ def conclude_folds(runs: Sequence[Run]) -> list[str]:
 
 
 def _pool(runs: Sequence[Run]) -> Path:
-    """Write the predictions of all folds to one file."""
+    """Write the predictions of all folds to one file; raise a UserError if they do not belong together."""
     parts: dict[str, list[np.ndarray]] = defaultdict(list)
     folders = [run.paths.logs for run in runs if run.paths is not None]
     versions = [run.record["version"] for run in runs]
@@ -61,6 +62,9 @@ def _pool(runs: Sequence[Run]) -> Path:
             parts[name].append(np.full(len(parts["image"][-1]), value))
     whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     order = np.argsort(whole["image"], kind="stable")
+    twice = len(order) - len(np.unique(whole["image"]))
+    if twice:
+        raise UserError(f"the folds are no division of one set: {twice} images were tested twice. Give another --name.")
     path = folders[0].with_name(f"out_of_fold_version_{max(versions)}.npz")
     write_arrays(path, {name: array[order] for name, array in whole.items()})
     return path

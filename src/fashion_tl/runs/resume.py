@@ -19,13 +19,14 @@ from fashion_tl.records.record import (
     RECORD,
     TRAINED,
     RunPaths,
+    check_same_data,
     paths_of,
     read_record,
     verify,
     versions,
 )
 from fashion_tl.runs.configs import read_config, read_yaml
-from fashion_tl.runs.parser import dump
+from fashion_tl.runs.parser import dump, instantiate, without_weights
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.freezing import averaging_of, cache_of, check_resumed, compared
@@ -112,6 +113,20 @@ def find_version(config: Namespace, varied: Collection[str] = (), study: bool = 
         f"{asked}{newest[0].paths.logs} is not done, but of another configuration: {told}. "
         f"Give its settings, {'' if study else 'another --name, '}or {way}."
     )
+
+
+def check_data(version: Version, config: Namespace) -> None:
+    """Refuse to take a version for what a configuration makes if the images are others by now.
+
+    Raises:
+        UserError: If they are, or cannot be loaded.
+    """
+    config = config.clone()
+    without_weights(config)
+    data: ImageDataModule = instantiate("fit", config).data
+    data.prepare_data()
+    data.setup("fit")
+    check_same_data(version.paths.logs, version.record, data.describe(), "Give another --name.")
 
 
 def _within(key: str, settings: Collection[str]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -79,6 +80,7 @@ class Study:
         checkpoints: Folder of the checkpoints.
         images: Training images at each label budget, by its name, "" for what the configuration says; "test" for the
             test images.
+        data: What the data module says of the images that all runs have, see ``check_same_data``.
         keep_checkpoints: Whether runs that are done keep them.
         left_out: Why optional strategies are left out, by their names.
     """
@@ -96,6 +98,7 @@ class Study:
     logs: Path
     checkpoints: Path
     images: Mapping[str, int]
+    data: Mapping[str, Any]
     keep_checkpoints: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -205,6 +208,8 @@ def make_study(
             **{each.name if each else "": _training_images(data, labelled, each, base) for each in budgets},
             "test": len(data.splits["test"]),
         },
+        # Splits are of a run's own seed and budget.
+        {key: value for key, value in data.describe().items() if key in ("fingerprint", "class_names")},
         keep_checkpoints,
     )
     if (same := _same_split(study, own_test)) is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fashion_tl.data.batches import Split
 from fashion_tl.errors import UserError
 from fashion_tl.plain_text import duration
-from fashion_tl.records.record import versions
+from fashion_tl.records.record import check_same_data, versions
 from fashion_tl.runs.checks import settle
 from fashion_tl.runs.fit import fit
 from fashion_tl.runs.parser import arguments, parse
@@ -166,6 +166,7 @@ def _version(study: Study, cell: Cell, name: str, place: int, candidates: Sequen
             refused = error
         else:
             if version is not None:
+                check_same_data(version.paths.logs, version.record, study.data, "Give another --name.")
                 return version, candidate
     if refused is not None:
         raise UserError(f"{study.kind} {study.name}: {refused}") from refused

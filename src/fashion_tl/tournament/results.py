@@ -36,6 +36,7 @@ def results_of(study: Study, played: Sequence[Played]) -> dict[str, Any]:
     Raises:
         UserError: If the runs were tested on different images, or predictions cannot be read.
     """
+    setting = _setting(played)
     correct = {each.cell.name: _correct(each) for each in played}
     cells = [_cell(each, correct[each.cell.name]) for each in played]
     results: dict[str, Any] = {
@@ -46,7 +47,7 @@ def results_of(study: Study, played: Sequence[Played]) -> dict[str, Any]:
         "split_seeds": list(study.split_seeds),
         "trials": study.trials,
         "level": LEVEL,
-        **_setting(played),
+        **setting,
         "budgets": [budget.name if budget else "" for budget in study.budgets],
         "strategies": [
             {"name": each.name, "changes": each.changes, "candidates": list(study.candidates(each))}
