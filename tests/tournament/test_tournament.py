@@ -7,15 +7,19 @@ import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import yaml
 
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import versions
 from fashion_tl.tournament.plan import Cell
+from fashion_tl.tournament.progress import FewImages
 from fashion_tl.tournament.strategies import Strategy, read_budgets
 
 from .conftest import RESULTS, Verb, results_of, shown_in, without_seconds
@@ -233,17 +237,14 @@ def test_runs_are_expected_to_take_as_many_epochs_as_their_steps(verb: Verb, cap
     assert 0.4 < told[0] / told[1] < 2.5  # 7 batches an epoch
 
 
-def test_a_timing_run_takes_few_images(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-
-    def timed(args: Any, changes: dict[str, Any], **kwargs: Any) -> Any:
-        taken.append(changes["data.per_class"])
-        not_timed()
-
-    monkeypatch.setattr("fashion_tl.tournament.progress.fit", timed)
-    for flags in ((), ("--data.per_class", "5")):
-        assert verb("tournament", *FILE, "--trials", "1", "--seeds", "1", "--plan_only", *flags) == 0
-    assert set(taken) == {6 * 16, 5}  # batches of 16
+def test_a_timing_run_takes_few_images() -> None:
+    data = ImageDataModule(SyntheticGarments(num_train=240, num_test=40))
+    data.setup("fit")
+    before = data.splits["train"].indices
+    FewImages(40).setup(cast(Any, SimpleNamespace(datamodule=data)), cast(Any, None), "fit")
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 40, "val": 20, "test": 40}
+    assert data.splits["train"].indices.tolist() == before[::5].tolist()[:40]  # from all over it
+    FewImages(40).setup(cast(Any, SimpleNamespace(datamodule=None)), cast(Any, None), "fit")
 
 
 @pytest.mark.parametrize(
