@@ -732,7 +732,7 @@ def test_a_class_of_any_text(tmp_path: Path, name: str) -> None:
     ("counts", "lost"),
     [
         ({"cat": 9, "dog": 1}, "'dog' is left for val: a class needs at least 3 images"),
-        ({"cat": 9, "dog": 2}, "'dog' is left for val: a class needs at least 3 images"),
+        ({"cat": 9, "dog": 2}, "'dog' is left for test: a class needs at least 3 images"),
         ({"cat": 9, "dog": 3}, None),
         ({"train/cat": 9, "train/dog": 1, "test/cat": 1, "test/dog": 1}, "'dog' is left for val: .* at least 2 images"),
         ({"train/cat": 9, "train/dog": 2, "test/cat": 1, "test/dog": 1}, None),
