@@ -104,7 +104,7 @@ def _read_rows(table: Path, folder: Path, columns: dict[str, str | None]) -> lis
             problems[f"splits other than {allowed}"].append(f"{values['split'][:40]!r} in line {line}")
             continue
         path = Path(os.path.normpath(folder / values["path"]))
-        row = Row(path, values["label"], split, values.get("group", ""), path.as_posix(), f"line {line}")
+        row = Row(path, values["label"], split, values.get("group"), path.as_posix(), f"line {line}")
         absolute = os.path.abspath(path)
         before = rows.setdefault(absolute, row)
         if difference := _difference(before, row):
@@ -163,5 +163,5 @@ def _headings_found(source: io.StringIO, delimiter: str, headings: set[str]) -> 
 
 def _difference(one: Row, other: Row) -> str:
     """Name what differs between two rows of an image; empty if nothing does."""
-    pairs = [(getattr(one, name), getattr(other, name)) for name in ("label", "split", "group")]
+    pairs = ((one.label, other.label), (one.split, other.split), (one.group or "", other.group or ""))
     return next((f"{before[:40]!r} and {now[:40]!r}" for before, now in pairs if before != now), "")

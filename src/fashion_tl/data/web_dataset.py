@@ -79,7 +79,7 @@ class WebDataset(ListedImages):
         labels = _labels([sample for _, sample in samples], images, label, label_field, told)
         names, order = named_labels(labels, [str(member) for member in images], told, class_names)
         rows = [
-            Row(member, name, part, "", f"{member.name}\0{member.archive.name}", str(member))
+            Row(member, name, part, None, f"{member.name}\0{member.archive.name}", str(member))
             for (part, _), member, name in zip(samples, images, names, strict=True)
         ]
         index = index_rows(rows, told, "samples", "Check the labels of the shards.", order)
