@@ -708,8 +708,8 @@ MUTATIONS = (
     Mutation(
         "predict replaces nothing but an earlier table",
         "inspection/prediction_files.py",
-        "    if not (output.is_file() and _is_former(output)):\n",
-        "    if not output.is_file():\n",
+        "    if there and not (output.is_file() and _is_former(output)):\n",
+        "    if there and not output.is_file():\n",
         ("tests/test_tools.py", "-k", "output"),
     ),
     Mutation(
