@@ -792,6 +792,18 @@ def test_fingerprint_changes(tree: Path) -> None:
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [((100, 4095), "are 4095 of 65535 at most: as 8 bits they are almost black (16 of 255)"), ((4095, 4096), None)],
+)
+def test_16_bit_files_of_12_bits_are_told(tmp_path: Path, levels: tuple[int, int], said: str | None) -> None:
+    for label, level in zip(("cat", "dog"), levels, strict=True):
+        save(tmp_path / label / "0.png", noise(12, 12, 0))
+        Image.fromarray(np.full((12, 12), level, np.uint16)).save(tmp_path / label / "1.png")
+    remarks = ImageFolder(tmp_path, storage_size=8).load().remarks
+    assert remarks == () if said is None else said in remarks[0]
+
+
 @pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".tif"])
 def test_one_pixel_in_the_middle_of_an_image_makes_other_data(tmp_path: Path, suffix: str) -> None:
     for label in ("cat", "dog"):

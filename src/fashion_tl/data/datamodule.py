@@ -230,7 +230,7 @@ class ImageDataModule(LightningDataModule):
             return UserError(
                 f"{told}: a class needs at least {needed} images, for {parts}. Add images, or remove the class."
             )
-        count = len(loaded.groups[loaded.train.labels == label].unique())
+        count = len(torch.unique(loaded.groups[loaded.train.labels == label]))
         add = "No group is divided: add images of other groups, leave the groups out"
         if count < needed:
             return UserError(

@@ -101,7 +101,7 @@ def index_rows(
     parts = {split: files.take(np.array([row.split == split for row in ordered])) for split in splits}
     groups = None
     if sides:
-        group_numbers = {group: number for number, group in enumerate(sorted(sides))}
+        group_numbers: dict[str | None, int] = {group: number for number, group in enumerate(sorted(sides))}
         groups = [group_numbers[row.group] for row in ordered if row.split == "train"]
     return FileIndex(names, parts["train"], parts.get("test"), parts.get("val"), groups)
 

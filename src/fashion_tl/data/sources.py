@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ class Loaded:
         groups: int64 (N,), the group of each of the N images in ``train``; a group is never divided between splits.
             None if each image stands for itself.
         others: How many files beside the images were passed over since they have no ending of an image, by ending.
+        remarks: What a run says about the images before it trains, in lines.
     """
 
     train: ImageSet
@@ -37,6 +38,7 @@ class Loaded:
     val: ImageSet | None = None
     groups: Tensor | None = None
     others: Mapping[str, int] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
     @property
     def sets(self) -> dict[str, ImageSet]:
