@@ -412,8 +412,17 @@ class ImageDataModule(LightningDataModule):
         if self.loaded is None:
             raise RuntimeError("the images have positions after setup")
         taken = "train" if part in self.loaded.divided else part
-        found = self.splits[part].indices if part in self.splits else torch.empty(0, dtype=torch.int64)
-        return f"{self.loaded.fingerprint} {taken}", found, len(self.loaded.sets[taken])
+        return f"{self.loaded.fingerprint} {taken}", self._indices(part), len(self.loaded.sets[taken])
+
+    def digests(self, part: str) -> Tensor | None:
+        """Return digests of the contents of a split's images, int64 (N,); None if the source has none."""
+        if self.loaded is None:
+            raise RuntimeError("the images have digests after setup")
+        found = self.loaded.digests.get("train" if part in self.loaded.divided else part)
+        return None if found is None else found[self._indices(part)]
+
+    def _indices(self, part: str) -> Tensor:
+        return self.splits[part].indices if part in self.splits else torch.empty(0, dtype=torch.int64)
 
     @property
     def identity(self) -> dict[str, Any]:

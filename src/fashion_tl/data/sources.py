@@ -29,6 +29,8 @@ class Loaded:
             None if each image stands for itself.
         others: How many files beside the images were passed over since they have no ending of an image, by ending.
         remarks: What a run says about the images before it trains, in lines.
+        digests: int64 (N,) for each of ``sets`` that has images of its own, by its name: a digest of the content of
+            each image, by which it is known again in another set; none if there are no files.
     """
 
     train: ImageSet
@@ -39,6 +41,7 @@ class Loaded:
     groups: Tensor | None = None
     others: Mapping[str, int] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    digests: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def sets(self) -> dict[str, ImageSet]:
