@@ -64,7 +64,7 @@ MUTATIONS = (
         "a class with too few images is refused",
         "data/datamodule.py",
         "            if lost:\n",
-        "            if lost and not splits:\n",
+        "            if lost and not chosen:\n",
         ("tests/data/test_image_folder.py",),
     ),
     Mutation(
@@ -84,8 +84,8 @@ MUTATIONS = (
     Mutation(
         "images of Parquet come in the order of their paths",
         "data/hugging_face.py",
-        'part, str(group), path or ""',
-        'part, str(group), f"{number:09}"',
+        'part, group, path or ""',
+        'part, group, f"{number:09}"',
         ("tests/data/test_hugging_face.py", "-k", "order"),
     ),
     Mutation(
@@ -715,8 +715,8 @@ MUTATIONS = (
     Mutation(
         "predict replaces nothing but an earlier table",
         "inspection/prediction_files.py",
-        "    if not (output.is_file() and _is_former(output)):\n",
-        "    if not output.is_file():\n",
+        "    if there and not (output.is_file() and _is_former(output)):\n",
+        "    if there and not output.is_file():\n",
         ("tests/test_tools.py", "-k", "output"),
     ),
     Mutation(

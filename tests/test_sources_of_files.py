@@ -212,4 +212,16 @@ def test_channels_that_the_network_does_not_take(workdir: Path, capsys: pytest.C
     assert main(["fit", *BANDS, "--data.source.channels", "4", *model, "--model.backbone_args", "{in_chans: 4}"]) == 0
     Image.new("RGB", (40, 30), "red").save(workdir / "red.png")
     assert main(["predict", "checkpoints/run/version_0/best.ckpt", "red.png"]) == 2
-    assert "the images have 3 channels, the network takes 4" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the images have 3 channels, the network takes 4" in told
+    assert "Give such images; or train a network that takes 3: `fit` with" in told  # predict has no such option
+
+
+@pytest.mark.slow
+def test_a_run_says_that_12_bits_in_16_are_almost_black(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label, level in (("dark", 1000), ("light", 4000)):
+        (workdir / "scans" / label).mkdir(parents=True)
+        for number in range(4):
+            Image.fromarray(np.full((9, 9), level + number, np.uint16)).save(workdir / f"scans/{label}/{number}.png")
+    assert main(["fit", "--data.source", "ImageFolder", "--data.source.folder", "scans", *SMALL]) == 0
+    assert "grey levels of 16-bit files are 4003 of 65535 at most" in capsys.readouterr().out

@@ -244,11 +244,23 @@ def test_parquet_holds_what_the_csv_does(trained: RunPaths, pictures: Path, caps
     assert [path.name for path in Path("new").iterdir()] == ["t.parquet"]
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.TSV", "a.xlsx"])
+@pytest.mark.parametrize("name", ["a.json", "a.TSV", "a.xlsx", "a.csv.gz", "a.jsonl.zip", "a.csv~"])
 def test_forms_that_are_not_written(trained: RunPaths, pictures: Path, capsys: Output, name: str) -> None:
     message = fails(capsys, "predict", trained.best, pictures, "--output", name)
     assert f"--output {name}: predictions are written as .csv, JSON lines (.jsonl) or Parquet (.parquet)." in message
     assert not Path(name).exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "txt"])
+def test_a_table_without_rows_is_replaced(trained: RunPaths, pictures: Path, capsys: Output, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    (pictures / "none").mkdir()
+    (pictures / "none/x.png").write_bytes(b"no image")
+    for _ in range(2):
+        said = predict(capsys, trained.best, pictures / "none", "--skip_unreadable", "--output", f"none.{suffix}")
+        assert said == f"0 images: none.{suffix}\n"
+    predict(capsys, trained.best, pictures / "a.png", "--output", f"none.{suffix}")
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

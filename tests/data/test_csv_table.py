@@ -90,6 +90,41 @@ def test_order_of_rows_and_form_of_the_table_make_no_difference(photos: Path) ->
     assert loaded(table, split_column="set").identity["images"] != expected["images"]
 
 
+@pytest.mark.parametrize("spelling", ["{photos}/{name}", "../{folder}/{name}", "{photos}/../{folder}/cat/../{name}"])
+def test_a_file_in_two_spellings_is_one_image(photos: Path, monkeypatch: pytest.MonkeyPatch, spelling: str) -> None:
+    monkeypatch.chdir(photos)
+    again = [spelling.format(photos=photos, folder=photos.name, name=name) for name in NAMES[:3]]
+    lines = [f"{name},{label},{part}" for name, label, part in zip(NAMES, LABELS, split(), strict=True)]
+    repeated = [f"{name},cat,train" for name in again]
+
+    def identity(*lines: str) -> dict[str, Any]:
+        (photos / "t.csv").write_text(rows("path,label,set", *lines))
+        return loaded(Path("t.csv"), root=".", split_column="set").identity
+
+    expected = identity(*lines)
+    assert expected["train_images"] != identity(*lines[1:])["train_images"]
+    once = identity(*lines[3:], *repeated)
+    assert identity(*lines, *repeated)["train_images"] == expected["train_images"]
+    assert identity(*repeated, *lines) == identity(*lines, *repeated)
+    assert once["train_images"] == expected["train_images"]
+    for other in (f"{again[0]},dog,train", f"{again[0]},cat,test"):
+        with pytest.raises(UserError, match=r"listed twice, differently: '\w+' and '\w+' in line 2"):
+            identity(*lines, other)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ['path;"a, b, c";label', "sep=;\npath;note;label", '"sep=;"\r\npath;note;label', 'path;"a,\nb,\nc";label'],
+)
+def test_the_delimiter_is_that_of_the_wanted_columns(photos: Path, header: str) -> None:
+    lines = [f"{name};;{label}" for name, label in zip(NAMES, LABELS, strict=True)]
+    (photos / "t.csv").write_text(rows(header, *lines), newline="")
+    assert loaded(photos / "t.csv").describe()["sizes"] == {"train": 10, "val": 2, "test": 4}
+    (photos / "t.csv").write_text(rows(header, *lines, "cat/9.png"), newline="")
+    with pytest.raises(UserError, match=rf"line {len(lines) + header.count(chr(10)) + 2} has 1"):
+        loaded(photos / "t.csv")
+
+
 def test_paths_start_from_a_folder(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     table = write(photos, name="tables/t.csv")

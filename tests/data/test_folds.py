@@ -152,6 +152,41 @@ def test_folds_of_which_a_later_one_lacks_a_class_are_refused_in_the_first(
             divided(Numbered(sizes, group_size), folds=folds, fold=fold)
 
 
+class Grouped(Numbered):
+    """Images of given labels and groups."""
+
+    def __init__(self, labels: str, groups: str) -> None:
+        super().__init__((1,) * (int(max(labels)) + 1))
+        self.labels, self.groups = (torch.tensor([int(each) for each in text]) for text in (labels, groups))
+
+    def load(self) -> Loaded:
+        images = torch.zeros(len(self.labels), 1, 4, 4, dtype=torch.uint8)
+        return Loaded(InMemoryImages(images, self.labels), None, "grouped", groups=self.groups)
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "folds", "told"),
+    [
+        # Every fold has each class; what is left of one cannot be divided.
+        ("02112101012", "10033034202", 3, "class '.' is left for .* in fold 2: the class has . groups"),
+        ("22201000121111", "36155106301232", 2, "class '.' is left for .* in fold 2: the class has . groups"),
+        # Classes have enough groups, folds have not.
+        ("0001100000111", "5352363163414", 2, "class 'b' has 4 groups of images, but no division of the groups was"),
+    ],
+)
+def test_groups_that_fold_by_fold_cannot_be_divided_are_refused_in_the_first(
+    labels: str, groups: str, folds: int, told: str
+) -> None:
+    for fold in range(1, folds + 1):
+        with pytest.raises(UserError, match=rf"{told}.*another --data\.split_seed"):
+            divided(Grouped(labels, groups), folds=folds, fold=fold)
+
+
+def test_a_class_that_is_lost_though_it_has_groups_enough() -> None:
+    with pytest.raises(UserError, match=r"'\w' is left for \w+: the class has \d groups of images, but no division"):
+        divided(Grouped("01220201102111", "20004641261150"))
+
+
 @pytest.mark.parametrize(("sizes", "folds", "own"), [((20, 5), 5, {}), ((20, 4), 2, {}), ((20, 3), 3, {"val": True})])
 def test_as_few_images_as_folds_are_enough(sizes: tuple[int, ...], folds: int, own: dict[str, bool]) -> None:
     for fold in range(1, folds + 1):

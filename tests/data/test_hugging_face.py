@@ -202,6 +202,14 @@ def test_groups_stay_together(tmp_path: Path) -> None:
     assert sum(map(len, parts)) == len(set().union(*parts)) == 8
 
 
+def test_blanks_around_groups_make_no_others(tmp_path: Path) -> None:
+    columns = {"label": NAMES, "patient": [f"{number // 2}{' ' * (number % 3)}" for number in range(16)]}
+    data = loaded(write_parquet(tmp_path / "a.parquet", CARRIED, columns), label_column="label", group_column="patient")
+    assert data.loaded is not None
+    assert data.loaded.groups is not None
+    assert data.loaded.groups.tolist() == [number // 2 for number in range(16)]
+
+
 @pytest.mark.slow
 def test_workers_read_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = write_parquet(tmp_path / "a.parquet", CARRIED, {"label": NAMES})
@@ -273,11 +281,14 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         r"beside .*class_names .*'dog' in row 8",
     ),
     "names given twice": ({"label": NAMES}, {"class_names": ["a", "a"]}, r"class_names has a name twice: a, a"),
-    "an empty group": (
-        {"label": NAMES, "g": [None, *[1] * 15]},
-        {"group_column": "g", "label_column": "label"},
-        r"no group in row 0 \(1 such rows\)",
-    ),
+    **{
+        f"an empty group, {group!r}": (
+            {"label": NAMES, "g": [group, *[other] * 15]},
+            {"group_column": "g", "label_column": "label"},
+            r"no group in row 0 of train of .*a\.parquet\. Fill the column, or leave --data\.source\.group_column out",
+        )
+        for group, other in ((None, 1), ("", "a"), (" ", "a"), (float("nan"), 1.0))
+    },
     "unknown split": (
         {"label": NAMES},
         {"splits": {"train": "trian"}},

@@ -732,7 +732,7 @@ def test_a_class_of_any_text(tmp_path: Path, name: str) -> None:
     ("counts", "lost"),
     [
         ({"cat": 9, "dog": 1}, "'dog' is left for val: a class needs at least 3 images"),
-        ({"cat": 9, "dog": 2}, "'dog' is left for val: a class needs at least 3 images"),
+        ({"cat": 9, "dog": 2}, "'dog' is left for test: a class needs at least 3 images"),
         ({"cat": 9, "dog": 3}, None),
         ({"train/cat": 9, "train/dog": 1, "test/cat": 1, "test/dog": 1}, "'dog' is left for val: .* at least 2 images"),
         ({"train/cat": 9, "train/dog": 2, "test/cat": 1, "test/dog": 1}, None),
@@ -790,6 +790,18 @@ def test_fingerprint_changes(tree: Path) -> None:
     seen.append(files_fingerprint(every_entry(tree)))
     seen.append(files_fingerprint([(path, 0) for path, _ in every_entry(tree)]))
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [((100, 4095), "are 4095 of 65535 at most: as 8 bits they are almost black (16 of 255)"), ((4095, 4096), None)],
+)
+def test_16_bit_files_of_12_bits_are_told(tmp_path: Path, levels: tuple[int, int], said: str | None) -> None:
+    for label, level in zip(("cat", "dog"), levels, strict=True):
+        save(tmp_path / label / "0.png", noise(12, 12, 0))
+        Image.fromarray(np.full((12, 12), level, np.uint16)).save(tmp_path / label / "1.png")
+    remarks = ImageFolder(tmp_path, storage_size=8).load().remarks
+    assert remarks == () if said is None else said in remarks[0]
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".tif"])

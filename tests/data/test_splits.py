@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fashion_tl.data.splits import stratified_split, take_per_class
+from fashion_tl.data.images import InMemoryImages
+from fashion_tl.data.sources import Loaded
+from fashion_tl.data.splits import divide, stratified_split, take_per_class
 
 COUNTS = [100, 37, 10, 3, 2, 1]
 
@@ -30,6 +32,15 @@ def test_each_class_gives_its_share(labels: Tensor, fraction: float) -> None:
         else:
             assert 1 <= share <= count - 1
             assert abs(share - count * fraction) <= 0.5 or share in (1, count - 1)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_classes_of_a_few_images_have_one_in_each_split(fraction: float) -> None:
+    sizes = (20, 3, 4, 5, 6, 7)
+    labels = torch.cat([torch.full((size,), label) for label, size in enumerate(sizes)])
+    images = InMemoryImages(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels)
+    for part, indices in divide(Loaded(images, None, "few"), 1 / 12, fraction).items():
+        assert set(labels[indices].tolist()) == set(range(len(sizes))), part
 
 
 def test_nothing_to_hold_out(labels: Tensor) -> None:

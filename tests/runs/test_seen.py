@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
-from fashion_tl import ImageDataModule, ScratchClassifier, SyntheticGarments, load_classifier
+from fashion_tl import ImageDataModule, ImageFolder, ScratchClassifier, SyntheticGarments, load_classifier
 from fashion_tl.cli import main
 from fashion_tl.errors import UserError
 from fashion_tl.runs.parser import quiet
@@ -68,9 +70,58 @@ def test_what_was_seen_adds_up_and_is_kept() -> None:
     assert sorted(apart.trained) == ["another set", "set"]
 
 
+def save(path: Path, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((9, 9), level, np.uint8)).save(path)
+
+
+def files(folder: Path, **changes: Any) -> ImageDataModule:
+    data = ImageDataModule(ImageFolder(folder, storage_size=8), num_workers=0, **changes)
+    data.setup()
+    return data
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of two classes of 12 files, all different."""
+    for number in range(24):
+        save(tmp_path / "photos" / "ab"[number % 2] / f"{number:02}.png", 10 * number)
+    return tmp_path / "photos"
+
+
+def test_files_are_known_in_a_folder_that_has_grown(photos: Path) -> None:
+    first = files(photos)
+    seen = Seen.restored(Seen.by_training(first).kept())
+    seen.check(first, "it")
+    for label in "ab":
+        save(photos / label / "00a.png", 255)
+    grown = files(photos)
+    assert grown.positions("test")[0] != first.positions("test")[0]
+    for part, name in (("test", "tests"), ("val", "validates")):
+        with pytest.raises(UserError, match=rf"it has seen \d of the \d images that this run {name} on"):
+            seen.check(files(photos, split_seed=2), "it", (part,))
+    with pytest.raises(UserError, match="apart from the others"):
+        (Seen() | seen).fitted_to_chosen().check(grown, "it")
+    Seen.restored({"trained": dict(seen.trained), "chosen": dict(seen.chosen)}).check(grown, "an earlier version's")
+
+
+def test_a_test_folder_of_its_own_is_not_seen_when_training_images_are_added(photos: Path) -> None:
+    for label in "ab":
+        (photos / "train").mkdir(exist_ok=True)
+        (photos / label).rename(photos / "train" / label)
+        save(photos / "test" / label / "0.png", 252)
+        save(photos / "test" / label / "1.png", 10 if label == "b" else 0)  # copies of training images
+    seen = Seen.by_training(files(photos))
+    save(photos / "train/a/new.png", 253)
+    seen.check(files(photos), "it", ("test",))
+    save(photos / "test/a/2.png", 40)
+    with pytest.raises(UserError, match="it has seen 1 of the 5 images that this run tests on"):
+        seen.check(files(photos), "it", ("test",))
+
+
 def test_a_checkpoint_that_holds_something_else_there_is_refused(tmp_path: Path) -> None:
     model = ScratchClassifier(["a", "b"])
-    wrong: list[dict[str, Any]] = [{"trained": {"set": 1}, "chosen": {}}, {"trained": [], "chosen": {}}]
+    wrong: list[dict[str, Any]] = [{"trained": {"set": 1}}, {"trained": []}, {"contents": {"trained": 1}}]
     for seen in wrong:
         (tmp_path / "best.ckpt").write_bytes(finished_checkpoint(model, fashion_tl_seen=seen))
         with pytest.raises(UserError, match="is not as fashion_tl writes checkpoints"):
@@ -118,6 +169,20 @@ def test_the_images_of_another_split_do_not_test_a_checkpoint(fit: Fit, workdir:
     capsys.readouterr()
     assert main(["test", "-c", config, "--ckpt_path", best, *OTHER]) == 2
     assert "the checkpoint has seen" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_from_one_on_a_folder_that_has_grown_is_refused(photos: Path, workdir: Path, capsys) -> None:
+    fit = ["fit", "--data.source", "ImageFolder", "--data.source.folder", str(photos), "--data.image_size", "32"]
+    fit += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
+    fit += ["--model.backbone", "test_resnet", "--model.pretrained", "false", *HEAD]
+    assert main([*fit, "--name", "first"]) == 0
+    for label in "ab":
+        save(photos / label / "00a.png", 255)
+    capsys.readouterr()
+    assert main([*fit, *OTHER, "--model.init_from", "first", "--name", "second"]) == 2
+    assert re.search(r"first.* has seen \d+ of the \d+ images that this run tests on", capsys.readouterr().err)
+    assert not Path("lightning_logs/second").exists()
 
 
 @pytest.mark.slow

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fashion_tl.data.sources import data_root
 from fashion_tl.errors import UserError, one_line, unknown_name
 
 DELIMITERS = ",;\t"
+_SEPARATOR_LINE = re.compile(r"""\A(\s*)"?sep=[^\r\n]"?[ \t]*(?=[\r\n])""", re.IGNORECASE)  # Excel's, not a row
 SPLITS = {"train": "train", "test": "test", **dict.fromkeys(VALIDATION_NAMES, "val")}
 
 
@@ -75,19 +76,19 @@ def _read_rows(table: Path, folder: Path, columns: dict[str, str | None]) -> lis
         folder: The folder that paths start from.
         columns: Heading of the columns "path", "label", "split" and "group"; None for one that is not used.
     """
-    lines = _lines(table)
+    used = {name: heading for name, heading in columns.items() if heading is not None}
+    lines = _lines(table, set(used.values()))
     _, header = next(lines, (0, []))
     if not header:
         raise UserError(f"{table} is empty. It needs a header, such as `path,label`, and a row for each image.")
     header = [heading.strip() for heading in header]
-    used = {name: heading for name, heading in columns.items() if heading is not None}
     for name, heading in used.items():
         if heading not in header:
             raise unknown_name(f"column of {table}", heading, header, f"Set it with --data.source.{name}_column.")
         if header.count(heading) > 1:
             raise UserError(f"{table} has {header.count(heading)} columns {heading!r}. Give each a name of its own.")
     places = {name: header.index(heading) for name, heading in used.items()}
-    rows: dict[str, Row] = {}
+    rows: dict[str, Row] = {}  # by absolute path: a file may be spelled in several ways
     problems: dict[str, list[str]] = defaultdict(list)
     for line, cells in lines:
         if len(cells) != len(header):
@@ -103,19 +104,27 @@ def _read_rows(table: Path, folder: Path, columns: dict[str, str | None]) -> lis
             problems[f"splits other than {allowed}"].append(f"{values['split'][:40]!r} in line {line}")
             continue
         path = Path(os.path.normpath(folder / values["path"]))
-        row = Row(path, values["label"], split, values.get("group", ""), path.as_posix(), f"line {line}")
-        before = rows.setdefault(row.key, row)
-        if replace(before, place=row.place) != row:
-            told = f"{_difference(before, row)} in {before.place} and {row.place} for {values['path'][-60:]!r}"
+        row = Row(path, values["label"], split, values.get("group"), path.as_posix(), f"line {line}")
+        absolute = os.path.abspath(path)
+        before = rows.setdefault(absolute, row)
+        if difference := _difference(before, row):
+            told = f"{difference} in {before.place} and {row.place} for {values['path'][-60:]!r}"
             problems["images listed twice, differently"].append(told)
+        elif row.key < before.key:
+            rows[absolute] = row  # the same spelling in any order of the rows
     if problems:
         told = "; ".join(f"{kind}: {first(each)}" for kind, each in problems.items())
         raise UserError(f"{table} has {told}. Correct these rows, or remove them.")
     return list(rows.values())
 
 
-def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and cells of the lines of a table that are not blank, beginning with the header."""
+def _lines(table: Path, headings: set[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and cells of the lines of a table that are not blank, beginning with the header.
+
+    Args:
+        table: The file.
+        headings: Those that the header should have: they tell the delimiter.
+    """
     if table.exists() and not table.is_file():  # to open a pipe would wait for someone to write
         raise UserError(f"{table} is not a file. Give a table of text with a header and rows.")
     try:
@@ -128,9 +137,10 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"{table} cannot be read: {error.strerror}. Allow it, or give another table.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{table} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    first = text.lstrip().split("\n", 1)[0]
-    delimiter = max(DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    source = io.StringIO(_SEPARATOR_LINE.sub(r"\1", text), newline="")
+    delimiter = max(DELIMITERS, key=lambda each: _headings_found(source, each, headings))
+    source.seek(0)
+    reader = csv.reader(source, delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -140,7 +150,18 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
         raise UserError(told) from error
 
 
+def _headings_found(source: io.StringIO, delimiter: str, headings: set[str]) -> tuple[int, int]:
+    """Return how many of the headings a header has that is read with a delimiter, and its number of cells."""
+    source.seek(0)
+    reader = csv.reader(source, delimiter=delimiter, strict=True)
+    try:
+        header = next((cells for cells in reader if any(cell.strip() for cell in cells)), [])
+    except csv.Error:
+        return 0, 0
+    return len(headings & {cell.strip() for cell in header}), len(header)
+
+
 def _difference(one: Row, other: Row) -> str:
-    """Name what differs between two rows of an image."""
-    pairs = [(getattr(one, name), getattr(other, name)) for name in ("label", "split", "group")]
-    return next(f"{before[:40]!r} and {now[:40]!r}" for before, now in pairs if before != now)
+    """Name what differs between two rows of an image; empty if nothing does."""
+    pairs = ((one.label, other.label), (one.split, other.split), (one.group or "", other.group or ""))
+    return next((f"{before[:40]!r} and {now[:40]!r}" for before, now in pairs if before != now), "")

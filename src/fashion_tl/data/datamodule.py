@@ -185,13 +185,13 @@ class ImageDataModule(LightningDataModule):
                 f"data.val_fraction is {self.val_fraction}, but {self.source_name} has validation images of its own: "
                 "none are split off. Leave it out, or take a source without them."
             )
-        fold = None
-        if self.folds is not None and self.fold is not None:
+        if self.folds is None or self.fold is None:
+            chosen = self._choose(self.loaded)
+        else:
             check_folds(self.loaded, self.folds, self.split_seed, self.class_names)
-            fold = self.fold, self.folds
-        chosen = divide(
-            self.loaded, self.val_fraction, self.test_fraction, self.label_budget, self.per_class, self.split_seed, fold
-        )
+            # Groups are dealt one by one: only a division shows whether a class is lost, and a later fold is too late.
+            numbers = (self.fold,) if self.loaded.groups is None else range(1, self.folds + 1)
+            chosen = {number: self._choose(self.loaded, (number, self.folds)) for number in numbers}[self.fold]
         spec, sets = self.input_spec, self.loaded.sets
         decoded = f"{self.loaded.fingerprint} {spec['storage_size']} {spec['resize']} {spec['crop']}"
         # Indices alone would not tell the first image of one set from that of another.
@@ -201,25 +201,45 @@ class ImageDataModule(LightningDataModule):
             "test": f"{decoded} {'train' if self.loaded.test is None else 'test'}",
         }
         splits = {name: Split(sets[name], chosen[name], tags[name]) for name in chosen}
-        self._check_classes(self.loaded, splits)
         for name, split in splits.items():
             if len(split) == 0:
                 raise UserError(f"no images are left for {name}: there are too few in {self.source_name}.")
         self.splits = splits
 
-    def _check_classes(self, loaded: Loaded, splits: Mapping[str, Split]) -> None:
-        """Refuse splits of the training images that a class is lost to."""
-        divided, every = loaded.divided, set(loaded.train.labels.tolist())
-        unit, add = "images", "Add images"
-        if loaded.groups is not None:
-            unit, add = "groups of images", "No group is divided: add images of other groups, leave the groups out"
-        for name in divided:
-            lost = every - set(splits[name].labels.tolist())
+    def _choose(self, loaded: Loaded, fold: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Choose the images of each split, of a fold if there are folds.
+
+        Raises:
+            UserError: If a split of the training images loses a class.
+        """
+        chosen = divide(
+            loaded, self.val_fraction, self.test_fraction, self.label_budget, self.per_class, self.split_seed, fold
+        )
+        labels = loaded.train.labels
+        for name in loaded.divided:
+            lost = set(labels.tolist()) - set(labels[chosen[name]].tolist())
             if lost:
-                raise UserError(
-                    f"no image of class {self.class_names[min(lost)]!r} is left for {name}: a class needs at least "
-                    f"{len(divided)} {unit}, for {', '.join(divided)}. {add}, or remove the class."
-                )
+                raise self._lost_class(loaded, min(lost), name if fold is None else f"{name} in fold {fold[0]}")
+        return chosen
+
+    def _lost_class(self, loaded: Loaded, label: int, where: str) -> UserError:
+        """Build the error for a class that a split of the training images lost."""
+        told = f"no image of class {self.class_names[label]!r} is left for {where}"
+        needed, parts = len(loaded.divided), ", ".join(loaded.divided)
+        if loaded.groups is None:
+            return UserError(
+                f"{told}: a class needs at least {needed} images, for {parts}. Add images, or remove the class."
+            )
+        count = len(torch.unique(loaded.groups[loaded.train.labels == label]))
+        add = "No group is divided: add images of other groups, leave the groups out"
+        if count < needed:
+            return UserError(
+                f"{told}: a class needs at least {needed} groups of images, for {parts}. {add}, or remove the class."
+            )
+        return UserError(
+            f"{told}: the class has {count} groups of images, but no division of all groups was found that leaves each "
+            f"class one for {parts}. {add}, or try another --data.split_seed."
+        )
 
     def has_the_same(self, part: str, other: ImageDataModule) -> bool:
         """Say whether a split has the images that another module has there, told apart into the same classes."""
@@ -392,8 +412,17 @@ class ImageDataModule(LightningDataModule):
         if self.loaded is None:
             raise RuntimeError("the images have positions after setup")
         taken = "train" if part in self.loaded.divided else part
-        found = self.splits[part].indices if part in self.splits else torch.empty(0, dtype=torch.int64)
-        return f"{self.loaded.fingerprint} {taken}", found, len(self.loaded.sets[taken])
+        return f"{self.loaded.fingerprint} {taken}", self._indices(part), len(self.loaded.sets[taken])
+
+    def digests(self, part: str) -> Tensor | None:
+        """Return digests of the contents of a split's images, int64 (N,); None if the source has none."""
+        if self.loaded is None:
+            raise RuntimeError("the images have digests after setup")
+        found = self.loaded.digests.get("train" if part in self.loaded.divided else part)
+        return None if found is None else found[self._indices(part)]
+
+    def _indices(self, part: str) -> Tensor:
+        return self.splits[part].indices if part in self.splits else torch.empty(0, dtype=torch.int64)
 
     @property
     def identity(self) -> dict[str, Any]:

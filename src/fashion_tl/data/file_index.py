@@ -34,10 +34,12 @@ class Contents:
     Attributes:
         digests: uint8 (N, 32), SHA-256 of the content of each file; undefined for one that cannot be read.
         reasons: What is wrong with the unreadable ones, by their index.
+        highest_level: The highest of 16-bit grey levels; None if there are no such files, or they were not decoded.
     """
 
     digests: NDArray[np.uint8]
     reasons: Mapping[int, str]
+    highest_level: int | None = None
 
 
 @contextmanager

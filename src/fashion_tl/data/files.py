@@ -100,17 +100,18 @@ def decode_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> 
         UnreadableImageError: If the file is missing, empty, truncated, not an image, or too large to decode safely.
     """
     with _opened(file) as opened:
-        return _decode(opened, size, resize, crop)
+        return _decode(opened, size, resize, crop)[0]
 
 
-def read_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> tuple[bytes, Tensor]:
+def read_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> tuple[bytes, Tensor, int | None]:
     """Hash an image file and decode it, in one opening; see ``decode_image``.
 
     Returns:
-        SHA-256 of its content, 32 bytes, and the image, uint8 (3, size, size).
+        SHA-256 of its content, 32 bytes; the image, uint8 (3, size, size); and the highest of 16-bit grey levels, None
+        for other images.
     """
     with _opened(file) as opened:
-        return _hash(opened), _decode(opened, size, resize, crop)
+        return _hash(opened), *_decode(opened, size, resize, crop)
 
 
 def check_image(file: ImageFile) -> bytes:
@@ -136,8 +137,11 @@ def _hash(opened: BufferedReader | BytesIO) -> bytes:
     return digest.digest()
 
 
-def _decode(opened: BufferedReader | BytesIO, size: int, resize: str, crop: float) -> Tensor:
-    """Decode an open file; the checksums of a PNG file are compared, which decoding does not always do."""
+def _decode(opened: BufferedReader | BytesIO, size: int, resize: str, crop: float) -> tuple[Tensor, int | None]:
+    """Decode an open file, and find the highest of 16-bit grey levels.
+
+    The checksums of a PNG file are compared, which decoding does not always do.
+    """
     image = Image.open(opened)
     if image.format == "PNG":
         image.verify()
@@ -145,7 +149,8 @@ def _decode(opened: BufferedReader | BytesIO, size: int, resize: str, crop: floa
         image = Image.open(opened)
     with image:
         ImageOps.exif_transpose(image, in_place=True)
-        return to_square(image, size, resize, crop)
+        highest = int(np.asarray(image).max()) if image.mode.startswith("I") else None
+        return to_square(image, size, resize, crop), highest
 
 
 def to_square(image: Image.Image, size: int, resize: str, crop: float = 1.0) -> Tensor:

@@ -72,7 +72,7 @@ def check_folds(loaded: Loaded, folds: int, seed: int, class_names: Sequence[str
         class_names: Names of the classes, for the message.
 
     Raises:
-        UserError: If a class has too few.
+        UserError: If a class has too few, or too few in a fold.
     """
     labels, others = loaded.train.labels, len(loaded.divided) - 1
     owners = torch.arange(len(labels)) if loaded.groups is None else loaded.groups
@@ -83,9 +83,17 @@ def check_folds(loaded: Loaded, folds: int, seed: int, class_names: Sequence[str
     inside, total = counts[:, 1:], counts.sum(1)
     short = (total > 0) & ((inside == 0) | (total[:, None] - inside < others)).any(1)
     if short.any():
-        units = "images" if loaded.groups is None else "groups of images"
         rarest = int(torch.where(short, total, len(labels) + 1).argmin())
+        name, count = class_names[rarest], int(total[rarest])
+        units = "images" if loaded.groups is None else "groups of images"
+        largest = -(-count // folds)  # if each fold has as many
+        if count >= folds and count - largest >= others:
+            raise UserError(
+                f"data.folds is {folds}: class {name!r} has {count} {units}, but no division of the groups was found "
+                f"of which each fold has one of every class, and what is left {others}. Try another --data.split_seed, "
+                "or give fewer folds."
+            )
         raise UserError(
-            f"data.folds is {folds}: class {class_names[rarest]!r} has too few {units}, {total[rarest]}. Each fold "
-            f"needs one of every class, and what is left {others}. Give fewer folds, or remove the class."
+            f"data.folds is {folds}: class {name!r} has too few {units}, {count}. Each fold needs one of every class, "
+            f"and what is left {others}. Give fewer folds, or remove the class."
         )

@@ -13,7 +13,7 @@ from fashion_tl.data.files import PackedImage
 from fashion_tl.data.folder_index import VALIDATION_NAMES, FileIndex
 from fashion_tl.data.hub_access import library, open_dataset
 from fashion_tl.data.hub_columns import choose_columns
-from fashion_tl.data.rows import ListedImages, Row, check_class_names, index_rows, named_labels
+from fashion_tl.data.rows import ListedImages, Row, check_class_names, group_name, index_rows, named_labels
 from fashion_tl.data.sources import data_root
 from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError, unknown_name
@@ -157,7 +157,7 @@ def _rows(
     """Read what the rows say of the images; returns them, and the classes in the order of their labels.
 
     Raises:
-        UserError: If a label or a group is missing.
+        UserError: If a label is missing.
     """
     rows: list[Row] = []
     labels: list[object] = []
@@ -167,14 +167,11 @@ def _rows(
             f"{dataset.split or part} of {told}", columns["image"], arrow.select_columns(columns["image"])
         )
         labels += _values(arrow, columns["label"])
-        groups = _values(arrow, columns["group"]) if "group" in columns else [""] * len(dataset)
-        if empty := [place for place, group in enumerate(groups) if group is None]:
-            raise UserError(
-                f"{images.name} has no group in row {empty[0]} ({len(empty)} such rows). Fill the column "
-                f"{columns['group']!r}, or leave --data.source.group_column out."
-            )
+        groups: list[str | None] = [None] * len(dataset)
+        if "group" in columns:
+            groups = [group_name(value) for value in _values(arrow, columns["group"])]
         rows += [
-            Row(ArrowCell(images, number), "", part, str(group), path or "", f"row {number} of {images.name}")
+            Row(ArrowCell(images, number), "", part, group, path or "", f"row {number} of {images.name}")
             for number, (path, group) in enumerate(zip(_paths(images), groups, strict=True))
         ]
     own = getattr(next(iter(chosen.values())).features[columns["label"]], "names", None)

@@ -23,6 +23,9 @@ from fashion_tl.data.sources import Loaded, Source, data_root
 from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError
 
+_SHORT = 8  # bytes of a SHA-256 that tell images apart: among a million two are alike once in 30 million sets
+_TWELVE_BITS = 4096  # levels, as of many cameras and scanners
+
 
 class ImageFiles(Source):
     """Image files that a subclass has found, with their classes and splits.
@@ -90,6 +93,8 @@ class ImageFiles(Source):
             for target, place in enumerate(np.flatnonzero(readable)):
                 images[target] = images[place]
         sets: dict[str, ImageSet] = {}
+        digests: dict[str, torch.Tensor] = {}
+        short = np.ascontiguousarray(found.digests[readable, :_SHORT]).view("<i8")[:, 0].astype(np.int64)
         start = 0
         for name, part in parts.items():
             labels = torch.from_numpy(part.labels)
@@ -97,6 +102,7 @@ class ImageFiles(Source):
                 sets[name] = EncodedImages(part.files, labels, size, self.resize, self.crop)
             else:
                 sets[name] = InMemoryImages(as_tensor(images[start : start + len(part)]), labels)
+            digests[name] = torch.from_numpy(short[start : start + len(part)])
             start += len(part)
         groups = index.groups
         return Loaded(
@@ -107,6 +113,8 @@ class ImageFiles(Source):
             sets.get("val"),
             None if groups is None else torch.tensor(groups, dtype=torch.int64)[readable[: len(groups)]],
             index.others,
+            _remarks(found),
+            digests,
         )
 
     def ordered(self) -> FileIndex:
@@ -153,18 +161,31 @@ def decode_all(files: LabelledFiles, size: int, resize: str, crop: float) -> tup
     images = np.empty((len(files), 3, size, size), dtype=np.uint8)
     digests = np.zeros((len(files), 32), dtype=np.uint8)
     reasons: dict[int, str] = {}
+    levels: list[int] = []
 
     def read(index: int) -> None:
         try:
-            digest, image = read_image(files.file(index), size, resize, crop)
+            digest, image, highest = read_image(files.file(index), size, resize, crop)
         except UnreadableImageError as error:
             reasons[index] = error.reason
         else:
             digests[index], images[index] = np.frombuffer(digest, dtype=np.uint8), image.numpy()
+            if highest is not None:
+                levels.append(highest)
 
     for _ in tracked(in_order(read, len(files)), len(files), "reading images"):
         pass
-    return images, Contents(digests, dict(sorted(reasons.items())))
+    return images, Contents(digests, dict(sorted(reasons.items())), max(levels, default=None))
+
+
+def _remarks(found: Contents) -> tuple[str, ...]:
+    """Say that 16-bit grey levels use a small part of their range, if they do."""
+    if found.highest_level is None or found.highest_level >= _TWELVE_BITS:
+        return ()
+    return (
+        f"grey levels of 16-bit files are {found.highest_level} of 65535 at most: as 8 bits they are almost black "
+        f"({round(found.highest_level / 257)} of 255). Scale them to the whole range.",
+    )
 
 
 def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:

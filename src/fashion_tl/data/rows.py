@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ class Row:
         file: The image file.
         label: The name of its class.
         split: "train", "val" or "test".
-        group: Its group; "" for an image that stands for itself.
+        group: Its group, see ``group_name``; None for an image that stands for itself.
         key: Its order within class and split.
         place: Where this is said, for messages.
     """
@@ -36,7 +37,7 @@ class Row:
     file: ImageFile
     label: str
     split: str = "train"
-    group: str = ""
+    group: str | None = None
     key: str = ""
     place: str = ""
 
@@ -64,7 +65,7 @@ def index_rows(
         class_names: Names in the order of the labels, of which those without an image are left out; sorted if None.
 
     Raises:
-        UserError: If classes or splits are missing, or a group is in two splits.
+        UserError: If classes or splits are missing, a group is empty, or one is in two splits.
     """
     rows = list(rows)
     given = {row.label for row in rows}
@@ -73,14 +74,18 @@ def index_rows(
         found = f"one class, {names[0]!r}" if names else f"no {unit}"
         raise UserError(f"{listed_in} has {found}; at least two classes are needed. {advice}")
     splits = {split for split in ("train", "test", "val") if any(row.split == split for row in rows)}
-    found_in = _by(rows, lambda row: row.label, lambda row: row.split)
+    found_in = _by((row.label, row.split) for row in rows)
     lost = [f"{split!r} of {name!r}" for name in names for split in sorted({"train", *splits} - found_in[name])]
     if lost:
         raise UserError(
             f"{listed_in} has no {unit} for {first(lost)}: each class needs images in each split. Add {unit}, or "
             "remove the class."
         )
-    sides = _by([row for row in rows if row.group], lambda row: row.group, lambda row: row.split)
+    if empty := [row.place for row in rows if row.group == ""]:
+        raise UserError(
+            f"{listed_in} has no group in {first(empty)}. Fill the column, or leave --data.source.group_column out."
+        )
+    sides = _by((row.group, row.split) for row in rows if row.group is not None)
     if torn := [group for group, found in sides.items() if len(found) > 1]:
         told = []
         for group in torn[:_NAMED]:
@@ -96,9 +101,15 @@ def index_rows(
     parts = {split: files.take(np.array([row.split == split for row in ordered])) for split in splits}
     groups = None
     if sides:
-        group_numbers = {group: number for number, group in enumerate(sorted(sides))}
+        group_numbers: dict[str | None, int] = {group: number for number, group in enumerate(sorted(sides))}
         groups = [group_numbers[row.group] for row in ordered if row.split == "train"]
     return FileIndex(names, parts["train"], parts.get("test"), parts.get("val"), groups)
+
+
+def group_name(value: object) -> str:
+    """Write a group as text; empty where there is none: None, NaN and blank text."""
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else str(value).strip()
 
 
 def first(told: list[str]) -> str:
@@ -154,11 +165,11 @@ def check_class_names(class_names: Sequence[str] | None) -> None:
         raise UserError(f"data.source.class_names has a name twice: {', '.join(class_names)[:200]}.")
 
 
-def _by(rows: Iterable[Row], key: Callable[[Row], str], value: Callable[[Row], Hashable]) -> dict[str, set[Hashable]]:
-    """Collect a value of the rows by a key of theirs."""
+def _by(pairs: Iterable[tuple[str, Hashable]]) -> dict[str, set[Hashable]]:
+    """Collect values by their key."""
     found: dict[str, set[Hashable]] = defaultdict(set)
-    for row in rows:
-        found[key(row)].add(value(row))
+    for key, value in pairs:
+        found[key].add(value)
     return found
 
 

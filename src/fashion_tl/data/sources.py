@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ class Loaded:
         groups: int64 (N,), the group of each of the N images in ``train``; a group is never divided between splits.
             None if each image stands for itself.
         others: How many files beside the images were passed over since they have no ending of an image, by ending.
+        remarks: What a run says about the images before it trains, in lines.
+        digests: int64 (N,) for each of ``sets`` that has images of its own, by its name: a digest of the content of
+            each image, by which it is known again in another set; none if there are no files.
     """
 
     train: ImageSet
@@ -37,6 +40,8 @@ class Loaded:
     val: ImageSet | None = None
     groups: Tensor | None = None
     others: Mapping[str, int] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+    digests: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def sets(self) -> dict[str, ImageSet]:

@@ -41,7 +41,7 @@ def divide(
 
     def hold_out(indices: Tensor, fraction: float, keep: int) -> tuple[Tensor, Tensor]:
         if groups is None:
-            kept, held = stratified_split(labels[indices], fraction, seed)
+            kept, held = stratified_split(labels[indices], fraction, seed, keep)
         else:
             kept, held = grouped_split(labels[indices], groups[indices], fraction, seed, keep)
         return indices[kept], indices[held]
@@ -67,14 +67,15 @@ def divide(
     return {"train": train, "val": val, "test": test}
 
 
-def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(labels: Tensor, fraction: float, seed: int, keep: int = 1) -> tuple[Tensor, Tensor]:
     """Split indices so that each class gives the same share.
 
     Args:
         labels: Integer labels (N,).
-        fraction: Share of each class that is held out, 0 to 1; above 0, a class of at least 2 images gives at least
-            one. Every class keeps at least one.
+        fraction: Share of each class that is held out, 0 to 1; above 0, a class of more than ``keep`` images gives at
+            least one.
         seed: The same seed gives the same split.
+        keep: Images of each class that stay at least.
 
     Returns:
         Sorted indices that stay, and sorted indices that are held out.
@@ -84,7 +85,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=generator)]
-        count = min(max(round(len(members) * fraction), 1), len(members) - 1) if fraction > 0 else 0
+        count = min(max(round(len(members) * fraction), 1), max(len(members) - keep, 0)) if fraction > 0 else 0
         held.append(members[:count])
         stay.append(members[count:])
     return torch.cat(stay).sort().values, torch.cat(held).sort().values

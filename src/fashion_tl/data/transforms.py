@@ -133,7 +133,8 @@ def _check_channels(held: int, taken: int) -> None:
     raise UserError(
         f"the images have {held} channels, the network takes {taken}: one channel is copied to any number, three "
         "become one grey, all others must be as many as the network's. "
-        f"Give a timm backbone as many: `--model.backbone_args '{{in_chans: {held}}}'`."
+        f"Give such images; or train a network that takes {held}: `fit` with "
+        f"`--model.backbone_args '{{in_chans: {held}}}'` builds a timm backbone of as many."
     )
 
 

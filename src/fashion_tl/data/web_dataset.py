@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fashion_tl.errors import UserError
 
 _IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 _LABELS = ("cls", "json")
+_NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 
 
 class WebDataset(ListedImages):
@@ -79,7 +81,7 @@ class WebDataset(ListedImages):
         labels = _labels([sample for _, sample in samples], images, label, label_field, told)
         names, order = named_labels(labels, [str(member) for member in images], told, class_names)
         rows = [
-            Row(member, name, part, "", f"{member.name}\0{member.archive.name}", str(member))
+            Row(member, name, part, None, f"{member.name}\0{member.archive.name}", str(member))
             for (part, _), member, name in zip(samples, images, names, strict=True)
         ]
         index = index_rows(rows, told, "samples", "Check the labels of the shards.", order)
@@ -127,19 +129,25 @@ def _labels(
             f"key.json; other files are {', '.join(others[:10]) or 'none'}. Name their extension with "
             "--data.source.label."
         )
-    return [_label(sample[extension], extension, field) for sample in samples]
+    if extension.rpartition(".")[2] == "json":
+        return [_field(sample[extension], field) for sample in samples]
+    texts = [_text(sample[extension]) for sample in samples]
+    # As a class index is written: 007 is a name, and with one name among them all are names.
+    return [int(text) for text in texts] if all(map(_NUMBER.fullmatch, texts)) else list(texts)
 
 
-def _label(member: TarMember, extension: str, field: str) -> object:
+def _text(member: TarMember) -> str:
     try:
-        text = member.read_bytes().decode().strip()
-        if extension.rpartition(".")[2] != "json":
-            return int(text) if text.isascii() and text.isdigit() else text
-        content: Any = json.loads(text)
+        return member.read_bytes().decode().strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{member} is no UTF-8 text. Correct the shard.") from error
+
+
+def _field(member: TarMember, field: str) -> object:
+    try:
+        content: Any = json.loads(_text(member))
     except ValueError as error:
-        raise UserError(
-            f"{member} is no {'JSON' if 'json' in extension else 'UTF-8 text'}. Correct the shard."
-        ) from error
+        raise UserError(f"{member} is no JSON. Correct the shard.") from error
     if not isinstance(content, dict) or field not in content:
         fields = f"it has {', '.join(map(str, content))[:200]}" if isinstance(content, dict) else "it is no object"
         raise UserError(f"{member} has no field {field!r}: {fields}. Name it with --data.source.label_field.")

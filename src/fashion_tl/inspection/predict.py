@@ -25,7 +25,7 @@ def predict(
         checkpoint: The best.ckpt of a run.
         images: Image files, or folders that are searched for images.
         output: File to write, new or an earlier one of this command: JSON lines if its name ends in .jsonl, Parquet if
-            in .parquet, else CSV. CSV on standard output if not given.
+            in .parquet, CSV if in .csv, .txt or nothing. CSV on standard output if not given.
         batch_size: Images in a batch, at least 1.
         invert: Invert first: for dark objects on white, as photographed.
         skip_unreadable: Leave out files that cannot be read.

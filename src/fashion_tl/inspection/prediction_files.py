@@ -19,7 +19,7 @@ from fashion_tl.errors import UserError, shown
 from fashion_tl.files import replacing
 
 CSV, JSON_LINES, PARQUET = ".csv", ".jsonl", ".parquet"
-OTHERS = (".json", ".xlsx", ".xls", ".tsv", ".arrow", ".feather")  # whose names would promise what is not in them
+ALLOWED = ("", ".txt", CSV, JSON_LINES, PARQUET)  # other suffixes would promise what is not in the file
 ROW_GROUP = 16_384  # rows that wait to be written
 DECIMALS = 6
 
@@ -42,18 +42,17 @@ def check_output(output: Path, checkpoint: Path, images: Sequence[Path]) -> None
     Raises:
         UserError: If it is refused.
     """
+    there = output.exists() and not output.is_dir()
+    if there and any(path.exists() and output.samefile(path) for path in (checkpoint, *images)):
+        raise UserError(f"--output {output} is also given to be read. Name another file.")
     form = output.suffix.lower()
-    if form in OTHERS:
+    if form not in ALLOWED:
         raise UserError(
             f"--output {output}: predictions are written as .csv, JSON lines (.jsonl) or Parquet (.parquet)."
         )
     if form == PARQUET:
         _check_parquet(output, images)
-    if output.is_dir() or not output.exists():
-        return
-    if any(path.exists() and output.samefile(path) for path in (checkpoint, *images)):
-        raise UserError(f"--output {output} is also given to be read. Name another file.")
-    if not (output.is_file() and _is_former(output)):
+    if there and not (output.is_file() and _is_former(output)):
         raise UserError(f"--output {output} exists and is no table of predictions. Remove it, or name another file.")
 
 
@@ -196,10 +195,10 @@ def _has_pyarrow() -> bool:
 
 
 def _is_former(output: Path) -> bool:
-    """Say whether a file is a table of this command."""
+    """Say whether a file is a table of this command; one without rows is empty as JSON lines."""
     with output.open("rb") as file:
         beginning = file.read(20)
-    if beginning.startswith(_BEGINNINGS):
+    if not beginning or beginning.startswith(_BEGINNINGS):
         return True
     if not (beginning.startswith(b"PAR1") and _has_pyarrow()):
         return False

@@ -194,8 +194,10 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
         f"{paths.name} version {paths.version}: {model.architecture} ({model.weights}), {parameters}",
         f"data: {data.source_name}, {sizes}, {len(data.class_names)} classes, {model.input_spec.image_size} px",
     ]
-    if data.loaded is not None and data.loaded.others:
-        lines.append(f"{PASSED_OVER}: {counted_endings(data.loaded.others)}")
+    if data.loaded is not None:
+        if data.loaded.others:
+            lines.append(f"{PASSED_OVER}: {counted_endings(data.loaded.others)}")
+        lines += data.loaded.remarks
     told = imbalance(data.class_counts, data.class_names)
     if told is not None:
         lines.append(f"imbalanced: training images of a class are {told}; {_correction(model, data)}")

@@ -31,6 +31,7 @@ TYPES: dict[str, type] = {
     "fashion_tl_seen": dict,
     "fashion_tl_seen.trained": dict,
     "fashion_tl_seen.chosen": dict,
+    "fashion_tl_seen.contents": dict,
     "fashion_tl_averaging": dict,
     "fashion_tl_averaging.weights": dict,
     "fashion_tl_averaging.average": dict,
