@@ -60,7 +60,8 @@ def test_the_results_that_experiments_tell_are_those_of_the_records(kept: Module
     found = kept.records_of(RECORDS)
     for path in kept.STUDIES.glob("*.yaml"):
         (record,) = found.get(path.stem) or found[f"{path.stem}.mobilenetv2_035"]
-        assert f"\n# Result:   test accuracy {record['test']['accuracy']:.4f} " in path.read_text(encoding="utf-8"), path
+        told = f"\n# Result:   test accuracy {record['test']['accuracy']:.4f} "
+        assert told in path.read_text(encoding="utf-8"), path
 
 
 def test_the_tables_of_ablations_are_those_of_the_records(kept: ModuleType) -> None:
