@@ -54,7 +54,7 @@ def bootstrap_intervals(
     pseudo-images: Poisson(4) in each resample, half of them correct, spread evenly over the classes that occur and, if
     wrong, over the others that occur or are predicted. That is the rule of two correct and two wrong ones for a
     proportion (Agresti and Coull 1998) and for a mean of proportions (Price and Bonett 2004). In simulations of 2 to 10
-    balanced classes, 100 to 1000 images and 6 to 60 expected mistakes to 1, intervals at 0.95 covered in 93 % to 97 %.
+    balanced classes, 100 to 1000 images and 1 to 60 expected mistakes, intervals at 0.95 covered in 94 % to 97 %.
 
     Args:
         logits: Logits (N, K).
