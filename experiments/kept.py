@@ -173,7 +173,9 @@ def _accuracy(records: Sequence[Mapping[str, Any]]) -> str:
     accuracies = [record["test"]["accuracy"] for record in records]
     interval = mean_interval(accuracies)
     mean = f"{_mean(accuracies):.4f}"
-    return f"{mean}, one seed" if interval is None else f"{mean} ({interval[0]:.4f} to {interval[1]:.4f})"
+    if len(records) == 1:
+        return f"{mean}, one seed"
+    return f"{mean}, no interval" if interval is None else f"{mean} ({interval[0]:.4f} to {interval[1]:.4f})"
 
 
 def _range(values: Sequence[float]) -> str:

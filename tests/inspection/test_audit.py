@@ -107,6 +107,30 @@ def test_planted_duplicates_and_no_others_are_found(folder: Path, capsys: Output
     assert "reports/audit/audit-test-train.png" in out
 
 
+def test_many_copies_of_an_image_are_told_and_hide_nothing(workdir: Path, capsys: Output) -> None:
+    """Eight copies of a photograph in train; the test has another and an altered one; a blank image is in both."""
+    rng = np.random.default_rng(1)
+    copied, blank = photograph(rng), np.full((40, 40, 3), 255, np.uint8)
+    altered = (copied * 0.7 + 30).astype(np.uint8)
+    images = {("train", "cat"): [copied] * 8 + [blank] * 2, ("test", "cat"): [copied, altered, blank]}
+    for (part, kind), given in {**images, ("train", "dog"): [], ("test", "dog"): []}.items():
+        for i, pixels in enumerate([*given, *(photograph(rng) for _ in range(12))]):
+            path = workdir / "pets" / part / kind / f"{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    source = {"class_path": "ImageFolder", "init_args": {"folder": "pets", "root": ".", "crop": 1.0}}
+    Path("pets.yaml").write_text(json.dumps({"data": {"source": source, "image_size": 32, "val_fraction": 0.1}}))
+    assert main(["audit", "-c", "pets.yaml", "--pixels", "--threshold", "0.98"]) == 0
+    found = figures()
+    exact = sum(found["exact"][f"test and {part}"]["pairs"] for part in ("train", "val"))
+    near = [each for each in found["near"] if each["between"].startswith("test") and each["threshold"] == 0.98]
+    assert exact == 8 + 2
+    assert sum(each["pairs"] for each in near) == exact + 8  # those of the altered one
+    assert found["affected_test_images"] == [0, 1, 2]
+    assert found["copies"]["mirrored"]["0.98"] == 1
+    capsys.readouterr()
+
+
 def test_runs_are_scored_without_the_affected_images(folder: Path) -> None:
     assert main(["audit", "run", "--threshold", "0.98", "--pixels"]) == 0
     with np.load("lightning_logs/run/version_0/test_predictions.npz") as file:

@@ -10,14 +10,20 @@ from scipy.special import softmax
 
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.calibration import (
+    ALL_RIGHT,
+    BY_LOSS,
     SIDECAR,
+    TOO_FEW,
     digest,
     fit_calibration,
     load_calibration,
     read_calibration,
     write_calibration,
 )
+from fashion_tl.inspection.calibration_analysis import add_calibration
 from fashion_tl.metrics.metrics import Floats, Ints
+from fashion_tl.records.analysis import Analysis
+from fashion_tl.records.predictions import Predictions
 
 NAMES = ("a", "b", "c")
 
@@ -126,6 +132,42 @@ def test_images_that_are_all_classified_right_do_not_make_a_model_surer() -> Non
     found = fit_calibration(logits, np.arange(30) % 3, "x", NAMES)
     assert (found.method, found.temperature) == ("unscaled", 1.0)
     assert np.array_equal(found.apply(logits), logits)
+
+
+@pytest.mark.parametrize(
+    ("each", "wrong", "method", "reason"),
+    [
+        (10, 5, None, BY_LOSS),
+        (3, 0, "unscaled", ALL_RIGHT),  # too few as well
+        (10, 0, "unscaled", ALL_RIGHT),
+        (3, 1, "temperature", TOO_FEW),
+    ],
+)
+def test_the_reason_of_the_choice_is_told_wherever_the_choice_is(
+    checkpoint, each: int, wrong: int, method: str | None, reason: str
+) -> None:
+    labels = np.arange(3 * each) % 3
+    logits = 3.0 * np.eye(3)[(labels + (np.arange(3 * each) < wrong)) % 3]
+    fitted = fit_calibration(logits, labels, digest(checkpoint), NAMES)
+    assert method in (None, fitted.method)
+    write_calibration(checkpoint, fitted)
+    found = read_calibration(checkpoint)
+    assert found is not None
+    assert (found.method, found.reason) == (fitted.method, reason)
+    analysis = Analysis("diagnose")
+    add_calibration(analysis, Predictions(np.arange(len(labels)), labels, logits), found)
+    (table,) = [table for table in analysis.tables if table["caption"].startswith("Scalings")]
+    assert table["caption"].endswith(f"validation images, chosen: {found.method} ({reason})")
+    assert [row[0] for row in table["rows"] if row[-1] == "yes"] == [found.method]
+
+
+def test_a_file_of_an_earlier_version_holds_no_reason(checkpoint) -> None:
+    path = write_calibration(checkpoint, fit_calibration(*predictions(), digest(checkpoint), NAMES))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in content.items() if key not in ("reason", "sha256")}))
+    found = read_calibration(checkpoint)
+    assert found is not None
+    assert found.reason == ""
 
 
 def test_few_validation_images_do_not_spoil_a_model_that_is_calibrated() -> None:

@@ -74,6 +74,7 @@ def test_figures_agree_with_scikit_learn(folder, found) -> None:
     assert figures["as trained"]["accuracy"] == pytest.approx(record["test"]["accuracy"], abs=1e-12)
     assert figures["as trained"]["ece"] == pytest.approx(record["test"]["calibration_error"], abs=1e-12)
     chosen = found.figures["calibration"]["chosen"]
+    assert sum(found.figures["calibration"]["reason"] in table["caption"] for table in found.tables) == 1
     calibrated = load_calibration(folder / "checkpoints" / "run" / "version_0" / "best.ckpt")(logits)
     classes = range(logits.shape[1])
     assert figures[chosen]["nll"] == pytest.approx(log_loss(labels, calibrated, labels=classes), abs=1e-9)

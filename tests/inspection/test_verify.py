@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,60 @@ def test_a_figure_of_the_record(run: RunPaths, way: tuple[str, ...], value: Any,
     assert way[-1] in found[named].told
 
 
+def ways(value: Any, way: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the ways to all entries of plain values that have names, sections too."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if isinstance(key, str):
+            yield (*way, key)
+        yield from ways(item, (*way, key))
+
+
+def test_a_null_was_not_measured(run: RunPaths, capsys: Output) -> None:
+    record = read_record(run.logs)
+    record["certificate"] = [
+        {
+            "phase": 0,
+            **{key: {"before": "aa", "after": "aa"} for key in ("frozen_weights", "frozen_buffers")},
+            "same": True,
+            "cache": {"used": True, "largest_difference": 1e-6},
+        }
+    ]
+    record["test"]["per_class"] = {"Bag": record["test"]["per_class"]["Bag"]}  # one class is like another
+    record["environment"]["libraries"] = {}
+    tried = [way for way in ways(record) if way not in (("status",), ("sha256",))]
+    assert ("test", "accuracy") in tried
+    assert ("model", "phases", 0, "trained_parameters") in tried
+    for way in tried:
+        changed = json.loads(json.dumps(record))
+        *path, last = way
+        place = changed
+        for key in path:
+            place = place[key]
+        place[last] = None
+        write_record(run.logs, changed)
+        assert wrong(checks(run, quick=True)) == set(), way
+    capsys.readouterr()
+
+
+def test_nulls_of_all_that_is_measured_keep_no_verb_from_its_work(run: RunPaths, capsys: Output) -> None:
+    record = read_record(run.logs)
+    settings = {"fold", "folds", "label_budget", "per_class", "averaging"}  # whose null says none
+    for name in ("test", "time", "best", "model", "data"):
+        for *path, last in ways(record[name]):
+            place = record[name]
+            for key in path:
+                place = (place or {})[key]
+            if last not in settings and not isinstance(place[last], dict | list):
+                place[last] = None
+    write_record(run.logs, record)
+    assert wrong(checks(run)) == set()
+    for verb in (["runs"], ["export", "run", "out", "--format", "safetensors"]):
+        assert main(verb) == 0
+    assert "not recorded" in Path("out/README.md").read_text()
+    assert "run" in capsys.readouterr().out
+
+
 def test_a_record_whose_checksum_is_not_written_again(run: RunPaths) -> None:
     path = run.logs / "run.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
@@ -279,8 +333,25 @@ def test_a_record_whose_checksum_is_not_written_again(run: RunPaths) -> None:
         ("batch_norm: train", "batch_norm: eval", "configuration", "batch_norm"),
         ("num_train: 240", "num_train: 250", "data", "fingerprint"),
         ("max_epochs: 2", "max_epochs: two", "configuration", "does not run again"),
+        ("monitor: val/accuracy", "monitor: val/loss", "configuration", "monitor: recorded val/accuracy"),
+        ("precision: 32-true", "precision: bf16-mixed", "configuration", "precision: recorded 32-true"),
+        ("batch_size: 32", "batch_size: 16", "configuration", "batches: recorded"),
+        ("limit_train_batches: null", "limit_train_batches: 1", "configuration", "batches: recorded"),
+        ("overfit_batches: 0.0", "overfit_batches: 1", "configuration", "batches: recorded"),
+        (
+            "accumulate_grad_batches: 1",
+            "accumulate_grad_batches: 2",
+            "configuration",
+            "accumulate: recorded 1, found 2",
+        ),
+        ("max_steps: -1", "max_steps: 3", "configuration", "max_steps: recorded None, found 3"),
+        ("mix: null", "mix: {mixup: 0.2}", "configuration", "mix: recorded None"),
+        ("ema: null", "ema: 0.9", "configuration", "averaging: recorded None, found ema 0.9"),
+        ("swa: null", "swa: 0.5", "configuration", "averaging: recorded None, found swa 0.5"),
+        ("\npatience: null", "\npatience: 2", "configuration", "patience: recorded None, found 2"),
     ],
 )
+@pytest.mark.thorough(keep=6)
 def test_a_setting(run: RunPaths, old: str, new: str, named: str, says: str) -> None:
     path = run.logs / "config.yaml"
     text = path.read_text()
@@ -362,6 +433,26 @@ def test_predictions_of_a_torn_archive(run: RunPaths) -> None:
     assert found["test figures"].result == UNKNOWN
 
 
+def test_settings_that_are_not_at_their_defaults_hold_and_are_missed(fit: Fit, capsys: Output) -> None:
+    given = ("--ema", "0.9", "--patience", "3", "--monitor", "val/loss", "--trainer.accumulate_grad_batches", "2")
+    batches = ("--trainer.limit_train_batches", "0.5", "--data.mix", "{mixup: 0.2}", "--trainer.max_steps", "3")
+    assert fit(*given, *batches, epochs=2) == 0
+    assert main(["verify", "run"]) == 0, capsys.readouterr()
+    paths = paths_of(Path("lightning_logs"), Path("checkpoints"), "run", 0)
+    path, record = paths.logs / "config.yaml", read_record(paths.logs)
+    text = path.read_text()
+    for old, new, says in (
+        ("ema: 0.9", "ema: null", "averaging: recorded ema 0.9, found None"),
+        ("\npatience: 3", "\npatience: null", "patience: recorded 3, found None"),
+        ("mixup: 0.2", "mixup: 0.3", "mix.mixup: recorded 0.2, found 0.3"),
+        ("max_steps: 3", "max_steps: -1", "max_steps: recorded 3, found None"),
+    ):
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        write_record(paths.logs, record)
+        assert says in checks(paths)["configuration"].told
+
+
 # Runs that were stopped, and what went on from them
 
 
@@ -410,10 +501,9 @@ def test_runs_that_went_on_hold(fit: Fit, stop_at: Callable[..., None], capsys: 
         ("members", ["start"]),
         ("members", [{"name": "start", "version": "newest"}]),
         ("members", [{"name": "../start"}, 3]),
-        ("certificate", [{}]),
         ("certificate", ["same"]),
-        ("certificate", [{"phase": 0, "frozen_weights": None, "same": True}]),
-        ("best", {"monitor": "val/loss", "epoch": 0, "value": None}),
+        ("certificate", [{"phase": "first"}]),
+        ("best", {"monitor": "val/loss", "epoch": 0, "value": "low"}),
         ("resumed", [{"epoch": "last"}]),
         ("time", {"epoch_seconds": [1.0, 1.0], "fit_seconds": "long"}),
         ("data", {"class_names": 3}),

@@ -20,13 +20,22 @@ T4 = 2.7764451051977987  # of Student's distribution, 4 degrees of freedom, 97.5
 def test_the_interval_by_hand() -> None:
     values = [0.8, 0.82, 0.78, 0.81, 0.79]
     deviation = math.sqrt(2.5e-4)
-    low, high = corrected_interval(values, 0.25)
+    interval = corrected_interval(values, 0.25)
+    assert interval is not None
+    low, high = interval
     assert (low + high) / 2 == pytest.approx(0.8)
     assert high - low == pytest.approx(2 * T4 * deviation * math.sqrt(1 / 5 + 1 / 4))
     plain = mean_interval(values)
     assert plain is not None
     assert (high - low) / (plain[1] - plain[0]) == pytest.approx(1.5)  # sqrt((1/5 + 1/4) / (1/5))
-    assert corrected_interval([0.5, 0.5], 1.0) == (0.5, 0.5)
+
+
+def test_equal_figures_of_all_folds_give_no_interval() -> None:
+    assert corrected_interval([0.1] * 3, 1.0) is None  # whose computed deviation is 1e-17
+    logits, labels = np.eye(2)[[0, 1] * 6] * 9, np.array([0, 1] * 6)
+    found = cross_validation(folds_of(logits, labels, 2), [6, 6])
+    assert found.means["accuracy"] == (1.0, None)
+    assert found.lines()[0].startswith("mean of 2 folds: accuracy 1.0000 (no interval), ")
 
 
 @pytest.mark.parametrize(("values", "share"), [([0.5], 0.25), ([], 0.25), ([0.5, 0.6], 0.0), ([0.5, 0.6], math.inf)])
@@ -47,10 +56,11 @@ def test_the_pooled_accuracy_is_that_of_all_images_however_large_the_folds() -> 
     correct = int((logits.argmax(1) == labels).sum())
     assert (found.folds, found.images) == (5, 97)
     assert found.pooled == (correct / 97, wilson_interval(correct, 97))
-    for name, (mean, (low, high)) in found.means.items():
+    for name, (mean, interval) in found.means.items():
         assert mean == pytest.approx(np.mean(found.values[name]))
         expected = corrected_interval(found.values[name], 97 / 5 / 70)
-        assert (low, high) == pytest.approx((max(0, expected[0]), min(1, expected[1])), abs=1e-12)
+        assert expected is not None
+        assert interval == pytest.approx((max(0, expected[0]), min(1, expected[1])), abs=1e-12)
     first, second = found.lines()
     assert first.startswith(f"mean of 5 folds: accuracy {found.means['accuracy'][0]:.4f} (")
     assert second.endswith("on 97 images, each tested once")
@@ -60,7 +70,9 @@ def test_intervals_of_shares_stay_shares() -> None:
     logits, labels = np.eye(2)[[0, 1] * 20] * 9, np.array([0, 1] * 20)
     logits[0] = logits[0, ::-1]
     found = cross_validation(folds_of(logits, labels, 4), [30] * 4)
-    assert 0 <= found.means["accuracy"][1][0] < found.means["accuracy"][0] < found.means["accuracy"][1][1] == 1
+    mean, interval = found.means["accuracy"]
+    assert interval is not None
+    assert 0 <= interval[0] < mean < interval[1] == 1
 
 
 @pytest.mark.slow
@@ -84,10 +96,8 @@ def test_it_covers_the_mean_accuracy_of_training_where_students_does_not() -> No
         x, y = draw(60)
         held = np.arange(60) % 5
         values = [accuracy(trained(x[held != k], y[held != k]), x[held == k], y[held == k]) for k in range(5)]
-        low, high = corrected_interval(values, 12 / 48)
-        plain = mean_interval(values)
-        assert plain is not None
-        hits["corrected"] += low <= truth <= high
-        hits["plain"] += plain[0] <= truth <= plain[1]
+        for kind, interval in (("corrected", corrected_interval(values, 12 / 48)), ("plain", mean_interval(values))):
+            assert interval is not None
+            hits[kind] += interval[0] <= truth <= interval[1]
     assert hits["corrected"] / trials > 0.95
     assert hits["plain"] < hits["corrected"]

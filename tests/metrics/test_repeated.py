@@ -16,6 +16,7 @@ def test_the_interval_of_a_mean_is_students() -> None:
     expected = stats.t.interval(0.9, 2, loc=np.mean(values), scale=stats.sem(values))
     assert mean_interval(values, 0.9) == pytest.approx(expected, abs=1e-12)
     assert mean_interval([0.7]) is None
+    assert mean_interval([0.1] * 3) is None  # equal values, though their computed deviation is 1e-17
     with pytest.raises(UserError):
         mean_interval([])
 

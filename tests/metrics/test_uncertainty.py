@@ -47,32 +47,87 @@ def test_wilson_refuses_what_is_no_proportion(hits: int, count: int, level: floa
 
 
 def naive_bootstrap(logits: Floats, labels: Ints, resamples: int, seed: int, level: float) -> dict[str, list[float]]:
-    """Resample images and compute each figure again with scikit-learn."""
+    """Resample images, append pseudo-images one by one, and compute each figure again with scikit-learn."""
     import sklearn.metrics as sklearn
 
     rng, (images, classes) = np.random.default_rng(seed), logits.shape
-    rows = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, images, images)
-        truth, probabilities = labels[drawn], softmax(logits[drawn])
+    answers = softmax(logits).argmax(1)
+    occurs, there = np.unique(labels), np.union1d(labels, answers)
+    there = np.arange(classes) if len(there) == 1 else there
+
+    # Draws of the pseudo-images: how many in each resample, their classes, whether wrong, and by how many places.
+    draws = np.random.default_rng([seed, 1])
+    counts = draws.poisson(4, resamples)
+    classes_of = draws.choice(occurs, counts.sum())
+    wrong = draws.integers(0, 2, counts.sum())
+    places = draws.integers(1, len(there), counts.sum())
+    pseudo = []
+    for truth, is_wrong, by in zip(classes_of, wrong, places, strict=True):
+        others = [*there[there > truth], *there[there < truth]]
+        pseudo.append((truth, others[by - 1] if is_wrong else truth))
+
+    def figures(truth: Ints, predicted: Ints) -> list[float]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resample may hold a single class
-            found = np.union1d(truth, probabilities.argmax(1))
+            found = np.union1d(truth, predicted)
             macro = sklearn.precision_recall_fscore_support(
-                truth, probabilities.argmax(1), labels=found, average="macro", zero_division=0
+                truth, predicted, labels=found, average="macro", zero_division=0
             )[:3]
-            loss = sklearn.log_loss(truth, probabilities, labels=range(classes))
-            recall = sklearn.recall_score(truth, probabilities.argmax(1), labels=np.unique(truth), average="macro")
-        rows.append([loss, recall, macro[0], macro[2]])
-    bounds = np.percentile(rows, [50 - 50 * level, 50 + 50 * level], axis=0).T.tolist()
-    return dict(zip(KEYS, bounds, strict=True))
+            recall = sklearn.recall_score(truth, predicted, labels=np.unique(truth), average="macro")
+        return [recall, macro[0], macro[2]]
+
+    rows = []
+    for count in counts:
+        drawn = rng.integers(0, images, images)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loss = sklearn.log_loss(labels[drawn], softmax(logits[drawn]), labels=range(classes))
+        added, pseudo = np.array(pseudo[:count], dtype=np.int64).reshape(-1, 2), pseudo[count:]
+        rows.append([loss, *figures(np.r_[labels[drawn], added[:, 0]], np.r_[answers[drawn], added[:, 1]])])
+    bounds = np.percentile(rows, [50 - 50 * level, 50 + 50 * level], axis=0).T
+    for bound, itself in zip(bounds[1:], figures(labels, answers), strict=True):
+        bound[:] = min(bound[0], itself), max(bound[1], itself)
+    return dict(zip(KEYS, bounds.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("each", [1, 2, 5])
-def test_the_interval_of_a_perfect_classifier_of_many_classes_is_perfect(each: int) -> None:
+def test_the_interval_of_a_perfect_classifier_of_many_classes_ends_at_1_and_is_as_wide_as_its_accuracys(
+    each: int,
+) -> None:
     labels = np.repeat(np.arange(40), each)
-    intervals = bootstrap_intervals(50.0 * np.eye(40)[labels], labels, resamples=50)
-    assert all(intervals[name] == (1.0, 1.0) for name in KEYS[1:])
+    intervals = bootstrap_intervals(50.0 * np.eye(40)[labels], labels, resamples=300)
+    wilson = 1 - wilson_interval(40 * each, 40 * each)[0]
+    for name in KEYS[1:]:
+        low, high = intervals[name]
+        assert high == 1
+        assert wilson < 1 - low < 2.5 * wilson
+
+
+def test_images_of_one_loss_give_no_interval_of_it() -> None:
+    assert list(bootstrap_intervals([[3.0, 0.0]], [0])) == KEYS[1:]
+    assert list(bootstrap_intervals([[3.0, 0.0], [0.0, 3.0]], [0, 1])) == KEYS[1:]
+    assert list(bootstrap_intervals([[3.0, 0.0], [0.0, 3.0]], [0, 0])) == KEYS
+
+
+@pytest.mark.slow
+@pytest.mark.thorough(keep=2)
+@pytest.mark.parametrize(
+    ("each", "classes", "absent", "right"),
+    [(50, 2, 0, 0.99), (250, 2, 0, 0.99), (20, 10, 0, 0.98), (100, 10, 0, 0.94), (50, 5, 3, 0.98)],
+    ids=["1 mistake", "5 mistakes", "4 in 10 classes", "60 in 10 classes", "absent classes"],
+)
+def test_few_mistakes_leave_intervals_that_cover(each: int, classes: int, absent: int, right: float) -> None:
+    """Mistakes are spread evenly, so that all three figures of the population equal the accuracy."""
+    rng, trials = np.random.default_rng(1), 100
+    hits = dict.fromkeys(KEYS[1:], 0)
+    labels = np.repeat(np.arange(classes), each)
+    for _ in range(trials):
+        wrong = rng.random(len(labels)) > right
+        answers = (labels + wrong * rng.integers(1, classes, len(labels))) % classes
+        found = bootstrap_intervals(4.0 * np.eye(classes + absent)[answers], labels, resamples=200)
+        for name in hits:
+            hits[name] += found[name][0] <= right <= found[name][1]
+    assert all(0.89 <= hit / trials <= 0.995 for hit in hits.values()), hits
 
 
 @pytest.mark.parametrize(
@@ -85,7 +140,7 @@ def test_bootstrap_against_naive_resampling(images: int, classes: int, right: fl
     logits, labels = predictions(images, classes, right=right)
     ours = bootstrap_intervals(logits, labels, resamples=40, seed=seed, level=level)
     naive = naive_bootstrap(logits, labels, 40, seed, level)
-    assert list(ours) == KEYS
+    assert list(ours) == (KEYS if images > 1 else KEYS[1:])
     for name, bounds in ours.items():
         assert bounds == pytest.approx(naive[name], abs=EXACT), name
         assert all(type(bound) is float for bound in bounds)
@@ -99,7 +154,6 @@ def test_bootstrap_of_a_class_that_is_never_predicted_and_of_certainty() -> None
     ours = bootstrap_intervals(logits, labels, resamples=60, seed=0, level=0.9)
     for name in KEYS[1:]:
         assert ours[name] == pytest.approx(naive[name], abs=EXACT)
-    assert ours["macro_f1"][1] == ours["balanced_accuracy"][1] == 1  # of resamples without the last class
     # scikit-learn clips a probability of 0; the cross-entropy of logits need not: 50 nats a draw of image 1.
     rng = np.random.default_rng(0)
     losses = [50 * (rng.integers(0, 4, 4) == 1).mean() for _ in range(60)]

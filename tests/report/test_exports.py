@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fashion_tl.metrics.metrics import summarise
-from fashion_tl.metrics.uncertainty import calibration_interval
+from fashion_tl.metrics.uncertainty import bootstrap_intervals, calibration_interval
 from fashion_tl.report.exports import csv_text, markdown_text
 
 EXACT = 1e-9
@@ -102,20 +102,25 @@ def test_every_test_figure(folders: dict[str, Path], make: Any, report: Callable
         assert float(row["accuracy_high"]) == pytest.approx(high, abs=EXACT)
 
 
-@pytest.mark.slow
-@pytest.mark.thorough
 def test_bootstrap_intervals(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:
     rows = rows_of(csv_text(report().sections))
-    labels, logits = make.logits(folders["poor"])
-    rng = np.random.default_rng(0)
-    resampled = []
-    for _ in range(1000):
-        drawn = rng.integers(0, len(labels), len(labels))
-        resampled.append(expected(labels[drawn], logits[drawn]))
-    for key in ("loss", "balanced_accuracy", "macro_precision", "macro_f1"):
-        low, high = np.quantile([figures[key] for figures in resampled], [0.025, 0.975])
-        assert float(rows["poor"][f"{key}_low"]) == pytest.approx(low, abs=EXACT), key
-        assert float(rows["poor"][f"{key}_high"]) == pytest.approx(high, abs=EXACT), key
+    for name, row in rows.items():
+        labels, logits = make.logits(folders[name])
+        found = bootstrap_intervals(logits, labels)
+        assert set(found) == {"loss", "balanced_accuracy", "macro_precision", "macro_f1"}
+        for key, bounds in found.items():
+            shown = float(row[f"{key}_low"]), float(row[f"{key}_high"])
+            assert shown == pytest.approx(bounds, abs=EXACT), (name, key)
+
+
+def test_a_single_image_leaves_the_cells_of_the_losss_interval_empty(make: Any, report: Callable[..., Any]) -> None:
+    make.run("one", images=1)
+    found = report()
+    (row,) = rows_of(csv_text(found.sections)).values()
+    assert (row["loss_low"], row["loss_high"]) == ("", "")
+    assert float(row["accuracy_low"]) < float(row["accuracy_high"])
+    assert f"{float(row['loss']):.4f} (no interval)" in markdown_text(found.sections, [])
+    assert "no interval" in found.text
 
 
 def test_calibration_intervals(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:

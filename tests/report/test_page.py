@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fashion_tl.metrics.metrics import summarise
+
+from .conftest import CLASSES
+
 EXACT = 1e-9
 NASTY = "<img src=x onerror=alert(1)>"
 
@@ -102,6 +106,27 @@ def test_classification_reports(folders: dict[str, Path], make: Any, report: Cal
             shown = [float(row[1 + column].get("data-sort")) for row in rows]
             assert shown == pytest.approx([*expected, expected.mean()], abs=EXACT)
             assert [int(row[0].text) for row in rows] == [*figures[3], len(labels)]
+
+
+def test_the_means_of_a_classification_report_are_the_runs_figures_where_a_class_does_not_occur(
+    make: Any, report: Callable[..., Any]
+) -> None:
+    """Class 3 occurs nowhere, and one of the runs predicts it."""
+    for name, bias in (("a", -50.0), ("b", 9.0)):
+        folder = make.run(name, images=40)
+        labels = np.arange(40) % 3
+        logits = 4 * np.eye(4, dtype=np.float32)[np.where(np.arange(40) < 6, (labels + 1) % 3, labels)]
+        logits[0, 3] += bias
+        np.savez_compressed(folder / "test_predictions.npz", index=np.arange(40), label=labels, logits=logits)
+        make.change(folder, test=summarise(logits, labels, CLASSES))
+    built = report()
+    table, figures = built.table("Classification reports"), built.sections[0].entries
+    bodies = {body.children[0].text: body for body in table.all("tbody")}
+    for title, mean in (("F1", "macro_f1"), ("Precision", "macro_precision"), ("Recall", "balanced_accuracy")):
+        *_, absent, means = [list(row.all("td"))[1:] for row in bodies[title].children[1:]]
+        assert [float(cell.get("data-sort")) for cell in means] == [each.figures.values[mean] for each in figures]
+        unknown = {each.label for each, cell in zip(figures, absent, strict=True) if cell.text == "\u2013"}
+        assert unknown == ({"a", "b"} if title == "Recall" else {"a"})
 
 
 def test_significance(folders: dict[str, Path], make: Any, report: Callable[..., Any]) -> None:

@@ -14,7 +14,7 @@ from fashion_tl.tournament.results import crossings
 
 def results(means: dict[str, list[float]], p: dict[tuple[str, str], float], kind: str = "tournament") -> dict[str, Any]:
     """Make results of strategies with means at 10 and 100 labels, significant where a p-value says so."""
-    budgets = ["10", "100"][: len(next(iter(means.values())))]
+    budgets = ["10", "100", "1000"][: len(next(iter(means.values())))]
     cells: list[dict[str, Any]] = [
         {
             "budget": budget, "strategy": name, "labels": int(budget) * 10, "mean": values[place], "seconds": 1.0 + i,
@@ -74,7 +74,13 @@ def test_scratch_is_told_on_both_sides_of_the_crossing() -> None:
     assert "With 100 labels a class, scratch is significantly more accurate than all." in told
     labels = math.exp(math.log(100) + 0.8 * (math.log(1000) - math.log(100)))
     assert found["crossings"] == [
-        {"scratch": "scratch", "strategy": "all", "labels": pytest.approx(labels), "ahead": True}
+        {
+            "scratch": "scratch",
+            "strategy": "all",
+            "ahead": False,
+            "changes": [{"labels": pytest.approx(labels), "ahead": True}],
+            "level": [],
+        }
     ]
     assert f"cross at about {labels:,.0f} labels" in told
 
@@ -94,9 +100,35 @@ def test_sentences_begin_with_a_capital_letter_or_a_name() -> None:
 @pytest.mark.parametrize(("scratch", "told"), [([0.6, 0.7], "does not reach all"), ([0.9, 0.95], "is ahead of all")])
 def test_no_crossing_is_said_so(scratch: list[float], told: str) -> None:
     found = results({"all": [0.8, 0.85], "scratch": scratch}, {})
-    assert found["crossings"][0]["labels"] is None
+    assert found["crossings"][0]["changes"] == []
     assert told in crossing_texts(found)[0]
     assert "cross at" not in " ".join(conclude(found))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "told"),
+    [
+        ([-0.1, 0.1], "is ahead of all from about 316 labelled images."),
+        ([0.1, -0.1], "is ahead of all up to about 316 labelled images."),
+        ([0.1, -0.1, 0.1], "is ahead of all up to about 316 and from about 3,162 labelled images."),
+        ([-0.1, 0.1, -0.1], "is ahead of all from about 316 to about 3,162 labelled images."),
+        ([0.1, 0.0, -0.1], "is ahead of all up to about 1,000 labelled images."),
+        ([-0.1, 0.1, 0.0], "is ahead of all from about 316 labelled images."),
+        ([0.1, 0.0, 0.1], "is ahead of all, but as accurate at 1,000 labelled images."),
+        ([0.0, -0.1, 0.0], "is behind all, but as accurate at 100 and 10,000 labelled images."),
+        ([0.0, 0.0], "is as accurate as all at every budget."),
+        ([0.1, 0.1, 0.1], "is ahead of all at every budget."),
+        ([-0.1, -0.1, -0.1], "does not reach all within these budgets."),
+    ],
+)
+def test_every_change_of_the_lead_is_told_with_its_direction(gaps: list[float], told: str) -> None:
+    found = results({"all": [0.5] * len(gaps), "scratch": [0.5 + gap for gap in gaps]}, {})
+    assert crossing_texts(found) == [f"scratch {told}"]
+
+
+def test_the_conclusion_tells_all_crossings() -> None:
+    found = results({"all": [0.5] * 3, "scratch": [0.6, 0.4, 0.6]}, {("all", "scratch"): 0.001})
+    assert "The means of scratch and all cross at about 316 and 3,162 labels." in conclude(found)[1]
 
 
 def test_an_ablation_tells_gains_losses_and_the_rest() -> None:

@@ -18,6 +18,7 @@ from fashion_tl.metrics.metrics import softmax
 from fashion_tl.metrics.uncertainty import bootstrap_intervals, calibration_interval, wilson_interval
 from fashion_tl.plain_text import clean
 from fashion_tl.records.predictions import read_predictions
+from fashion_tl.records.record import measured
 
 FIGURES = {
     "accuracy": "accuracy",
@@ -93,14 +94,15 @@ def model_card(subject: Subject, exported: Exported) -> str:
 def _training(subject: Subject) -> list[str]:
     if subject.gap:
         return ["## Training", f"Not known: there is no record of the run ({_text(subject.gap)})."]
-    data, model, time = (subject.record.get(name) or {} for name in ("data", "model", "time"))
-    best, sizes = subject.record.get("best") or {}, data.get("sizes") or {}
+    data, model, time, best = (measured(subject.record, name) for name in ("data", "model", "time", "best"))
+    sizes = data.get("sizes", {})
     phases = [
         f"from epoch {phase.get('began', phase.get('start', 0)) + 1}: {phase.get('trains')} "
-        f"({phase.get('trained_parameters') or 0:,} parameters)"
-        for phase in model.get("phases") or []
+        f"({phase.get('trained_parameters', 0):,} parameters)"
+        for phase in model.get("phases", [])
+        if phase
     ]
-    left_out = len(data.get("skipped") or [])
+    left_out = len(data.get("skipped", []))
     chosen = f"{best['monitor']} {best['value']:.4f} after epoch {best['epoch'] + 1}" if _is_whole(best) else None
     rows = {
         "images": data.get("source"),
@@ -130,14 +132,17 @@ def _training(subject: Subject) -> list[str]:
 
 
 def _class_sizes(data: Mapping[str, Any]) -> str | None:
-    counts = (data.get("class_counts") or {}).get("train")
+    counts = data.get("class_counts", {}).get("train")
     if not counts:
         return None
-    return imbalance(counts, data["class_names"]) or f"{min(counts):,} to {max(counts):,}"
+    return (
+        imbalance(counts, data.get("class_names") or [str(place) for place in range(len(counts))])
+        or f"{min(counts):,} to {max(counts):,}"
+    )
 
 
 def _test(subject: Subject, class_names: Sequence[str]) -> list[str]:
-    head, test = "## Test figures", subject.record.get("test") or {}
+    head, test = "## Test figures", measured(subject.record, "test")
     if subject.gap:
         return [head, f"Not known: there is no record of the run ({_text(subject.gap)})."]
     if not subject.tested:
@@ -157,11 +162,11 @@ def _test(subject: Subject, class_names: Sequence[str]) -> list[str]:
     )
     parts = [head, f"{about}{f' Some are missing: {_text(why)}.' if why else ''}"]
     parts.append(_table(("figure", "value", "95 % interval"), rows))
-    per_class = test.get("per_class") or {}
+    per_class = test.get("per_class", {})
     named = [
-        (_text(name), *(f"{per_class[name][one]:.4f}" for one in ("precision", "recall", "f1")))
-        for name in class_names
-        if isinstance(per_class.get(name), dict)
+        (_text(name), *(f"{found[one]:.4f}" if one in found else _NOT for one in ("precision", "recall", "f1")))
+        for name, found in ((name, per_class.get(name)) for name in class_names)
+        if isinstance(found, dict)
     ]
     return [*parts, _table(("class", "precision", "recall", "F1"), named)] if named else parts
 
@@ -194,7 +199,7 @@ def _calibration(subject: Subject) -> list[str]:
     if found is None:
         return [head, "Not fitted: `fashion-tl diagnose` does it. The softmax of the logits is not calibrated."]
     if found.method == UNSCALED:
-        told = "Neither temperature nor vector scaling improved the logits: take their softmax as it is."
+        told = "Take the softmax of the logits as it is."
     elif found.method == "temperature":
         told = (
             f"Divide the logits by {found.temperature:.6g} (temperature scaling, Guo et al. 2017) before the softmax."
@@ -205,14 +210,15 @@ def _calibration(subject: Subject) -> list[str]:
             f"factors `{[round(value, 6) for value in found.scale]}`, summands "
             f"`{[round(value, 6) for value in found.bias]}`."
         )
-    return [head, f"{told} Fitted to {found.images:,} validation images. The exported logits are those before it."]
+    why = f", {found.reason}" if found.reason else ""
+    return [head, f"{told} Chosen on {found.images:,} validation images{why}. The exported logits are those before it."]
 
 
 def _versions(subject: Subject) -> list[str]:
-    environment = subject.record.get("environment") or {}
+    environment = measured(subject.record, "environment")
     if not environment:
         return ["## Versions", f"Of training: {_text(subject.gap) or _NOT}. Of the export: fashion_tl {__version__}."]
-    rows = {"Python": environment.get("python"), **(environment.get("libraries") or {})}
+    rows = {"Python": environment.get("python"), **environment.get("libraries", {})}
     rows |= {"git commit": environment.get("git_commit"), "device": environment.get("device")}
     return ["## Versions", "Of training:", _table(("what", "version"), [(k, _cell(v)) for k, v in rows.items()])]
 

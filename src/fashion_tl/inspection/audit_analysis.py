@@ -89,7 +89,10 @@ def find_duplicates(data: ImageDataModule, module: ImageClassifier | None, batch
 def _copies(
     data: ImageDataModule, train: Views, module: ImageClassifier | None, batch_size: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Look for altered copies of training images among the training images, as for any other image."""
+    """Look for altered copies of training images among the training images, as for any other image.
+
+    One that is found by an image of the same pixels as its original is found by its original too.
+    """
     split = data.splits["train"]
     chosen = np.random.default_rng(seed).permutation(len(split))[:COPIES]
     originals = split.images.__getitems__(split.indices[torch.from_numpy(chosen)])[0]
@@ -120,7 +123,7 @@ def analysed(found: Duplicates, data: ImageDataModule, runs: list[OpenedRun], th
         "Duplicates across splits",
         f"{data.source_name}: exact duplicates have the same pixels as stored. Near ones are looked for among the "
         f"{NEIGHBOURS} nearest images by {how}, and have pixels that correlate by at least {threshold:g} under a shift "
-        "of at most 2 of 32 pixels.",
+        "of at most 2 of 32 pixels; of images with the same pixels one is looked for, and all are told.",
     )
     analysis.figures |= {"data": data.describe(), "threshold": threshold, "features": found.features}
     _add_exact(analysis, found)

@@ -17,6 +17,9 @@ from fashion_tl.metrics.metrics import Floats, Ints, softmax
 SIDECAR = "calibration.json"
 UNSCALED, TEMPERATURE, VECTOR = "unscaled", "temperature", "vector"
 FOLDS = 5
+BY_LOSS = "by the cross-validated NLL"
+TOO_FEW = f"some class has fewer than {FOLDS} validation images: no cross-validation, the temperature is taken"
+ALL_RIGHT = "no validation image is classified wrongly, which leaves open how sure to be: the logits stay as they are"
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,14 @@ class Calibration:
     Attributes:
         checkpoint: Hash of the checkpoint that it was fitted to.
         class_names: Names of the K classes.
-        method: "unscaled", "temperature" or "vector": what cross-validation chose, which is what to apply.
+        method: "unscaled", "temperature" or "vector": what to apply.
         temperature: What logits are divided by.
         scale: Factor of each class's logit (K,).
         bias: Summand of each class's logit (K,).
         images: Validation images that it was fitted to.
         losses: Cross-validated negative log likelihood in nats of "unscaled", "temperature" and "vector" logits; empty
             where there are too few images for it.
+        reason: Why that method, in words; empty in files of earlier versions.
     """
 
     checkpoint: str
@@ -43,6 +47,7 @@ class Calibration:
     bias: tuple[float, ...]
     images: int
     losses: dict[str, float]
+    reason: str = ""
 
     def apply(self, logits: npt.ArrayLike, method: str | None = None) -> Floats:
         """Scale logits (N, K) by the chosen method, or by the one that is named."""
@@ -83,18 +88,23 @@ def fit_calibration(logits: npt.ArrayLike, labels: Ints, checkpoint: str, class_
         UserError: If the logits are unusable.
     """
     values = np.asarray(logits, dtype=np.float64)
-    told = bool((values.argmax(axis=1) != labels).any())  # else the loss falls with the temperature without end
     losses = _cross_validated(values, labels)
+    if (values.argmax(axis=1) == labels).all():  # the loss falls with the temperature without end
+        method, temperature, reason = UNSCALED, 1.0, ALL_RIGHT
+    else:
+        temperature = fit_temperature(logits, labels)
+        method, reason = (_choose(losses), BY_LOSS) if losses else (TEMPERATURE, TOO_FEW)
     scale, bias = fit_vector_scaling(logits, labels)
     return Calibration(
         checkpoint,
         class_names,
-        _choose(losses) if told else UNSCALED,
-        fit_temperature(logits, labels) if told else 1.0,
+        method,
+        temperature,
         tuple(scale.tolist()),
         tuple(bias.tolist()),
         len(labels),
         {name: float(each.mean()) for name, each in losses.items()},
+        reason,
     )
 
 
@@ -116,8 +126,6 @@ def _cross_validated(logits: Floats, labels: Ints) -> dict[str, Floats]:
 
 
 def _choose(losses: dict[str, Floats]) -> str:
-    if not losses:
-        return TEMPERATURE
     plain = TEMPERATURE if losses[TEMPERATURE].mean() <= losses[UNSCALED].mean() else UNSCALED
     gains = losses[plain] - losses[VECTOR]
     return VECTOR if gains.mean() > gains.std() / np.sqrt(len(gains)) else plain
@@ -168,6 +176,8 @@ def _check(calibration: Calibration) -> None:
         raise ValueError(f"its method is {calibration.method!r}")
     if not len(calibration.class_names) == len(calibration.scale) == len(calibration.bias):
         raise ValueError("its scale and bias do not have one value a class")
+    if not isinstance(calibration.reason, str):
+        raise ValueError("its reason is no text")
     values = np.array([calibration.temperature, *calibration.scale, *calibration.bias], dtype=np.float64)
     if not np.isfinite(values).all() or calibration.temperature <= 0:
         raise ValueError("its values are not finite, or its temperature is not above 0")

@@ -76,6 +76,7 @@ def add_calibration(analysis: Analysis, test: Predictions, calibration: Calibrat
     analysis.add_picture("diagnose-risk-coverage.png", risk_coverage_curves(shown, test.labels), alt)
     analysis.figures["calibration"] = {
         "chosen": chosen,
+        "reason": calibration.reason,
         "temperature": calibration.temperature,
         "validation_images": calibration.images,
         "cross_validated_nll": calibration.losses,
@@ -109,9 +110,9 @@ def _scalings_table(analysis: Analysis, calibration: Calibration) -> None:
         [name, values.get(name, "none"), losses.get(name), "yes" if name == calibration.method else ""]
         for name in (UNSCALED, TEMPERATURE, VECTOR)
     ]
-    caption = f"Scalings fitted to {calibration.images:,} validation images; the cross-validated NLL chooses"
-    if not losses:
-        caption += " (some class has fewer than 5 validation images: no cross-validation, the temperature is taken)"
+    caption = f"Scalings fitted to {calibration.images:,} validation images, chosen: {calibration.method}"
+    if calibration.reason:
+        caption += f" ({calibration.reason})"
     analysis.add_table(caption, ["scaling", "value", "cross-validated NLL", "chosen"], rows)
 
 

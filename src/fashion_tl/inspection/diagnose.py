@@ -74,5 +74,6 @@ def diagnose(
     }
     analysis.log(logs, "diagnose", shown)
     print(f"calibration error {before:.4f}, calibrated ({calibration.method}) {after:.4f}: {sidecar}")
+    print(f"{calibration.method}: {calibration.reason}")
     print(f"accuracy at 90 % coverage {covered:.4f}: {path}")
     return analysis

@@ -44,6 +44,17 @@ class Views:
     features: Singles | None
 
     @cached_property
+    def distinct(self) -> Distinct:
+        """One image of each group of equal pixels."""
+        places: dict[bytes, int] = {}
+        group = np.array([places.setdefault(key, len(places)) for key in self.hashes], dtype=np.int64)
+        if len(places) == len(group):
+            return Distinct(self, group)
+        first = np.unique(group, return_index=True)[1]
+        features = None if self.features is None else self.features[first]
+        return Distinct(Views([self.hashes[i] for i in first], self.grey[first], features), group)
+
+    @cached_property
     def thumbnails(self) -> Singles:
         """Rows of the small grey images, whose products are correlations."""
         return _thumbnails(self.grey)
@@ -57,6 +68,19 @@ class Views:
     def mirrored(self) -> Views:
         """The images mirrored, without features."""
         return Views(self.hashes, np.ascontiguousarray(self.grey[:, :, ::-1]), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Distinct:
+    """Images without those of equal pixels.
+
+    Attributes:
+        views: The first image of each of G groups of equal pixels, in order.
+        group: Group of each of all N images, 0 to G - 1.
+    """
+
+    views: Views
+    group: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +140,43 @@ def views_of(batches: Iterable[Tensor], module: ImageClassifier | None) -> Views
 
 
 def near_pairs(queries: Views, references: Views) -> Pairs:
-    """Find for each query the references that may be nearly the same, and how similar they are."""
+    """Find for each query the references that may be nearly the same, and how similar they are.
+
+    One image of each group of equal pixels is searched for among one of each, so that copies do not fill the places of
+    the nearest; then each stands for all of its group. Equal pixels have a similarity of 1, without contrast too.
+    """
+    one, two = queries.distinct, references.distinct
+    found = _nearest_pairs(one.views, two.views)
+    places = {key: place for place, key in enumerate(two.views.hashes)}
+    twin = np.array([places.get(key, -1) for key in one.views.hashes], dtype=np.int64)
+    equal = np.flatnonzero(twin >= 0)
+    near = found.where(found.reference != twin[found.query])
+    every = Pairs(
+        np.concatenate([equal, near.query]),
+        np.concatenate([twin[equal], near.reference]),
+        np.concatenate([np.ones(len(equal)), near.similarity]),
+        np.concatenate([np.zeros(len(equal), dtype=np.bool_), near.mirrored]),
+    )
+    return _expanded(every, one.group, two.group)
+
+
+def _expanded(pairs: Pairs, queries: Ints, references: Ints) -> Pairs:
+    """Turn pairs of groups into all pairs of their members, of which the arrays hold the group, similar ones first."""
+    (one, counts, first), (two, others, start) = (
+        (np.argsort(group, kind="stable"), np.bincount(group), np.cumsum(np.bincount(group)) - np.bincount(group))
+        for group in (queries, references)
+    )
+    across = others[pairs.reference]
+    sizes = counts[pairs.query] * across
+    pair = np.repeat(np.arange(len(pairs)), sizes)
+    place, other = np.divmod(np.arange(len(pair)) - np.repeat(np.cumsum(sizes) - sizes, sizes), across[pair])
+    query, reference = one[first[pairs.query[pair]] + place], two[start[pairs.reference[pair]] + other]
+    similarity, mirrored = pairs.similarity[pair], pairs.mirrored[pair]
+    order = np.lexsort((reference, query, mirrored, -similarity))
+    return Pairs(query[order], reference[order], similarity[order], mirrored[order])
+
+
+def _nearest_pairs(queries: Views, references: Views) -> Pairs:
     found = []
     for mirrored, views in ((False, queries), (True, queries.mirrored)):
         measures = [(views.thumbnails, references.thumbnails), (views.centred, references.centred)]

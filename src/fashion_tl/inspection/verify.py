@@ -124,10 +124,11 @@ def _figures(paths: RunPaths, record: dict[str, Any]) -> Iterator[Check]:
     """Compute the figures of the test again from its predictions, by the package and by scikit-learn."""
     from fashion_tl.metrics.metrics import summarise
     from fashion_tl.records.predictions import read_predictions
+    from fashion_tl.records.record import measured
     from fashion_tl.records.verify import UNKNOWN, Check, concluded, value_differences
 
     what, names = "test figures", (record.get("data") or {}).get("class_names") or []
-    recorded = record.get("test")
+    recorded = measured(record, "test")
     if not recorded:
         yield Check(what, UNKNOWN, "the record holds none")
         return

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from jsonargparse import Namespace
 from scipy.special import log_softmax
 
+from fashion_tl.callbacks.averaging import make_average
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.file_index import reading_anew
+from fashion_tl.data.mixing import Mix
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.inspection.inference import FULL, infer, tracked
@@ -21,13 +25,15 @@ from fashion_tl.models.staged import count_parameters
 from fashion_tl.plain_text import flatten
 from fashion_tl.process import own_device
 from fashion_tl.records.predictions import Predictions, read_predictions
-from fashion_tl.records.record import CONFIG, RunPaths
+from fashion_tl.records.record import CONFIG, RunPaths, measured
 from fashion_tl.records.verify import DIFFERS, UNKNOWN, Check, compared, concluded, value_differences
 from fashion_tl.runs.checks import to_build
 from fashion_tl.runs.parser import instantiate, parse
+from fashion_tl.runs.resume import epoch_batches
 from fashion_tl.seeds import seeded
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.freezing import averaging_of
 from fashion_tl.training.loading import load_classifier
 from fashion_tl.training.plan import Progress, differences
 
@@ -60,10 +66,11 @@ def check_run(paths: RunPaths, record: dict[str, Any], root: str | None, batch_s
     if (paths.logs / CONFIG).is_file() and not record.get("kind"):
         try:
             config = parse("fit", ["-c", str(paths.logs / CONFIG)])
+            make_average(config.ema, config.swa)
         except UserError as error:
             yield Check("configuration", DIFFERS, f"it does not run again: {error}")
     if config is not None:
-        started, checks = _configuration(config, checkpoint, record, root)
+        started, checks = _configuration(config, checkpoint, record, data, root)
         yield from checks
         if checkpoint is not None and started is not None:
             yield from check_start(config, checkpoint, record, started)
@@ -77,11 +84,11 @@ def check_run(paths: RunPaths, record: dict[str, Any], root: str | None, batch_s
 
 def _checkpoint(checkpoint: dict[str, Any], module: ImageClassifier, record: dict[str, Any]) -> Check:
     """Compare what a checkpoint says of itself, and the network that it builds, with the record."""
-    model, network = record.get("model") or {}, module.network
-    recorded = {
+    model, network = measured(record, "model"), module.network
+    recorded: dict[str, Any] = {
         **{name: model[name] for name in ("module", "architecture", "stages", "parameters", "input") if name in model},
-        "class_names": (record.get("data") or {}).get("class_names"),
-        "best epoch": (record.get("best") or {}).get("epoch"),
+        "class_names": measured(record, "data").get("class_names"),
+        "best epoch": measured(record, "best").get("epoch"),
         "weights_hash": model.get("weights_hash"),
     }
     found = {
@@ -108,7 +115,7 @@ def _data(paths: RunPaths, record: dict[str, Any], root: str | None) -> tuple[Im
             data.setup()
     except (UserError, OSError) as error:
         return None, [Check("data", UNKNOWN, one_line(error))]
-    recorded = record.get("data") or {}
+    recorded = measured(record, "data")  # where null is a setting, the configuration is compared with it
     told = (
         f"{data.source_name}, {sum(map(len, data.splits.values())):,} images, fingerprint {recorded.get('fingerprint')}"
     )
@@ -116,14 +123,18 @@ def _data(paths: RunPaths, record: dict[str, Any], root: str | None) -> tuple[Im
 
 
 def _configuration(
-    config: Namespace, checkpoint: dict[str, Any] | None, record: dict[str, Any], root: str | None
+    config: Namespace,
+    checkpoint: dict[str, Any] | None,
+    record: dict[str, Any],
+    data: ImageDataModule | None,
+    root: str | None,
 ) -> tuple[ImageClassifier | None, list[Check]]:
     """Build a classifier as the run began, and compare its settings with the record and with the checkpoint.
 
     Returns:
         The classifier with the weights that the run started from, None if they are not at hand; and the checks.
     """
-    config = config.clone()
+    given_callbacks, config = config.trainer.callbacks, config.clone()
     config.trainer.logger, config.trainer.callbacks = False, None
     source = (config.data.source or {}).get("init_args")
     if root is not None and source is not None and "root" in source:
@@ -131,44 +142,65 @@ def _configuration(
     what, checks, began = "configuration", [], True
     try:
         with seeded(config.seed_everything):
-            module = instantiate("fit", config).model
+            built = instantiate("fit", config)
     except (UserError, OSError) as error:
         began = False
         checks.append(Check("starting weights", UNKNOWN, f"they are not at hand: {one_line(error)}"))
         try:
-            module = instantiate("fit", to_build(config, Path())).model
+            built = instantiate("fit", to_build(config, Path()))
         except (UserError, OSError) as second:
             return None, [Check(what, UNKNOWN, f"it cannot be built here: {one_line(second)}")]
-    model, plan = record.get("model") or {}, module.plan
-    told = list(value_differences(_of_record(record), _of_config(config, module)))
-    saved = (checkpoint or {}).get("callbacks", {}).get("FreezeUnfreeze")
+    module = built.model
+    model, plan = measured(record, "model"), module.plan
+    recorded, found = _of_record(record), _of_config(config, module)
+    callbacks = (checkpoint or {}).get("callbacks", {})
+    saved = callbacks.get("FreezeUnfreeze")
+    if saved:
+        kept, now = _of_training(callbacks, record), _training_of(config, record, data, built.data.mix)
+        recorded, found = {**recorded, **kept}, {**found, **now}
+    if given_callbacks:  # any of which may average weights, or end the run
+        recorded = {name: value for name, value in recorded.items() if name not in ("averaging", "patience")}
+    told = list(value_differences(recorded, found))
     if saved:
         progress = Progress(saved["epoch"], saved["batch"], saved["batches"] or float("inf"), saved["accumulate"])
         told += [f"plan of the checkpoint: {each}" for each in differences(saved["plan"], plan.settings(), progress)]
         given = {name: module.given[name] for name in saved["model"] if name in module.given}
         told += [f"model.{each}" for each in value_differences(saved["model"], given)]
-    phases = [phase.get("trained_parameters") for phase in model.get("phases") or [] if isinstance(phase, dict)]
-    counted = [_trained(module, index) for index in range(min(len(phases), len(plan.phases)))]
-    told += value_differences({"trained_parameters": phases[: len(counted)]}, {"trained_parameters": counted})
+    phases = [phase for phase in model.get("phases", []) if isinstance(phase, dict)]
+    for index, phase in enumerate(phases[: len(plan.phases)]):
+        told += value_differences(phase, {"trained_parameters": _trained(module, index)}, name=f"phase {index + 1}")
+    also = "".join(f", {name}" for name in _ALSO if name in recorded and name in found)
     checks.insert(
-        0, concluded(what, told, f"it runs again; seed {config.seed_everything}, lr {plan.lr:g}, plan, model")
+        0, concluded(what, told, f"it runs again; seed {config.seed_everything}, lr {plan.lr:g}, plan, model{also}")
     )
     return module if began else None, checks
 
 
+# Lightning's short names of precisions.
+PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+_ALSO = ("monitor", "patience", "averaging", "precision", "max_steps", "batches", "accumulate", "mix")
+_ELSEWHERE = (("best", "monitor"), ("environment", "precision"))
 _OF_DATA = ("label_budget", "per_class", "split_seed", "sampler", "folds", "fold")
+_NONE_AS_VALUE = ("label_budget", "per_class", "folds", "fold")  # of which null says that there is none
 
 
 def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    model, data = record.get("model") or {}, record.get("data") or {}
+    model, data = measured(record, "model"), record.get("data") or {}
     names = ("lr", "backbone_lr", "optimizer", "batch_norm", "schedule", "objective", "max_epochs")
-    settings = {name: model[name] for name in names if model.get(name) is not None}
-    sizes = {name: data[name] for name in ("image_size", *_OF_DATA) if name in data}
-    return {"seed": record.get("seed"), "name": record.get("name"), **settings, **sizes}
+    settings = {name: model[name] for name in names if name in model}
+    known = {**dict.fromkeys(set(_NONE_AS_VALUE) & data.keys()), **measured(record, "data")}
+    sizes = {name: known[name] for name in ("image_size", *_OF_DATA) if name in known}
+    named = {"name": record["name"]} if record.get("name") is not None else {}
+    more = {name: model.get(name) for name in ("max_steps", "averaging") if name in (record.get("model") or {})}
+    more |= {"max_steps": None} if more.get("max_steps") == -1 else {}
+    chosen = {name: measured(record, section).get(name) for section, name in _ELSEWHERE}
+    more |= {name: value for name, value in chosen.items() if value is not None}
+    return {"seed": record.get("seed"), **named, **settings, **more, **sizes}
 
 
 def _of_config(config: Namespace, module: ImageClassifier) -> dict[str, Any]:
     plan, data = module.plan, config.data
+    precision = None if config.trainer.precision is None else str(config.trainer.precision)
     return {
         "seed": None if config.seed_everything is False else config.seed_everything,
         "name": config.name,
@@ -180,8 +212,43 @@ def _of_config(config: Namespace, module: ImageClassifier) -> dict[str, Any]:
         "objective": module.objective.label,
         "max_epochs": config.trainer.max_epochs,
         "image_size": module.input_spec.image_size,
+        "max_steps": None if config.trainer.max_steps == -1 else config.trainer.max_steps,
+        "averaging": averaging_of(SimpleNamespace(callbacks=make_average(config.ema, config.swa))),
+        "monitor": config.monitor,
+        **({} if precision is None or config.trainer.plugins else {"precision": PRECISIONS.get(precision, precision)}),
         **{name: data.get(name) for name in _OF_DATA},
     }
+
+
+def _of_training(callbacks: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint keeps of how it was trained; a part of a run that went on later may be another way."""
+    saved, resumed = callbacks["FreezeUnfreeze"], record.get("resumed") or []
+    kept = {name: saved[name] for name in ("batches", "accumulate", "averaging") if name in saved}
+    if kept.get("batches") is None:  # of a loader without a length
+        kept.pop("batches", None)
+    for part in resumed:
+        for name in part.get("changed") or {}:
+            kept.pop(name, None)
+    if not resumed:
+        stopping = (state for key, state in callbacks.items() if key.startswith("EarlyStopping{"))
+        kept["patience"] = next((state["patience"] for state in stopping), None)
+    return {**kept, "mix": (saved.get("data") or {}).get("mix")}
+
+
+def _training_of(
+    config: Namespace, record: Mapping[str, Any], data: ImageDataModule | None, mix: Mix | None
+) -> dict[str, Any]:
+    """Return the same of a configuration: "batches" where there are data, "mix" without pairs that a run chooses."""
+    found: dict[str, Any] = {"accumulate": config.trainer.accumulate_grad_batches, "patience": config.patience}
+    processes = measured(record, "environment").get("processes")
+    if data is not None and processes is not None:
+        limit = config.trainer.overfit_batches or config.trainer.limit_train_batches
+        trainer: Any = SimpleNamespace(world_size=processes, limit_train_batches=limit)
+        found["batches"] = epoch_batches(trainer, data)
+    mixed = None if mix is None else asdict(mix)
+    if mixed is not None and isinstance(mixed["pairs"], str):
+        del mixed["pairs"]
+    return {**found, "mix": mixed}
 
 
 def _trained(module: ImageClassifier, index: int) -> int:

@@ -48,13 +48,23 @@ def per_class(matrix: Ints) -> dict[str, Floats]:
     }
 
 
+def counted(matrix: Ints) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which classes (K,) the means of "precision", "recall" and "f1" count, from a confusion matrix (K, K).
+
+    Those that occur for the recall, those that occur or are predicted for the others, as in torchmetrics.
+    """
+    occurs = matrix.sum(axis=1) > 0
+    there = occurs | (matrix.sum(axis=0) > 0)
+    return {"precision": there, "recall": occurs, "f1": there}
+
+
 def macro(matrix: Ints) -> dict[str, float]:
     """Compute the means of precision and F1 over the classes that occur or are predicted, from a confusion matrix.
 
-    A class that does neither says nothing, as in torchmetrics.
+    A class that does neither says nothing.
     """
-    there = matrix.sum(axis=0) + matrix.sum(axis=1) > 0
-    return {name: float(values[there].mean()) for name, values in per_class(matrix).items() if name != "recall"}
+    there, values = counted(matrix), per_class(matrix)
+    return {name: float(values[name][there[name]].mean()) for name in ("precision", "f1")}
 
 
 def balanced_accuracy(matrix: Ints) -> float:
@@ -62,8 +72,7 @@ def balanced_accuracy(matrix: Ints) -> float:
 
     Every class counts the same, however many images it has (Brodersen et al. 2010); a guess gives 1 / K.
     """
-    actual = matrix.sum(axis=1)
-    return float((np.diag(matrix)[actual > 0] / actual[actual > 0]).mean())
+    return float(per_class(matrix)["recall"][counted(matrix)["recall"]].mean())
 
 
 def calibration_error(probabilities: Floats, labels: Ints, bins: int = 15) -> float:

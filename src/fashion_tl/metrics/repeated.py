@@ -32,7 +32,9 @@ class Difference:
 
 
 def mean_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Compute Student's interval of the mean of a figure over seeds; None of a single value.
+    """Compute Student's interval of the mean of a figure over seeds; None of a single value, and of equal ones.
+
+    Equal values say nothing of the deviation over seeds: that of so few images is often 0 by chance.
 
     Args:
         values: The figure of each seed.
@@ -46,7 +48,7 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, 
     figures, tail = np.array(list(values), dtype=np.float64), (1 - check_level(level)) / 2
     if figures.size == 0:
         raise UserError("no interval of no values: it needs the figures of at least two seeds.")
-    if figures.size == 1:
+    if np.ptp(figures) == 0:
         return None
     half = float(t.isf(tail, figures.size - 1)) * float(figures.std(ddof=1)) / math.sqrt(figures.size)
     return float(figures.mean()) - half, float(figures.mean()) + half

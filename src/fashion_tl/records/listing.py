@@ -57,8 +57,10 @@ def runs(*names: str, log_dir: Path = Path("lightning_logs"), newest: bool = Fal
 
 
 def _columns(record: dict[str, Any]) -> list[str]:
-    test, model, time = record.get("test") or {}, record.get("model") or {}, record.get("time") or {}
-    trained = [phase.get("trained_parameters") or 0 for phase in model.get("phases") or []]
+    from fashion_tl.records.record import measured
+
+    test, model, time = (measured(record, name) for name in ("test", "model", "time"))
+    trained = [phase.get("trained_parameters", 0) for phase in model.get("phases", []) if phase]
     return [
         str(record["status"]),
         *(

@@ -179,6 +179,21 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def measured(record: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Return a section of a record without what was not measured: null is as missing, at any depth.
+
+    ``read_record`` keeps nulls: in settings they say none, as of a run without a label budget or an average of weights.
+    """
+    found = _without_nulls(record.get(section) or {})
+    return found if isinstance(found, dict) else {}
+
+
+def _without_nulls(value: Any) -> Any:  # noqa: ANN401 - any plain value
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def verify(folder: Path, name: str, record: dict[str, Any]) -> None:
     """Compare a file beside a record with the checksum in the record, if it has one.
 

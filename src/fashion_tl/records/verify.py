@@ -12,7 +12,7 @@ from typing import Any
 
 from fashion_tl.errors import UserError
 from fashion_tl.files import SHA256, sha256
-from fashion_tl.records.record import CHECKED, METRICS, RECORD, RunPaths, paths_of
+from fashion_tl.records.record import CHECKED, METRICS, RECORD, RunPaths, measured, paths_of
 from fashion_tl.records.record import verify as verify_file
 
 HOLDS, DIFFERS, UNKNOWN = "holds", "does not hold", "cannot be checked"
@@ -146,7 +146,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def _best(record: Mapping[str, Any], rows: list[dict[str, float]]) -> Check:
-    what, best = "best epoch", record.get("best") or {}
+    what, best = "best epoch", measured(record, "best")
     monitor, epoch, value = (best.get(name) for name in ("monitor", "epoch", "value"))
     if not isinstance(monitor, str) or epoch is None:
         return Check(what, UNKNOWN, f"{RECORD} names none")
@@ -161,27 +161,28 @@ def _best(record: Mapping[str, Any], rows: list[dict[str, float]]) -> Check:
             found[start] = {"epoch": int(row["epoch"]), "monitor": monitor, "value": row[monitor]}
     if not found:
         return Check(what, DIFFERS, f"{METRICS} has no {monitor}")
-    told = f"epoch {epoch}, by {monitor} {value}"
-    checks = [compared(what, dict(best), one, told) for one in found.values()]
+    told = f"epoch {epoch}, by {monitor} {'of a value that is not recorded' if value is None else value}"
+    checks = [compared(what, best, one, told) for one in found.values()]
     return next((check for check in checks if check.result == HOLDS), checks[0])
 
 
 def _times(record: Mapping[str, Any], rows: list[dict[str, float]]) -> Check:
-    what, time = "times", record.get("time") or {}
+    what, time = "times", measured(record, "time")
     recorded = time.get("epoch_seconds")
     if not isinstance(recorded, list):
         return Check(what, UNKNOWN, f"{RECORD} holds no seconds of epochs")
     seconds = [row.get("seconds", math.nan) for row in rows]
     found: dict[str, Any] = {"epoch_seconds": seconds}
     total = math.fsum(seconds)
-    if time.get("images_per_second") is not None and total:
+    if "images_per_second" in time and total:
         found["images_per_second"] = math.fsum(row.get("images", 0) for row in rows) / total
-    told = list(value_differences(dict(time), found))
+    told = list(value_differences(time, found))
     fit = time.get("fit_seconds")
     if isinstance(fit, int | float) and fit < total * (1 - ROUNDING):
         told.append(f"fit_seconds: recorded {fit:.3f}, less than its epochs together ({total:.3f})")
-    if str(record.get("started")) > str(record.get("finished")):  # both ISO 8601 in UTC
-        told.append(f"finished: {record.get('finished')} is before {record.get('started')}, when it started")
+    started, finished = record.get("started"), record.get("finished")
+    if None not in (started, finished) and str(started) > str(finished):  # both ISO 8601 in UTC
+        told.append(f"finished: {finished} is before {started}, when it started")
     whole = f" of {fit:.1f} s in fit" if isinstance(fit, int | float) else ""
     return concluded(what, told, f"{len(rows)} epochs, {total:.1f} s{whole}")
 
@@ -193,11 +194,12 @@ def check_certificate(record: Mapping[str, Any]) -> Iterator[Check]:
         yield Check(what, UNKNOWN, f"{RECORD} holds none")
         return
     told, largest, ended = [], [], True
-    for entry in entries:
-        phase = f"phase {int(entry['phase']) + 1}"
+    for place, entry in enumerate(entries):
+        number = entry.get("phase")
+        phase = f"phase {(place if number is None else int(number)) + 1}"
         for part in ("frozen_weights", "frozen_buffers"):
-            before, after = (entry.get(part, {}).get(when) for when in ("before", "after"))
-            if before != after and after is not None:
+            before, after = ((entry.get(part) or {}).get(when) for when in ("before", "after"))
+            if None not in (before, after) and before != after:
                 told.append(f"{phase}: {part.replace('_', ' ')} were {before}, then {after}")
         if entry.get("same") is False and not told:
             told.append(f"{phase}: what is frozen did not stay the same")
@@ -218,6 +220,8 @@ def check_members(record: Mapping[str, Any], log_dir: Path, checkpoint_dir: Path
         what = f"member {paths.name} version {paths.version}"
         if not paths.best.is_file():
             yield Check(what, UNKNOWN, f"{paths.best} is not there")
+        elif entry.get("checkpoint") is None:
+            yield Check(what, UNKNOWN, f"{RECORD} holds no hash of it")
         elif sha256(paths.best) != entry.get("checkpoint"):
             yield Check(what, DIFFERS, f"{paths.best} is not the checkpoint that was used: its SHA-256 is another")
         else:

@@ -143,7 +143,6 @@ def _bars(entries: list[Entry], slug: str, key: str, what: str) -> Plot:
         value, (low, high) = entry.figures.values[key], entry.figures.intervals[key]
         (bar,) = axes.barh(row, value, 0.62, color=colour(entry.number))
         mark(bar, entry.number)
-        # A percentile interval need not hold the value itself.
         axes.plot([low, high], [row, row], color=INK, lw=1.3, solid_capstyle="butt", marker="|", ms=6)
         study = entry.run.number("study", key)
         if study is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fashion_tl.metrics.cross_validation import NO_INTERVAL
 from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.plain_text import clean
 from fashion_tl.records.record import METRICS, PREDICTIONS, RECORD
@@ -206,7 +206,9 @@ COLUMNS = (
 
 def interval_text(entry: Entry, key: str, digits: int = 4) -> str:
     """Return an interval as text, such as "0.9315 to 0.9410"."""
-    if entry.figures is None or not all(map(math.isfinite, entry.figures.intervals[key])):
+    if entry.figures is None:
         return NOT_RECORDED
+    if key not in entry.figures.intervals:
+        return NO_INTERVAL
     low, high = entry.figures.intervals[key]
     return f"{low:.{digits}f} to {high:.{digits}f}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fashion_tl.metrics.metrics import counted
 from fashion_tl.plots.filters import filter_grid
 from fashion_tl.report.analyses import analyses
 from fashion_tl.report.charts import COSTS, reliability_diagram
@@ -20,6 +21,13 @@ from fashion_tl.report.svg import Plot
 from fashion_tl.report.tables import NOT_RECORDED, Cell, Row, Table, missing, named, number, shade, table
 from fashion_tl.report.thumbnails import data_uri, png_of
 
+CLASS_FIGURES = (  # of each class, their mean, a title
+    ("f1", "macro_f1", "F1"),
+    ("precision", "macro_precision", "Precision"),
+    ("recall", "balanced_accuracy", "Recall"),
+)
+NOWHERE = "the class does not occur in the test and is not predicted: it counts in no mean"
+ABSENT = {"f1": NOWHERE, "precision": NOWHERE, "recall": "the class does not occur in the test: it counts in no mean"}
 LONG = 40  # letters from which a text has a wider column
 SPREAD = {
     "accuracy": "Accuracy",
@@ -166,30 +174,33 @@ def seeds(spreads: list[Spread]) -> Table | None:
 
 
 def classes(compared: Comparison) -> Table | None:
-    """Lay out precision, recall and F1 of each class, one column a run."""
+    """Lay out precision, recall and F1 of each class, one column a run, and the means that the record calls macro."""
     scored, figures = compared.scored, [e.figures for e in compared.scored if e.figures is not None]
     if not figures:
         return None
     support = figures[0].matrix.sum(axis=1)
     trained = _trained_on(compared)
     groups = []
-    for key, title in (("f1", "F1"), ("precision", "Precision"), ("recall", "Recall")):
-        values = np.array([found.classes[key] for found in figures])
+    for key, mean, title in CLASS_FIGURES:
+        values = [found.classes[key].tolist() for found in figures]
+        there = [counted(found.matrix)[key].tolist() for found in figures]
         rows = []
         for place, name in enumerate(compared.section.class_names):
-            best = values[:, place].max()
+            known = [each[place] for each, counts in zip(values, there, strict=True) if counts[place]]
             cells = [
                 number(
-                    f"{value:.4f}",
-                    value,
-                    style=shade(min(1.0, 2 * (1 - value)), 0.55),
-                    data_best="1" if value == best and len(figures) > 1 else None,
+                    f"{each[place]:.4f}",
+                    each[place],
+                    style=shade(min(1.0, 2 * (1 - each[place])), 0.55),
+                    data_best="1" if each[place] == max(known) and len(figures) > 1 else None,
                 )
-                for value in values[:, place].tolist()
+                if counts[place]
+                else missing(ABSENT[key], "\u2013")
+                for each, counts in zip(values, there, strict=True)
             ]
             images = [counts[place] for counts in (*trained, support.tolist())]
             rows.append(Row(Cell(name), [*(number(f"{count:,}", count) for count in images), *cells]))
-        means = [number(f"{value:.4f}", value) for value in values.mean(axis=1).tolist()]
+        means = [number(f"{found.values[mean]:.4f}", found.values[mean]) for found in figures]
         sums = [sum(counts) for counts in (*trained, support.tolist())]
         rows.append(Row(Cell("mean"), [*(number(f"{count:,}", count) for count in sums), *means], {"class": "mean"}))
         groups.append((title, rows))

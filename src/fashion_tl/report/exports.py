@@ -38,7 +38,7 @@ def csv_text(sections: Sequence[Comparison]) -> str:
             for column in COLUMNS:
                 row.append(column.value(entry))
                 if column.interval:
-                    row += entry.figures.intervals[column.key] if entry.figures else (None, None)
+                    row += entry.figures.intervals.get(column.key, (None, None)) if entry.figures else (None, None)
             spread = spreads.get(entry)
             row.append(len(spread.seeds) if spread else 1)
             for name in (*SCALARS, "fit_seconds"):

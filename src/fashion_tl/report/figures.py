@@ -35,7 +35,7 @@ class Figures:
     Attributes:
         values: Accuracy, balanced accuracy, macro F1, loss, macro precision, calibration error.
         intervals: Their 95 % intervals: Wilson's for the accuracy, inverted tests for the calibration error, the
-            bootstrap for the others.
+            bootstrap for the others. The loss has none where it is the same of all images.
         classes: Precision, recall and F1 of each class (K,).
         matrix: Confusion matrix (K, K), rows true.
         predicted: Predicted classes (N,).

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fashion_tl.metrics.cross_validation import SHARES, CrossValidation, cross_validation
+from fashion_tl.metrics.cross_validation import SHARES, CrossValidation, cross_validation, interval_words
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.report.figures import Entry
 from fashion_tl.report.run_files import Run
@@ -90,8 +90,8 @@ def fold_table(folds: Sequence[Folds]) -> Table | None:
 def _cell(found: CrossValidation, name: str) -> Cell:
     if name == "images":
         return number(f"{found.images:,}", found.images)
-    value, (low, high) = found.pooled if name == "pooled" else found.means[name]
-    return number(f"{value:.4f}", value, f"{low:.4f} to {high:.4f}")
+    value, interval = found.pooled if name == "pooled" else found.means[name]
+    return number(f"{value:.4f}", value, interval_words(interval))
 
 
 def fold_rows(folds: Sequence[Folds]) -> tuple[list[str], list[list[str]]]:
@@ -104,7 +104,7 @@ def fold_rows(folds: Sequence[Folds]) -> tuple[list[str], list[list[str]]]:
             row += [each.gap] + [""] * (len(SHARES) + 1)
         else:
             shown = [*(each.found.means[name] for name in SHARES), each.found.pooled]
-            row += [f"{value:.4f} ({low:.4f} to {high:.4f})" for value, (low, high) in shown]
+            row += [f"{value:.4f} ({interval_words(interval)})" for value, interval in shown]
             row.append(f"{each.found.images:,}")
         rows.append(row)
     return heads, rows

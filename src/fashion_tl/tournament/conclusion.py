@@ -117,9 +117,10 @@ def _scratch(results: Mapping[str, Any]) -> list[str]:
             for text, budgets in (*behind.items(), *ahead.items())
         ]
         if behind and ahead:
-            crossed = [each for each in results["crossings"] if each["scratch"] == name and each["labels"] is not None]
+            crossed = [each for each in results["crossings"] if each["scratch"] == name and each["changes"]]
             told += [
-                f"The means of {name} and {each['strategy']} cross at about {each['labels']:,.0f} labels."
+                f"The means of {name} and {each['strategy']} cross at about "
+                f"{_list([format(change['labels'], ',.0f') for change in each['changes']])} labels."
                 for each in crossed
             ]
     return told

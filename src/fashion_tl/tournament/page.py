@@ -116,16 +116,35 @@ def signed(value: float) -> str:
 
 
 def crossing_texts(results: Results) -> list[str]:
-    """Say where training from scratch becomes as accurate as a pretrained start, by the means alone."""
+    """Say where training from scratch is more accurate than a pretrained start, by the means alone."""
     told = []
     for each in results["crossings"]:
-        if each["labels"] is not None:
-            told.append(f"{each['scratch']} reaches {each['strategy']} at about {each['labels']:,.0f} labelled images.")
+        own, other, level = each["scratch"], each["strategy"], " and ".join(f"{count:,.0f}" for count in each["level"])
+        if each["changes"]:
+            told.append(f"{own} is ahead of {other} {_spans(each)} labelled images.")
+        elif each["ahead"] is None:
+            told.append(f"{own} is as accurate as {other} at every budget.")
+        elif level:
+            side = "ahead of" if each["ahead"] else "behind"
+            told.append(f"{own} is {side} {other}, but as accurate at {level} labelled images.")
         elif each["ahead"]:
-            told.append(f"{each['scratch']} is ahead of {each['strategy']} at every budget.")
+            told.append(f"{own} is ahead of {other} at every budget.")
         else:
-            told.append(f"{each['scratch']} does not reach {each['strategy']} within these budgets.")
+            told.append(f"{own} does not reach {other} within these budgets.")
     return told
+
+
+def _spans(crossing: Mapping[str, Any]) -> str:
+    """Say from how many labels up to how many training from scratch is ahead."""
+    spans, begun = [], ""
+    for change in crossing["changes"]:
+        about = f"about {change['labels']:,.0f}"
+        if change["ahead"]:
+            begun = f"from {about}"
+        else:
+            spans.append(f"{begun} to {about}" if begun else f"up to {about}")
+            begun = ""
+    return " and ".join([*spans, begun] if begun else spans)
 
 
 def _ordered(results: Results, budget: str) -> list[Mapping[str, Any]]:

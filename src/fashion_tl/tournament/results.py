@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -176,7 +176,7 @@ def _front(results: Mapping[str, Any], budget: str) -> list[str]:
 
 
 def crossings(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Find where training from scratch becomes as accurate as each strategy that starts from pretrained weights.
+    """Find where training from scratch overtakes each strategy that starts from pretrained weights, or falls behind.
 
     Between two label budgets the difference of the means is taken as linear in the logarithm of the labels.
 
@@ -184,8 +184,10 @@ def crossings(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         results: The results with their cells.
 
     Returns:
-        For each pair of a strategy from scratch and another one: "labels" in all where the sign of the difference
-        changes, or None, and whether scratch is "ahead" at the largest budget; nothing with a single budget.
+        For each pair of a strategy from scratch and another one: whether scratch is "ahead" at the fewest labels where
+        the means differ, None if they never do; the "changes" of that, each with its "labels" in all and whether
+        scratch is "ahead" from there on; and the labels of budgets where both are "level". Nothing with a single
+        budget.
     """
     means: dict[str, dict[float, float]] = {}
     scratch: dict[str, bool] = {}
@@ -200,12 +202,20 @@ def crossings(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             if len(labels) < 2:
                 continue
             gaps = [means[own][count] - means[other][count] for count in labels]
-            crossing = None
-            for (x0, g0), (x1, g1) in zip(
-                zip(labels, gaps, strict=True), list(zip(labels, gaps, strict=True))[1:], strict=False
-            ):
-                if g0 < 0 <= g1:
-                    share = -g0 / (g1 - g0)
-                    crossing = math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0)))
-            found.append({"scratch": own, "strategy": other, "labels": crossing, "ahead": gaps[-1] >= 0})
+            known = [(count, gap) for count, gap in zip(labels, gaps, strict=True) if gap]
+            changes = [
+                {"labels": _zero(one, two, labels), "ahead": two[1] > 0}
+                for one, two in pairwise(known)
+                if (one[1] > 0) != (two[1] > 0)
+            ]
+            level = [count for count, gap in zip(labels, gaps, strict=True) if not gap]
+            ahead = known[0][1] > 0 if known else None
+            found.append({"scratch": own, "strategy": other, "ahead": ahead, "changes": changes, "level": level})
     return found
+
+
+def _zero(one: tuple[float, float], two: tuple[float, float], labels: Sequence[float]) -> float:
+    """Return the labels at which a gap of one sign has become one of the other: (labels, gap) of both."""
+    (x0, g0), (x1, g1) = one, two
+    between = [count for count in labels if x0 < count < x1]  # where the gap is 0
+    return between[0] if between else math.exp(math.log(x0) + g0 / (g0 - g1) * (math.log(x1) - math.log(x0)))
