@@ -157,8 +157,9 @@ def test_the_report_verify_and_ensemble_know_folds(fit: Fit, capsys: pytest.Capt
             own = [r for r in records(name) if r["seed"] == seed]
             found = cross_validation([r["test"] for r in own], [r["data"]["sizes"]["train"] for r in own])
             (row,) = re.findall(rf"\| {name} \| 3 \| {seed} \|.*", text)
-            for value, (low, high) in (*found.means.values(), found.pooled):
-                assert f"{value:.4f} ({low:.4f} to {high:.4f})" in row
+            for value, interval in (*found.means.values(), found.pooled):
+                assert interval is not None
+                assert f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})" in row
             assert f'title="{found.pooled[0]!r}"' in page
     assert re.search(r"\| lone \| 3 \| 0 \| no readable test of fold 1, 3 of 3 \|", text)
     assert "Bengio and Grandvalet 2004" in page
