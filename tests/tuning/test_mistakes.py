@@ -174,6 +174,11 @@ def test_files_that_are_damaged_are_told(tune: Tune, capsys) -> None:
     assert tune(*few) == 2
     assert "has trials, but no study.json" in capsys.readouterr().err
     study.write_text(noted)
+    # One line that a kill or a full disk has torn is cut off, and what it said is done again.
+    journal.write_bytes(lines[:-7])
+    assert tune(*few, "--name", "tiny") == 0
+    assert journal.read_bytes().startswith(lines[: lines[:-1].rindex(b"\n") + 1])
+    assert tune("--trials", "2", "--trainer.max_epochs", "1") == 0
     assert tune(*few) == 0
 
 
