@@ -128,6 +128,15 @@ def test_a_range_ends_where_its_steps_do(workdir: Path) -> None:
         ("data.val_fraction: {float: [0.1, 0.3]}", (), "data.val_fraction=0.3: the validation images would be others"),
         ("trainer.limit_val_batches: {int: [1, 2]}", (), "limit_val_batches=1: the validation images would be others"),
         ("name: {choices: [a, b]}", (), "name cannot be searched"),
+        ("find_lr: {choices: [true, false]}", (), "find_lr cannot be searched"),
+        ("data: {choices: [{fold: 1, folds: 3}, {fold: 2, folds: 3}]}", (), "data.fold"),
+        (
+            "trainer.val_check_interval: {choices: [2, 4]}",
+            (),
+            "the space at trainer.val_check_interval=4: trainer.val_check_interval is 4: an epoch has 6 batches",
+        ),
+        (LR, ("--trainer.val_check_interval", "4"), "trainer.val_check_interval is 4: an epoch has 6 batches"),
+        ("trainer.max_epochs: {choices: [1, -1]}", (), "trainer.max_epochs=-1: schedule 'cosine' needs an end"),
     ],
 )
 def test_mistakes_leave_nothing(tune: Tune, capsys, space: str, args: tuple[str, ...], told: str) -> None:
@@ -165,6 +174,11 @@ def test_files_that_are_damaged_are_told(tune: Tune, capsys) -> None:
         assert tune(*few) == 2
         assert "journal.log is damaged" in capsys.readouterr().err
         assert journal.read_bytes() == damaged
+    # One line that a kill or a full disk has torn is cut off, and what it said is done again.
+    journal.write_bytes(lines[:-7])
+    assert tune(*few, "--name", "tiny") == 0
+    assert journal.read_bytes().startswith(lines[: lines[:-1].rindex(b"\n") + 1])
+    assert tune("--trials", "2", "--trainer.max_epochs", "1") == 0
     journal.write_bytes(lines)
     for text in ("{}", noted.replace("median", "none"), "nothing"):
         study.write_text(text)
@@ -174,11 +188,6 @@ def test_files_that_are_damaged_are_told(tune: Tune, capsys) -> None:
     assert tune(*few) == 2
     assert "has trials, but no study.json" in capsys.readouterr().err
     study.write_text(noted)
-    # One line that a kill or a full disk has torn is cut off, and what it said is done again.
-    journal.write_bytes(lines[:-7])
-    assert tune(*few, "--name", "tiny") == 0
-    assert journal.read_bytes().startswith(lines[: lines[:-1].rindex(b"\n") + 1])
-    assert tune("--trials", "2", "--trainer.max_epochs", "1") == 0
     assert tune(*few) == 0
 
 
