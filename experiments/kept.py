@@ -23,7 +23,16 @@ from fashion_tl.files import read_json, replacing_folder, write_json
 from fashion_tl.inspection.verify import verify
 from fashion_tl.metrics.repeated import mean_interval
 from fashion_tl.metrics.uncertainty import wilson_interval
-from fashion_tl.records.record import CHECKED, COMPLETED, all_records, read_record, versions, write_record
+from fashion_tl.records.record import (
+    CHECKED,
+    COMPLETED,
+    RECORD,
+    all_records,
+    fold_of,
+    read_record,
+    versions,
+    write_record,
+)
 from fashion_tl.report.exports import RESULTS
 
 STUDIES = Path(__file__).parent / "studies"
@@ -84,7 +93,8 @@ def keep(name: str, log_dir: Path, kept: Path) -> None:
         UserError: If it has none, a file is damaged, or another run is kept under the same number.
     """
     folders = [log_dir / name / f"version_{number}" for number in versions(log_dir, name)]
-    done = [folder for folder in folders if read_record(folder)["status"] == COMPLETED]
+    # One that was killed early has no record.
+    done = [folder for folder in folders if (folder / RECORD).is_file() and read_record(folder)["status"] == COMPLETED]
     if not done:
         raise UserError(f"no version of the run {name!r} in {log_dir} is completed.")
     for folder in done:
@@ -145,9 +155,18 @@ def records_of(kept: Path) -> Found:
     return found
 
 
+def repeats(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the newest record of each seed, of each fold: the same seed again is no other observation."""
+    newest = {}
+    for record in sorted(records, key=lambda record: int(record["version"])):
+        seed = record["version"] if record["seed"] is None else record["seed"]
+        newest[record["seed"] is None, seed, fold_of(record)] = record
+    return list(newest.values())
+
+
 def own_table(found: Found) -> str:
     """Return README's table in Markdown: the package's own experiments, means over their seeds."""
-    return "\n".join([OWN_HEADER, *(_own_row(name, *told, found.get(name, [])) for name, told in OWN.items())])
+    return "\n".join([OWN_HEADER, *(_own_row(name, *told, repeats(found.get(name, []))) for name, told in OWN.items())])
 
 
 def _own_row(name: str, what: str, command: str, records: Sequence[Mapping[str, Any]]) -> str:
@@ -190,7 +209,7 @@ def table(found: Found) -> str:
         text = path.read_text(encoding="utf-8")
         (name,) = re.findall(r"^name: (\S+)$", text, re.MULTILINE)
         (aim,) = re.findall(r"^# Aim: +(.+)$", text, re.MULTILINE)
-        rows.append(_row(path.stem, aim, found.get(name, [])))
+        rows.append(_row(path.stem, aim, repeats(found.get(name, []))))
     combined = [record for records in found.values() for record in records if record.get("members")]
     return "\n".join([HEADER, *rows, *(_combined_row(record, found) for record in combined)])
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ from fashion_tl.records.record import newest_completed
 
 FOLDERS = ("studies", "best", "best/gpu")
 PROBES = ("lite0_probe",)  # solved, not trained
+STOPPED = 130  # status of what Ctrl-C has stopped
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run them; returns 0 when all are done, 1 when some failed, 2 for a wrong argument."""
+    """Run them; returns 0 when all are done, 1 when some failed, 2 for a wrong argument, 130 when stopped by Ctrl-C."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -40,9 +44,16 @@ def main(args: list[str] | None = None) -> int:
         if name not in known:
             print(f"error: {unknown_name('experiment', name, known)}", file=sys.stderr)
             return 2
-    outcomes = {name: _run(known[name], options, flags) for name in options.names or known}
+    outcomes = dict.fromkeys(options.names or known, "not begun")
+    stopped = False
+    for name in outcomes:
+        try:
+            outcomes[name] = _run(known[name], options, flags)
+        except KeyboardInterrupt:
+            outcomes[name], stopped = "stopped", True
+            break
     print("\n" + "\n".join(f"{name:28} {outcome}" for name, outcome in outcomes.items()))
-    return int(any(outcome.startswith("failed") for outcome in outcomes.values()))
+    return STOPPED if stopped else int(any(outcome.startswith("failed") for outcome in outcomes.values()))
 
 
 def _run(path: Path, options: argparse.Namespace, flags: list[str]) -> str:
@@ -71,10 +82,24 @@ def _run(path: Path, options: argparse.Namespace, flags: list[str]) -> str:
     command += _precision(experiment, flags)
     command += _quick(experiment, backbone) if options.quick else []
     command += (several if verb == "fit" else []) + flags
-    status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own command line
-    if status == 130:
+    with _ctrl_c_left_to_it():
+        status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own command line
+    if status in (STOPPED, -signal.SIGINT):
         raise KeyboardInterrupt
     return "done" if status == 0 else f"failed with status {status}"
+
+
+@contextmanager
+def _ctrl_c_left_to_it() -> Iterator[None]:
+    """Leave Ctrl-C to the run, which ends in order; whoever waits for it would kill it a quarter of a second later."""
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def settings(path: Path) -> dict[str, Any]:

@@ -450,6 +450,27 @@ MUTATIONS = (
         ("tests/tuning/test_trials.py", "-k", "not_ours"),
     ),
     Mutation(
+        "candidates are judged by the same figure",
+        "runs/studies.py",
+        'NOT_SEARCHED = (*OWN, "monitor", "find_lr")',
+        'NOT_SEARCHED = (*OWN, "find_lr")',
+        ("tests/runs/test_search.py", "-k", "mistakes_leave"),
+    ),
+    Mutation(
+        "a torn line of a journal does not spoil the next one",
+        "tuning/study.py",
+        "journal.truncate(whole)",
+        "pass",
+        ("tests/tuning/test_trials.py", "-k", "torn"),
+    ),
+    Mutation(
+        "other versions of the name are not in the way of the best trial",
+        "tuning/verbs.py",
+        ", varied=settings)",
+        ")",
+        ("tests/tuning/test_tune.py", "-k", "not_in_the_way"),
+    ),
+    Mutation(
         "runs of a study are judged by the same images",
         "runs/studies.py",
         "if not data.has_the_same(part, base)]",

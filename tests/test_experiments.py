@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,26 @@ def test_studies_go_on_after_a_failure_and_hand_on_other_flags(studies, capsys):
     outcome = capsys.readouterr().out
     assert "light_cnn" in outcome
     assert "failed with status 1" in outcome
+
+
+@pytest.mark.parametrize(("status", "signalled"), [(130, False), (1, True)])
+def test_ctrl_c_ends_with_what_became_of_each(
+    studies, status: int, signalled: bool, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    run, *_ = studies
+
+    def call(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        if "light_cnn" not in command[command.index("-c") + 1]:
+            return subprocess.CompletedProcess(command, 0)
+        if signalled:  # a terminal tells both, and the run may have been about to end
+            signal.raise_signal(signal.SIGINT)
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(subprocess, "run", call)
+    names = ("standard_cnn", "light_cnn", "four_layer_cnn")
+    assert run(["studies", *(part for name in names for part in ("--only", name))]) == 130
+    told = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert told == [["standard_cnn", "done"], ["light_cnn", "stopped"], ["four_layer_cnn", "not begun"]]
 
 
 def test_one_study_is_chosen_by_name_and_what_is_done_is_skipped(studies, workdir: Path, capsys):

@@ -115,6 +115,25 @@ def test_an_ensemble_is_kept_with_its_members(kept: ModuleType, tmp_path: Path, 
     assert "best_ensemble is made of best_scratch version 0, best_mobilenetv2 version 0" in capsys.readouterr().err
 
 
+def test_a_seed_counts_once_and_a_version_without_a_record_is_passed_over(
+    kept: ModuleType, tmp_path: Path, capsys
+) -> None:
+    logs, target = tmp_path / "logs", tmp_path / "kept"
+    shutil.copytree(RECORDS / "best_tiny", logs / "best_tiny")
+    (logs / "best_tiny" / "version_3").mkdir()  # killed before it had a record
+    for _ in range(2):  # once more changes nothing
+        assert kept.main(["best_tiny", "--log_dir", str(logs), "--kept", str(target)]) == 0
+    row = next(line for line in kept.table(kept.records_of(RECORDS)).splitlines() if line.startswith("| `tiny`"))
+    assert row in capsys.readouterr().out
+    again = logs / "best_tiny" / "version_4"
+    shutil.copytree(logs / "best_tiny" / "version_2", again)
+    record = kept.read_json(again / "run.json")
+    kept.write_record(again, {**record, "version": 4})
+    assert kept.main(["best_tiny", "--log_dir", str(logs), "--kept", str(target)]) == 0
+    assert row in capsys.readouterr().out
+    assert [each["version"] for each in kept.repeats(kept.records_of(target)["best_tiny"])] == [0, 1, 4]
+
+
 @pytest.mark.slow
 def test_an_ablation_is_kept_with_its_runs(kept: ModuleType, workdir: Path, capsys) -> None:
     assert main(["ablate", *BASE, "--data.augment.hflip", "0.5", "--name", "worth", "--seeds", "2"]) == 0

@@ -228,8 +228,8 @@ def test_two_folds_are_versions_that_are_not_in_each_others_way(fit: Fit) -> Non
         (("--folds", "3", "--seed_everything", "true"), "number of the first seed"),
         (("--folds", "90"), "has too few images"),
         (("--data.folds", "3"), "data.folds is 3 and data.fold None"),
-        (("--search", "{data.fold: [1, 2]}"), "cannot try values of data.fold"),
-        (("--search", "{folds: [3, 5]}"), "cannot try values of folds"),
+        (("--search", "{data.fold: [1, 2]}"), "data.fold cannot be searched"),
+        (("--search", "{folds: [3, 5]}"), "folds cannot be searched"),
     ],
 )
 def test_mistakes_leave_nothing(fit: Fit, capsys: pytest.CaptureFixture[str], flags: Any, told: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import COMPLETED, RunPaths, next_paths, read_record, versions
 from fashion_tl.runs.fit import Run
-from fashion_tl.runs.search import search
+from fashion_tl.runs.search import preferred, search
 from fashion_tl.training.classifier import ImageClassifier
 
 from ..conftest import Fit
@@ -40,7 +40,8 @@ class Runs:
 def test_the_best_by_the_monitored_figure_wins(monitor: str, chosen: int) -> None:
     runs = Runs(monitor, [0.5, 0.25, 0.75, None])
     values: dict[str, list[Any]] = {"model.lr": [0.1, 0.2], "model.schedule": ["cosine", "step"]}
-    found = search(["--name", "phase1"], values, runner=runs)
+    small = ("--model.backbone", "test_resnet", "--data.image_size", "32")
+    found = search(["--name", "phase1", *small], values, runner=runs)
     tried = [{"model.lr": lr, "model.schedule": s} for lr in (0.1, 0.2) for s in ("cosine", "step")]
     assert runs.asked == [
         {"seeds": 1, "folds": None, "search": None, "processes": 1, **each, "name": "phase1.search"} for each in tried
@@ -52,6 +53,13 @@ def test_the_best_by_the_monitored_figure_wins(monitor: str, chosen: int) -> Non
 def test_a_search_without_values_or_without_a_finite_figure_is_an_error(values, figures) -> None:
     with pytest.raises(UserError):
         search([], values, runner=Runs("val/loss", figures))
+
+
+def test_figures_of_two_monitors_do_not_compare() -> None:
+    records = [{"best": {"monitor": monitor, "value": 0.5}} for monitor in ("val/loss", "val/accuracy")]
+    assert preferred([*records[:1], {}, {"best": {}}]) == 0
+    with pytest.raises(ValueError, match="val/accuracy and val/loss do not compare"):
+        preferred(records)
 
 
 @pytest.mark.slow
@@ -85,7 +93,30 @@ def test_a_repeated_run_equals_the_same_run_alone(fit: Fit) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
-    [(("--seeds", "0"), "1 to 10000"), (("--search", "{model.lr: []}"), "no values"), (("--seeds", "x"), "seeds")],
+    [
+        (("--seeds", "0"), "1 to 10000"),
+        (("--search", "{model.lr: []}"), "no values"),
+        (("--seeds", "x"), "seeds"),
+        (("--search", "{model.lr: [0.1, -1]}"), "--search at model.lr=-1: "),
+        (("--search", "{monitor: [val/loss, val/accuracy]}"), "monitor cannot be searched"),
+        (("--search", "{seed_everything: [1, 2]}"), "seed_everything cannot be searched"),
+        (("--search", "{data: [{fold: 1}]}"), "data.fold cannot be searched"),
+        (("--search", "{trainer: [{limit_val_batches: 1}]}"), "the validation images would be others"),
+        (("--find_lr", "true", "--search", "{model.lr: [0.1]}"), "--find_lr true sets model.lr"),
+        (("--find_lr", "true", "--search", "{model: [{init_args: {lr: 0.1}}]}"), "--find_lr true sets model.lr"),
+        (
+            ("--find_lr", "true", "--search", "{model.train: [{0: {train: head, lr: 0.1}}]}"),
+            "phases of model.train have rates of their own",
+        ),
+        (
+            ("--trainer.val_check_interval", "3", "--search", "{data.batch_size: [32, 64]}"),
+            "--search at data.batch_size=64: trainer.val_check_interval is 3: an epoch has 1 batches",
+        ),
+        (
+            ("--search", "{trainer.max_epochs: [3, -1]}"),
+            "--search at trainer.max_epochs=-1: schedule 'cosine' needs an end",
+        ),
+    ],
 )
 def test_mistakes_leave_nothing(fit: Fit, capsys, flags, reason) -> None:
     assert fit(*flags) == 2
@@ -180,7 +211,7 @@ def test_a_number_that_another_process_has_just_taken_is_left_to_it(fit: Fit, mo
     [
         ((), "there is one run"),
         (("--seeds", "2", "--trainer.devices", "2"), "Leave one of the two out"),
-        (("--search", "{processes: [1, 2]}"), "cannot try values of processes"),
+        (("--search", "{processes: [1, 2]}"), "processes cannot be searched"),
     ],
 )
 def test_processes_that_have_nothing_to_share_are_refused(fit: Fit, capsys, flags, reason) -> None:

@@ -221,6 +221,7 @@ def test_changes_are_added_alone(verb: Verb) -> None:
         (("--add", "{a: 3}"), "no changes"),
         (("--add", "nothing.yaml"), "cannot be read"),
         ((*ON, "--seeds", "0"), "at least one of each"),
+        (("--find_lr", "true", "--add", "{a: {model.lr: 0.1}}"), "a (model.lr=0.1): --find_lr true sets model.lr"),
     ],
 )
 def test_mistakes_leave_nothing(verb: Verb, capsys, args: tuple[str, ...], told: str) -> None:

@@ -279,6 +279,9 @@ def test_mistakes_leave_nothing(verb: Verb, capsys, args: tuple[str, ...], told:
         ("{a: {changes: {model.lrr: 1}}, b: {}}", "did you mean model.lr"),
         ("{a: {changes: {name: x}}, b: {}}", "sets name itself"),
         ("{a: {changes: {data.split_seed: 1}}, b: {}}", "sets data.split_seed itself"),
+        ("{a: {changes: {trainer.logger: true}}, b: {}}", "sets trainer.logger itself"),
+        ("{a: {changes: {trainer.val_check_interval: 4}}, b: {}}", "an epoch has 6 batches"),
+        ("{a: {changes: {find_lr: true, model.lr: 0.1}}, b: {}}", "--find_lr true sets model.lr"),
         ("{a: {changes: {model.init_from: no.ckpt}}, b: {}}", "no such checkpoint"),
         ("{a: {change: {}}, b: {}}", "did you mean 'changes'"),
         ("{a.b: {}, b: {}}", "'a.b' is no name"),
@@ -295,6 +298,28 @@ def test_strategies_that_cannot_run_are_refused_before_the_first_run(
     assert verb("tournament", "--strategies", "own.yaml", "--trials", "1") == 2
     assert told in capsys.readouterr().err
     assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("candidates", "flags", "told"),
+    [
+        ("[{monitor: val/loss}, {monitor: val/accuracy}]", (), "monitor cannot be searched"),
+        ("[{model.lr: 0.1}, {model.lr: 0.2}]", ("--find_lr", "true"), "--find_lr true sets model.lr"),
+    ],
+)
+def test_candidates_that_do_not_compare_are_refused(
+    verb: Verb, capsys, candidates: str, flags: tuple[str, ...], told: str
+) -> None:
+    Path("own.yaml").write_text(f"strategies: {{a: {{candidates: {candidates}}}, b: {{candidates: {candidates}}}}}\n")
+    assert verb("tournament", "--strategies", "own.yaml", "--trials", "2", *flags) == 2
+    assert told in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()
+
+
+def test_strategies_may_choose_by_figures_of_their_own(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fashion_tl.tournament.progress.expected_seconds", lambda *_: {})
+    Path("own.yaml").write_text("strategies: {a: {changes: {monitor: val/loss}}, b: {changes: {find_lr: true}}}\n")
+    assert verb("tournament", "--strategies", "own.yaml", "--trials", "1", "--seeds", "1", "--plan_only") == 0
 
 
 @pytest.mark.slow

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fashion_tl.errors import UserError
 from fashion_tl.tuning.space import Setting, grid, read_space
+from fashion_tl.tuning.study import distribution
 
 from .conftest import STUDIES, Tune, write_space
 
@@ -36,6 +38,7 @@ LR = "model.lr: {float: [0.001, 0.1]}\n"
         ("model.lr: {float: [0.1, 0.2], log: 3}", "log is 3"),
         ("model.lr: {float: [0.1, 0.2], step: 0.5}", "step is 0.5, allowed is more than 0 to 0.1"),
         ("model.lr: {float: [0.1, 0.9], step: 0.1, log: true}", "exclude each other"),
+        ("trainer.max_steps: {int: [0, 1234567], step: 2000000}", "allowed is more than 0 to 1234567."),
         ("data.batch_size: {int: [1.5, 3]}", "1.5 is no whole number"),
         ("data.batch_size: {int: [true, 3]}", "True is no whole number"),
         ("model.optimizer: {choices: [sgd]}", "at least two values"),
@@ -72,6 +75,26 @@ def test_a_space_may_be_written_in_sections_and_without_points(workdir: Path) ->
         grid((Setting("a", "int", 1, 110), Setting("b", "int", 1, 100)))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_range_ends_where_its_steps_do(workdir: Path) -> None:
+    Path("space.yaml").write_text(
+        "data.batch_size: {int: [16, 60], step: 16}\nmodel.dropout: {float: [0.0, 0.3], step: 0.1}\n"
+        "model.lr: {float: [0.1, 0.25], step: 0.1}\ntrainer.max_steps: {int: [1234567, 12345678]}\n"
+    )
+    found = read_space(Path("space.yaml"))
+    assert [setting.text for setting in found] == [
+        "data.batch_size: 16 to 48, step 16, which never reaches 60",
+        "model.dropout: 0 to 0.3, step 0.1",
+        "model.lr: 0.1 to 0.2, step 0.1, which never reaches 0.25",
+        "trainer.max_steps: 1234567 to 12345678",
+    ]
+    assert [setting.ends for setting in found] == [(16, 48), (0.0, 0.3), (0.1, 0.2), (1234567, 12345678)]
+    assert found[0].about == {"int": [16, 60], "step": 16}  # as the file has it
+    for setting in found:
+        kind: Any = distribution(setting)  # of which Optuna says nothing
+        assert (kind.low, kind.high) == (setting.low, setting.high)
+
+
 @pytest.mark.parametrize(
     ("space", "args", "told"),
     [
@@ -105,6 +128,15 @@ def test_a_space_may_be_written_in_sections_and_without_points(workdir: Path) ->
         ("data.val_fraction: {float: [0.1, 0.3]}", (), "data.val_fraction=0.3: the validation images would be others"),
         ("trainer.limit_val_batches: {int: [1, 2]}", (), "limit_val_batches=1: the validation images would be others"),
         ("name: {choices: [a, b]}", (), "name cannot be searched"),
+        ("find_lr: {choices: [true, false]}", (), "find_lr cannot be searched"),
+        ("data: {choices: [{fold: 1, folds: 3}, {fold: 2, folds: 3}]}", (), "data.fold"),
+        (
+            "trainer.val_check_interval: {choices: [2, 4]}",
+            (),
+            "the space at trainer.val_check_interval=4: trainer.val_check_interval is 4: an epoch has 6 batches",
+        ),
+        (LR, ("--trainer.val_check_interval", "4"), "trainer.val_check_interval is 4: an epoch has 6 batches"),
+        ("trainer.max_epochs: {choices: [1, -1]}", (), "trainer.max_epochs=-1: schedule 'cosine' needs an end"),
     ],
 )
 def test_mistakes_leave_nothing(tune: Tune, capsys, space: str, args: tuple[str, ...], told: str) -> None:
@@ -142,6 +174,11 @@ def test_files_that_are_damaged_are_told(tune: Tune, capsys) -> None:
         assert tune(*few) == 2
         assert "journal.log is damaged" in capsys.readouterr().err
         assert journal.read_bytes() == damaged
+    # One line that a kill or a full disk has torn is cut off, and what it said is done again.
+    journal.write_bytes(lines[:-7])
+    assert tune(*few, "--name", "tiny") == 0
+    assert journal.read_bytes().startswith(lines[: lines[:-1].rindex(b"\n") + 1])
+    assert tune("--trials", "2", "--trainer.max_epochs", "1") == 0
     journal.write_bytes(lines)
     for text in ("{}", noted.replace("median", "none"), "nothing"):
         study.write_text(text)

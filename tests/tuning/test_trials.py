@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from tests.report.conftest import read_page
 
 from fashion_tl.errors import UserError
 from fashion_tl.tuning import study as study_module
 from fashion_tl.tuning import worker
+from fashion_tl.tuning.page import page
 from fashion_tl.tuning.plan import Tuning
 from fashion_tl.tuning.progress import Progress
 from fashion_tl.tuning.space import Setting, grid
@@ -228,6 +231,36 @@ def test_a_terminal_has_a_bar_and_a_line_for_each_trial(tmp_path: Path, monkeypa
     assert "[ 3/12] trial 2 model.lr=0.1235: val/loss 0.5000 (3.0 s, best 0.4000 of trial 1, about" in shown
     assert "study, best 0.4000" in shown
     assert "25%" in shown
+
+
+def test_a_line_that_was_torn_is_cut_off_by_whoever_writes_next(make: Make) -> None:
+    trials = make(trials=3)
+    run(trials, trials.ask() or 0)
+    journal = trials.tuning.logs / "journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":8,"worker')  # of a process that was killed meanwhile
+    run(trials, trials.ask() or 0)
+    assert journal.read_bytes().startswith(whole + b"{")
+    journal.write_bytes(journal.read_bytes() + b'{"op_code":8,"worker')
+    again = make(trials=3)
+    assert again.ask() == 2
+    assert [trial.state for trial in again.counted] == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING]
+    journal.write_bytes(journal.read_bytes() + b"nothing\n")
+    with pytest.raises(UserError, match=r"journal\.log is damaged: .*study\.json: trials"):
+        again.suggest(2)
+
+
+def test_whole_numbers_are_shown_with_all_their_digits() -> None:
+    row = {"why": None, "value": 0.5, "state": "done", "epochs": 1, "seconds": 1.0, "last": None}
+    about = {"name": "n", "data": None, "sampler": "tpe", "sampler_seed": 0, "pruner": "none", "no_importance": ""}
+    results: dict[str, Any] = {
+        **{**about, "best": None, "monitor": "val/loss", "minimises": True, "fashion_tl": "1", "optuna": "5"},
+        "space": {"trainer.max_steps": {"int": [1, 99999]}, "model.lr": {"float": [0.1, 0.2]}},
+        "trials": [{**row, "trial": 0, "settings": {"trainer.max_steps": 12345, "model.lr": 0.123456}}],
+    }
+    table = read_page(page(results, [])).one("section", aria_labelledby="trials").one("table")
+    cells = [cell.text for cell in table.one("tbody").all("td")]
+    assert cells[1:3] == ["12345", "0.1235"]
 
 
 def test_a_study_that_is_not_ours_is_refused(make: Make, tmp_path: Path) -> None:

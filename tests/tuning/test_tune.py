@@ -300,7 +300,7 @@ def test_a_trial_that_is_out_of_memory_counts_wherever_that_is(tune: Tune, monke
 def test_the_report_comes_even_where_the_best_trial_diverges_with_another_seed(
     tune: Tune, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverges(*_: object) -> None:
+    def diverges(*_: object, **__: object) -> None:
         raise DivergedError("the loss is not finite.")
 
     with monkeypatch.context() as patched:
@@ -311,6 +311,38 @@ def test_the_report_comes_even_where_the_best_trial_diverges_with_another_seed(
     assert len(trials_of("tiny")) == 2
     assert (STUDIES / "tiny" / "index.html").is_file()
     assert tune("--trials", "2") == 0  # and the same command tests it, if it can
+
+
+@pytest.mark.slow
+def test_versions_of_other_settings_are_not_in_the_way_of_the_best_trial(
+    tune: Tune, stop_at: Callable[[int, int, BaseException], None], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from fashion_tl.cli import main
+
+    fitting: Any = fit
+    callbacks_of = fitting.callbacks_of
+    stop_at(1, 0, KeyboardInterrupt())
+    stopping = fitting.callbacks_of
+    monkeypatch.setattr(fitting, "callbacks_of", lambda *args: (stopping if args[5] else callbacks_of)(*args))
+    write_space({"model.lr": {"choices": [1e-7, 0.01]}})
+    given = ("--sampler", "random", "--sampler_seed", "0", "--pruner", "none", "--monitor", "val/loss")
+    assert main(["fit", *BASE]) == 130
+    assert tune(*given, "--trials", "1") == 130  # while the best trial is tested
+    assert results_of("tiny")["tested"]["versions"] == []
+    assert (STUDIES / "tiny" / "index.html").is_file()
+    monkeypatch.setattr(fitting, "callbacks_of", callbacks_of)
+    assert tune(*given, "--trials", "2") == 0
+    assert results_of("tiny")["best"] == 1
+    assert results_of("tiny")["tested"]["versions"] == ["tiny/version_2"]
+    # What cannot be read, and so not be told from a run to go on with, is refused before the next trial.
+    Path("lightning_logs/tiny/version_1/run.json").write_text("{")
+    capsys.readouterr()
+    assert tune(*given, "--trials", "3") == 2
+    told = capsys.readouterr().err
+    assert "lightning_logs/tiny/version_1 cannot be read" in told
+    assert "Move it away, or give another --name." in told
+    assert "--resume" not in told
+    assert len(study_of("tiny").trials) == 2
 
 
 @pytest.mark.slow

@@ -35,12 +35,29 @@ def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, 
     takes the rates that were found at its start.
 
     Raises:
-        UserError: If none is found, phases have rates of their own, or several processes would each find their own.
+        UserError: If none is found, or none could be, see ``check_findable``.
     """
     if checkpoint is not None:
         plan = saved_state(checkpoint)["plan"]
         _set_rates(config, model, plan["lr"], plan["backbone_lr"])
         return
+    check_findable(config, model)
+    lr = suggested(*_swept(config, model, data))
+    if lr is None:
+        raise UserError(
+            f"the learning-rate finder found no rate from {LOWEST:g} to {HIGHEST:g} at which the loss falls; set one "
+            "with --model.lr."
+        )
+    _set_rates(config, model, lr, lr * model.plan.backbone_lr / model.plan.lr)
+    print(f"learning-rate finder: lr {lr:.2e}, backbone_lr {model.plan.backbone_lr:.2e}")
+
+
+def check_findable(config: Namespace, model: ImageClassifier) -> None:
+    """Refuse a run whose learning rate cannot be found.
+
+    Raises:
+        UserError: If phases have rates of their own, optimizers are not ours, or several processes would each find one.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or str(config.trainer.devices) not in ("auto", "1"):
         raise UserError("--find_lr true works with one process: find the rate with --trainer.devices 1 first.")
     if any(phase.lr is not None or phase.backbone_lr is not None for phase in model.plan.phases):
@@ -51,14 +68,6 @@ def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, 
         raise UserError(
             f"--find_lr true finds model.lr, and {type(model).__name__} brings optimizers of its own: leave it out."
         )
-    lr = suggested(*_swept(config, model, data))
-    if lr is None:
-        raise UserError(
-            f"the learning-rate finder found no rate from {LOWEST:g} to {HIGHEST:g} at which the loss falls; set one "
-            "with --model.lr."
-        )
-    _set_rates(config, model, lr, lr * model.plan.backbone_lr / model.plan.lr)
-    print(f"learning-rate finder: lr {lr:.2e}, backbone_lr {model.plan.backbone_lr:.2e}")
 
 
 def suggested(rates: Sequence[float], losses: Sequence[float]) -> float | None:

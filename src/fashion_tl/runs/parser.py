@@ -32,7 +32,7 @@ from fashion_tl.errors import UserError, one_line
 from fashion_tl.imports import search_working_directory
 from fashion_tl.runs.configs import expand_extends
 from fashion_tl.runs.flags import UNREADABLE, classes_first, mappings_merged, names_class
-from fashion_tl.runs.ranges import NOT_SEARCHED, check_settings
+from fashion_tl.runs.ranges import check_settings
 from fashion_tl.runs.refusals import refusal
 from fashion_tl.training.checkpoints import VerifiedCheckpointIO
 from fashion_tl.training.classifier import ImageClassifier
@@ -177,8 +177,6 @@ def parse(verb: str, args: Sequence[str]) -> Namespace:
         raise refusal(str(error), expanded, list(parser.get_defaults().keys()), names) from error
     config.extends = None
     check_settings(config, verb)
-    if verb == "fit":
-        _check_search(args, config.search or {})
     trainer = config.trainer
     if trainer.max_epochs is None:
         trainer.max_epochs = MAX_EPOCHS if trainer.max_steps == -1 and trainer.max_time is None else -1
@@ -191,17 +189,6 @@ def _settings_of_classes(parser: LightningArgumentParser) -> list[str]:
     """Return the settings that take the name of a class: each has a help of its own."""
     flags = [flag.removeprefix("--") for flag in parser._option_string_actions]
     return [flag.removesuffix(".help") for flag in flags if flag.endswith(".help")]
-
-
-def _check_search(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
-    """Refuse a search of which a candidate would be refused, before the first one trains."""
-    for setting, tried in values.items():
-        if setting in NOT_SEARCHED or str(setting).partition(".")[0] in NOT_SEARCHED:
-            raise UserError(f"--search cannot try values of {setting}: a search names and keeps its candidates itself.")
-        for value in tried:
-            candidate = parse("fit", arguments(args, {"search": None, setting: value}))
-            without_weights(candidate)
-            instantiate("fit", candidate)
 
 
 def without_weights(config: Namespace) -> None:

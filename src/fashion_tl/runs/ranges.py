@@ -74,11 +74,6 @@ BUILT = {
 BATCHES = ("train_batches", "val_batches", "test_batches", "predict_batches")
 SHARES = (*(f"trainer.limit_{name}" for name in BATCHES), "trainer.val_check_interval")
 DURATIONS = ("trainer.max_time", "trainer.val_check_interval")
-# A candidate is named, seeded and kept by the search itself.
-NOT_SEARCHED = (
-    *("name", "seeds", "folds", "search", "processes", "resume", "log_dir", "checkpoint_dir"),
-    *("ckpt_path", "config", "extends", "data.folds", "data.fold"),
-)
 LAUNCHERS = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID", "TORCHELASTIC_RUN_ID")  # what sets the processes of others up
 LARGEST = 2**63 - 1
 STRENGTHS = (1e-9, 1e9)  # of a penalty; outside, rounding decides

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ FREE = {
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")),
 }
 FOUND = {"model.lr", "model.backbone_lr"}  # by --find_lr
+
+
+def decided(config: Namespace) -> set[str]:
+    """Return the settings that a run decides itself, whatever its configuration says of them."""
+    return FOUND if config.find_lr else set()
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,33 @@ def find_version(config: Namespace, varied: Collection[str] = (), study: bool = 
             files of a version are damaged.
     """
     newest: tuple[Version, dict[str, str]] | None = None
-    asked, way = "--resume true: ", "leave --resume out for a new version"
-    if study:
-        asked, way = "", "give another --name"
+    asked, way = ("", "give another --name") if study else ("--resume true: ", "leave --resume out for a new version")
+    for version, changed in _earlier(config, asked, way):
+        if not changed:
+            return version
+        if any(not _within(key, varied) for key in changed):
+            newest = newest or (version, changed)
+    if newest is None or newest[0].done or newest[0].diverged:
+        return None
+    told = "; ".join([*newest[1].values()][:8])
+    raise UserError(
+        f"{asked}{newest[0].paths.logs} is not done, but of another configuration: {told}. "
+        f"Give its settings, {'' if study else 'another --name, '}or {way}."
+    )
+
+
+def check_earlier(config: Namespace) -> None:
+    """Refuse a name for runs of a study of which an earlier version cannot be read, and so not be told from them.
+
+    Raises:
+        UserError: It names the version.
+    """
+    for _ in _earlier(config, "", "give another --name"):
+        pass
+
+
+def _earlier(config: Namespace, asked: str, way: str) -> Iterator[tuple[Version, dict[str, str]]]:
+    """Yield the versions of a run's name, newest first, with what differs; see ``changed_settings``."""
     for number in reversed(versions(config.log_dir, config.name)):
         paths = paths_of(config.log_dir, config.checkpoint_dir, config.name, number)
         if not all((paths.logs / name).is_file() for name in (RECORD, CONFIG)):
@@ -102,17 +131,7 @@ def find_version(config: Namespace, varied: Collection[str] = (), study: bool = 
             raise UserError(
                 f"{asked}{paths.logs} cannot be read: {str(error).rstrip('.')}. Move it away, or {way}."
             ) from error
-        if not changed:
-            return version
-        if any(not _within(key, varied) for key in changed):
-            newest = newest or (version, changed)
-    if newest is None or newest[0].done or newest[0].diverged:
-        return None
-    told = "; ".join([*newest[1].values()][:8])
-    raise UserError(
-        f"{asked}{newest[0].paths.logs} is not done, but of another configuration: {told}. "
-        f"Give its settings, {'' if study else 'another --name, '}or {way}."
-    )
+        yield version, changed
 
 
 def check_data(version: Version, config: Namespace) -> None:
@@ -145,7 +164,7 @@ def changed_settings(paths: RunPaths, config: Namespace) -> dict[str, str]:
         {key.replace(".init_args.", "."): value for key, value in flatten(settings).items()}
         for settings in (read_config(paths.logs / CONFIG), read_yaml(dump("fit", config), "the configuration"))
     )
-    free = FREE | (FOUND if config.find_lr else set())
+    free = FREE | decided(config)
     if config.seed_everything is True:
         free.add("seed_everything")
     return {

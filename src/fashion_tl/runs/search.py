@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,15 @@ from fashion_tl.records.record import NAMED, versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.parser import Config, arguments, parse, written
-from fashion_tl.runs.studies import build, check_images, decides_on_images, load_data
+from fashion_tl.runs.studies import (
+    NamedRuns,
+    bounds,
+    check_images,
+    check_run,
+    check_searched,
+    decides_on_batches,
+    load_data,
+)
 from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.training.divergence import DivergedError
 
@@ -53,15 +61,15 @@ def search(
         The best value of each setting; of equally good candidates that of the first.
 
     Raises:
-        UserError: If a setting has no values, candidates would validate or test different images, or none has a finite
-            figure.
+        UserError: If a setting has no values, or values that would be refused; if candidates could not be compared, for
+            they would be judged otherwise; or if none has a finite figure.
     """
     empty = [setting for setting, tried in values.items() if not tried]
     if empty:
         raise UserError(f"--search has no values for {', '.join(empty)}.")
     args = arguments(config, changes)
     parsed = parse("fit", args)
-    _check_images(args, values)
+    _check(args, values)
     name = f"{parsed.name}.search"
     if processes == 1 and not parsed.resume and versions(parsed.log_dir, name):
         _say(f"search: all candidates are trained; --resume true takes those of {name} that are done.")
@@ -79,15 +87,20 @@ def search(
     return candidates[best]
 
 
-def _check_images(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
-    """Refuse values with which candidates would be judged by other images than the configuration's."""
-    tried = [{setting: value} for setting, given in values.items() if decides_on_images(setting) for value in given]
-    if not tried:
-        return
-    base, _ = load_data(args, ONE)
-    for changes in tried:
+def _check(args: Sequence[str], values: Mapping[str, list[Any]]) -> None:
+    """Refuse values with which candidates would be refused, or not be judged as the configuration itself."""
+    runs, base = NamedRuns(tuple(args)), None
+    each = [{setting: value} for setting, tried in values.items() for value in tried]
+    for changes in each:
+        check_searched(changes)
+    if any(map(decides_on_batches, values)):
+        base, _ = load_data(args, ONE)
+    for changes in each:
         try:
-            check_images(build(args, {**ONE, **changes}).data, base, changes)
+            built = check_run(args, {**ONE, **runs.settle(changes)})
+            if base is not None and any(map(decides_on_batches, changes)):
+                check_images(built.data, base, changes)
+                bounds(built, base)
         except UserError as error:
             raise UserError(f"--search at {words(changes)}: {error}") from error
 
@@ -99,6 +112,7 @@ def repeat(
     processes: int = 1,
     runner: Runner = fit,
     folds: int | None = None,
+    varied: Collection[str] = (),
 ) -> list[Run]:
     """Run a configuration with its seed and the next ones, or hold each of several folds out; versions of one name.
 
@@ -110,6 +124,7 @@ def repeat(
         runner: What runs each, as ``fit`` does.
         folds: Number of folds: with each seed, as many runs are made, each of which tests another fold; see
             ``ImageDataModule`` and ``conclude_folds``.
+        varied: Settings in which other versions of the name may differ, beside those in which these runs do.
 
     Raises:
         UserError: If the configuration has no seed to count from, or a run diverges.
@@ -131,8 +146,8 @@ def repeat(
     ]
     folder = parsed.log_dir / parsed.name
     # A run of another seed or fold has other versions in the place of the runs that it names.
-    varied = ("seed_everything", *NAMED, *(("data.fold",) if folds else ()))
-    several = _Several(args, parts, varied, folder, True, processes > 1, runner)
+    own = ("seed_everything", *NAMED, *(("data.fold",) if folds else ()))
+    several = _Several(args, parts, (*own, *varied), folder, True, processes > 1, runner)
     return [run for run in several.make(processes) if run is not None]
 
 
@@ -253,7 +268,13 @@ def preferred(records: Sequence[Mapping[str, Any]]) -> int | None:
 
     Returns:
         The place; None if no record has a finite figure.
+
+    Raises:
+        ValueError: If their figures are not of one kind.
     """
+    monitors = {best["monitor"] for record in records if (best := record.get("best")) and "monitor" in best}
+    if len(monitors) > 1:
+        raise ValueError(f"figures of {' and '.join(sorted(monitors))} do not compare")
     scores = [-math.inf if record.get("diverged") else score(record) for record in records]
     best = max(range(len(scores)), key=lambda place: scores[place], default=None)
     return None if best is None or scores[best] == -math.inf else best

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,14 @@ from jsonargparse import Namespace
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.sources import loading_once, of_same_images
 from fashion_tl.errors import UserError
-from fashion_tl.plain_text import with_article
+from fashion_tl.plain_text import flatten, with_article
 from fashion_tl.records.record import NAMED
-from fashion_tl.runs.checks import bounds_of, check_monitor
+from fashion_tl.runs.checks import bounds_of, check_monitor, check_plan
+from fashion_tl.runs.find_rate import check_findable
 from fashion_tl.runs.named import setting, settle_named_runs
 from fashion_tl.runs.parser import arguments, instantiate, make_trainer, parse, quiet, without_weights
 from fashion_tl.runs.refusals import as_user_errors
+from fashion_tl.runs.resume import decided
 
 ALONE = ("ckpt_path", "trainer.fast_dev_run")  # settings of a single run
 JUDGES = {"val": "validation", "test": "test"}  # parts whose images decide
@@ -69,6 +71,49 @@ def run_settings(records: Path, checkpoints: Path) -> dict[str, Any]:
         "trainer.enable_progress_bar": False,
         "trainer.devices": 1,
     }
+
+
+# What a study sets in its runs, and what is for one run alone.
+OWN = (
+    *run_settings(Path(), Path()),
+    *("name", "seed_everything", "study", "ckpt_path", "config", "extends", "data.folds", "data.fold"),
+    *("trainer.num_nodes", "trainer.fast_dev_run"),
+)
+# Figures of two monitors do not compare, and a rate that was found makes the same run as one that was given.
+NOT_SEARCHED = (*OWN, "monitor", "find_lr")
+
+
+def settings_in(changes: Mapping[str, Any]) -> list[str]:
+    """Name the settings that changes are of, also those within a section or a class.
+
+    Example:
+        >>> settings_in({"data.batch_size": 8, "model": {"class_path": "X", "init_args": {"lr": 1}}})
+        ['data.batch_size', 'model.class_path', 'model.lr']
+    """
+    return [key.replace(".init_args.", ".") for key in flatten(dict(changes))]
+
+
+def among(changes: Mapping[str, Any], settings: Collection[str]) -> list[str]:
+    """Return those of several settings that changes are of, be it a part of them.
+
+    Example:
+        >>> among({"model": {"init_args": {"lr": 1}}}, ["trainer.logger", "model.lr"])
+        ['model.lr']
+    """
+    changed = settings_in(changes)
+    return [setting for setting in settings if any(f"{key}.".startswith(f"{setting}.") for key in changed)]
+
+
+def check_searched(changes: Mapping[str, Any]) -> None:
+    """Refuse to choose by validation among values of what would not compare.
+
+    Raises:
+        UserError: If changes of a candidate are of such a setting.
+    """
+    for key in among(changes, NOT_SEARCHED):
+        raise UserError(
+            f"{key} cannot be searched: a study sets it itself, or figures could not be compared across its values."
+        )
 
 
 @dataclass(frozen=True)
@@ -133,21 +178,27 @@ def build(args: Sequence[str], changes: Mapping[str, Any]) -> Namespace:
 def check_run(args: Sequence[str], changes: Mapping[str, Any]) -> Namespace:
     """Refuse a run that would be refused, before the first run of all; returns what it is made of, see ``build``."""
     config = parse("fit", arguments(args, changes))
+    if among(changes, decided(config)):
+        raise UserError("--find_lr true sets model.lr and model.backbone_lr itself: leave it, or them, out.")
     start = config.model.init_args.get("init_from")
     if start and not Path(start).is_file():
         raise UserError(f"model.init_from is {start}: there is no such checkpoint. Give the path of a .ckpt file.")
     without_weights(config)
     built = instantiate("fit", config)
     check_monitor(config.monitor, built.model, built.trainer.callbacks)
+    if config.find_lr:
+        check_findable(config, built.model)
     return built
 
 
 def divide_as(data: ImageDataModule, base: ImageDataModule) -> None:
-    """Split the images of a run as it will, without reading again what another one of the study has loaded.
+    """Split the images of a run as it will, once, without reading again what another one of the study has loaded.
 
     Raises:
         UserError: If they cannot be split as told, or not be read.
     """
+    if data.splits:
+        return
     if base.loaded is not None and of_same_images(data.source, base.source):
         data.divide(base.loaded)
     else:
@@ -163,29 +214,30 @@ def bounds(built: Namespace, base: ImageDataModule) -> tuple[int, int, float, in
         base: Images of the study that are loaded.
 
     Raises:
-        UserError: If there is no such trainer, or the images cannot be split as told.
+        UserError: If there is no such trainer, the images cannot be split as told, or its plan does not suit them.
     """
     divide_as(built.data, base)
     with quiet():
         trainer = make_trainer(built.trainer, devices=1, logger=False)
+    check_plan(built.model, trainer, built.data)
     return bounds_of(trainer, built.data)
 
 
 def check_images(
-    data: ImageDataModule, base: ImageDataModule, changed: Iterable[str], parts: Sequence[str] = ("val", "test")
+    data: ImageDataModule, base: ImageDataModule, changes: Mapping[str, Any], parts: Sequence[str] = ("val", "test")
 ) -> None:
     """Refuse settings with which a run would be judged by other images than the others of its study.
 
     Args:
         data: The images of the run.
         base: The images of the others, after ``setup``.
-        changed: The settings that the run changes.
+        changes: What the run changes.
         parts: The splits that are to be the same.
 
     Raises:
         UserError: If they are not.
     """
-    settings = [key for key in changed if decides_on_images(key)]
+    settings = [key for key in settings_in(changes) if decides_on_images(key)]
     if not settings:
         return
     others = [part for part in parts if any(part in LIMITS.get(key, ()) for key in settings)]
@@ -203,6 +255,11 @@ def check_images(
 def decides_on_images(setting: str) -> bool:
     """Say whether a setting, by its flag without the dashes, decides on which images a run sees."""
     return setting.partition(".")[0] == "data" or setting in LIMITS
+
+
+def decides_on_batches(setting: str) -> bool:
+    """Say whether a setting, by its flag without the dashes, decides on the batches of an epoch, see ``bounds``."""
+    return setting.partition(".")[0] in ("data", "trainer")
 
 
 @contextmanager

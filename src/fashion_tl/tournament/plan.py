@@ -17,14 +17,17 @@ from fashion_tl.plain_text import with_article
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.named import named_runs
 from fashion_tl.runs.parser import arguments, parse
-from fashion_tl.runs.ranges import NOT_SEARCHED
 from fashion_tl.runs.search import words
 from fashion_tl.runs.studies import (
+    OWN,
     NamedRuns,
+    among,
+    bounds,
     build,
     check_base,
     check_images,
     check_run,
+    check_searched,
     divide_as,
     load_data,
     run_settings,
@@ -32,7 +35,6 @@ from fashion_tl.runs.studies import (
 from fashion_tl.tournament.strategies import ALL, Budget, Changes, Strategy
 
 FOLDER = "tournaments"
-OWN = (*NOT_SEARCHED, "seed_everything", "data.split_seed")
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ def _images(study: Study, budget: Budget | None, data: ImageDataModule) -> Image
     own: ImageDataModule = build(study.args, changes).data
     try:
         divide_as(own, data)
-        check_images(own, data, budget.changes if budget is not None else (), ("test",))
+        check_images(own, data, budget.changes if budget is not None else {}, ("test",))
     except UserError as error:
         raise UserError(f"{study.kind} {study.name}: budget {budget.name if budget else ALL}: {error}") from error
     return own
@@ -312,13 +314,15 @@ def _check_runs(study: Study, images: Mapping[str, ImageDataModule]) -> dict[str
 def _check_run(study: Study, cell: Cell, candidate: Changes, images: ImageDataModule) -> None:
     """Refuse a run that would be refused, or judged by other images than those of its budget."""
     budget = cell.budget.settings.items() if cell.budget else ()
-    own = [key for key, value in {**cell.changes, **candidate}.items() if (key, value) not in budget]
-    for key in own:
-        if key in OWN:
-            raise UserError(f"{with_article(study.kind)} sets {key} itself; a strategy cannot change it.")
+    own = {key: value for key, value in {**cell.changes, **candidate}.items() if (key, value) not in budget}
+    for key in among({**cell.changes, **candidate}, (*OWN, "data.split_seed")):
+        raise UserError(f"{with_article(study.kind)} sets {key} itself; a strategy cannot change it.")
+    if study.trials > 1:  # validation chooses among the candidates
+        check_searched(candidate)
     changes = study.changes(cell, candidate)
     built = check_run(study.args, {**changes, **study.settings(0), "name": cell.name})
     check_images(built.data, images, own)
+    bounds(built, images)
 
 
 def describe(study: Study) -> str:

@@ -112,4 +112,6 @@ def _numbers(values: Sequence[float], log: bool) -> Axis:
     low, high = float(scaled.min()), float(scaled.max())
     heights = (scaled - low) / (high - low) if high > low else np.full(len(scaled), 0.5)
     ends = [(0.0, min(values)), (1.0, max(values))] if high > low else [(0.5, values[0])]
-    return heights.tolist(), [(height, f"{value:.3g}") for height, value in ends]
+    return heights.tolist(), [
+        (height, str(value) if isinstance(value, int) else f"{value:.3g}") for height, value in ends
+    ]

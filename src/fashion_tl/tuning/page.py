@@ -117,7 +117,7 @@ def _table(results: Results) -> Table:
 
 def _setting(value: Any) -> Cell:  # noqa: ANN401 - any YAML value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return number(f"{value:.4g}", value)
+        return number(str(value) if isinstance(value, int) else f"{value:.4g}", value)
     text = written(value)
     return Cell(text, attributes={"class": "text", "data-sort": text, "title": text}, clamped=True)
 

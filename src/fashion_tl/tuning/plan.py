@@ -18,9 +18,8 @@ from fashion_tl.files import read_json, write_json
 from fashion_tl.plain_text import flatten
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.configs import read_yaml
-from fashion_tl.runs.parser import dump, parse
-from fashion_tl.runs.ranges import NOT_SEARCHED
-from fashion_tl.runs.resume import FOUND, FREE
+from fashion_tl.runs.parser import arguments, dump, parse
+from fashion_tl.runs.resume import FREE, check_earlier
 from fashion_tl.runs.search import words
 from fashion_tl.runs.studies import (
     NamedRuns,
@@ -29,6 +28,7 @@ from fashion_tl.runs.studies import (
     check_base,
     check_images,
     check_run,
+    check_searched,
     load_data,
     run_settings,
 )
@@ -36,11 +36,6 @@ from fashion_tl.tuning.space import Space, grid
 
 FOLDER, STUDY, JOURNAL = "tuning", "study.json", "journal.log"
 TRIALS = 40
-# What a study sets itself, and what its figures could not be compared across, beside other images.
-OWN = (
-    *(*NOT_SEARCHED, "study", "seed_everything", "monitor", "find_lr", "trainer.fast_dev_run"),
-    *("trainer.logger", "trainer.devices", "trainer.num_nodes", "trainer.callbacks"),
-)
 
 
 @dataclass(frozen=True)
@@ -140,8 +135,6 @@ def make_tuning(
     check_options(trials=(count, 1), sampler_seed=(0 if seed is None else seed, 0))
     if storage is not None and "://" not in storage:
         raise UserError(f"--storage {storage} is no URL of a database, such as sqlite:///trials.db.")
-    if base.find_lr and any(setting.key in FOUND for setting in space):
-        raise UserError("--find_lr true sets model.lr and model.backbone_lr itself: leave it, or them, out.")
     own_name = check_name(name or f"{base.name}.tuned")
     runs = NamedRuns(tuple(flags))
     args = runs.base
@@ -175,6 +168,7 @@ def make_tuning(
         runs=runs,
     )
     _check_earlier(tuning)
+    check_earlier(parse("fit", arguments(args, {"name": own_name})))  # what would be in the way of the tested runs
     return tuning
 
 
@@ -195,14 +189,10 @@ def _check_space(args: Sequence[str], space: Space, runs: NamedRuns) -> list[tup
     """
     built: list[tuple[Mapping[str, Any], Namespace]] = []
     for setting in space:
-        if any(f"{setting.key}.".startswith(f"{own}.") for own in OWN):
-            raise UserError(
-                f"{setting.key} cannot be searched: a study sets it itself, or figures could not be compared across "
-                "its values."
-            )
         for value in setting.ends:
             changes = {setting.key: value}
             with _at(changes):
+                check_searched(changes)
                 built.append((changes, check_run(args, runs.settle(changes))))
     return built
 
@@ -217,8 +207,10 @@ def _longest(
         built: Changes of a single setting each, to the ends of its range or its choices, with what they are made of.
         data: The images of the base configuration.
     """
-    usual = bounds(build(args, {}), data)
-    ends = [(changes, bounds(own, data)) for changes, own in built]
+    usual, ends = bounds(build(args, {}), data), []
+    for changes, own in built:
+        with _at(changes):
+            ends.append((changes, bounds(own, data)))
     # Without a number of steps the batches of an epoch bound nothing.
     first = 4 if any(steps >= 0 for _, steps, *_ in (usual, *(own for _, own in ends))) else 1
     bounding = dict.fromkeys(key for changes, own in ends if own[:first] != usual[:first] for key in changes)

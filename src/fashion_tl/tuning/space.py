@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ class Setting:
         key: Its flag without the dashes.
         kind: "float", "int" or "choices".
         low: Lowest value; 0 of choices.
-        high: Highest value.
+        high: Highest value that steps reach.
         log: Whether values are drawn from the logarithm of the range.
         step: Distance of neighbouring values; None for none.
         choices: What there is to choose from.
+        end: End of the range as it was given; None where steps reach it.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Setting:
     log: bool = False
     step: float | None = None
     choices: tuple[Any, ...] = ()
+    end: float | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -58,15 +61,17 @@ class Setting:
         if self.kind == CHOICES:
             return {CHOICES: list(self.choices)}
         more: dict[str, Any] = {"log": True} if self.log else {}
-        return {self.kind: [self.low, self.high], **more, **({} if self.step is None else {"step": self.step})}
+        high = self.high if self.end is None else self.end
+        return {self.kind: [self.low, high], **more, **({} if self.step is None else {"step": self.step})}
 
     @property
     def text(self) -> str:
         """The setting for people."""
         if self.kind == CHOICES:
             return f"{self.key}: {', '.join(self.labels)}"
-        step = f", step {self.step:g}" if self.step is not None else ""
-        return f"{self.key}: {self.low:g} to {self.high:g}{', logarithmic' if self.log else ''}{step}"
+        step = f", step {_text(self.step)}" if self.step is not None else ""
+        past = f", which never reaches {_text(self.end)}" if self.end is not None else ""
+        return f"{self.key}: {_text(self.low)} to {_text(self.high)}{', logarithmic' if self.log else ''}{step}{past}"
 
     def value(self, param: Any) -> Any:  # noqa: ANN401 - as Optuna has it
         """Return the value of a parameter of Optuna, which knows the choices by their text."""
@@ -183,11 +188,21 @@ def _range(key: str, kind: str, value: Mapping[str, Any], where: str) -> Setting
         raise UserError(f"{where}: {kind} is [{low}, {high}], the first must be the lower one.")
     if log and low <= 0:
         raise UserError(f"{where}: {kind} is [{low}, {high}], the logarithm needs a range above 0.")
-    if step is not None and not 0 < step <= (high - low) * (1 + 1e-9):
-        raise UserError(f"{where}: step is {step}, allowed is more than 0 to {high - low:g}.")
-    if step is not None and log:
+    if step is None:
+        return Setting(key, kind, low, high, log)
+    # As it is written: in binary 0.1 three times is more than 0.3.
+    length, distance = Decimal(str(high)) - Decimal(str(low)), Decimal(str(step))
+    if not 0 < distance <= length:
+        raise UserError(f"{where}: step is {step}, allowed is more than 0 to {length}.")
+    if log:
         raise UserError(f"{where}: step and log exclude each other. Leave one of them out.")
-    return Setting(key, kind, low, high, log, step)
+    last = type(high)(Decimal(str(low)) + length // distance * distance)
+    return Setting(key, kind, low, last, log, step, end=None if last == high else high)
+
+
+def _text(value: float) -> str:
+    """Write a number of a range: a whole one with all its digits."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _number(value: object, kind: str, where: str) -> float:

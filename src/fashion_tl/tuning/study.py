@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import optuna
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from fashion_tl.errors import UserError, one_line
+from fashion_tl.files import naming
 from fashion_tl.tuning.plan import JOURNAL, STUDY, Tuning, shown_storage
 from fashion_tl.tuning.space import CHOICES, INT, Setting
 
@@ -59,12 +62,70 @@ def open_storage(tuning: Tuning) -> BaseStorage:
             raise UserError(f"the storage {shown_storage(tuning)} cannot be used: {one_line(error)}") from error
     path = tuning.logs / JOURNAL
     try:
-        return JournalStorage(JournalFileBackend(str(path)))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(
-            f"{path} is damaged: {one_line(error)}. Move it away with {tuning.logs / STUDY}: trials whose "
-            "records are whole are not run again."
-        ) from error
+        return JournalStorage(_Journal(path))
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:  # lines that are none of a journal
+        raise _damaged(path, error) from error
+
+
+class _Journal(JournalFileBackend):
+    """A journal in which a line that was torn, by a kill or a full disk, is cut off before the next one is written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), _CuttingLock(str(path)))
+        self.path = path
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Yield the lines from a number on.
+
+        Raises:
+            UserError: If one is damaged.
+        """
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise _damaged(self.path, error) from error
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines."""
+        with naming(self.path):
+            super().append_logs(logs)
+
+
+class _CuttingLock(JournalFileSymlinkLock):
+    """The lock that a process holds while it writes to a journal, of which it cuts off a torn line first."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = Path(path)
+
+    def acquire(self) -> bool:
+        """Wait for the lock, then cut off what follows the last whole line."""
+        acquired = super().acquire()
+        try:
+            with naming(self._path), self._path.open("rb+") as journal:
+                _cut_torn_line(journal)
+        except BaseException:
+            self.release()
+            raise
+        return acquired
+
+
+def _cut_torn_line(journal: BinaryIO) -> None:
+    end = whole = journal.seek(0, os.SEEK_END)
+    while whole:
+        journal.seek(whole - 1)
+        if journal.read(1) == b"\n":
+            break
+        whole -= 1
+    if whole < end:
+        journal.truncate(whole)
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is damaged: {one_line(error)}. Move it away with {path.with_name(STUDY)}: trials whose records are "
+        "whole are not run again."
+    )
 
 
 def _enqueue_again(study: Study, dead: FrozenTrial) -> None:

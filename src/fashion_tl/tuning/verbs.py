@@ -12,7 +12,8 @@ from fashion_tl.commands import Flag
 from fashion_tl.errors import UserError, check_options
 
 if TYPE_CHECKING:
-    from fashion_tl.runs.fit import Run
+    from optuna.trial import FrozenTrial
+
     from fashion_tl.tuning.plan import Tuning
     from fashion_tl.tuning.trials import Trials
 
@@ -100,52 +101,50 @@ def run_tuning(tuning: Tuning, processes: int = 1, seeds: int = 1) -> None:
 
 
 def finish(tuning: Tuning, trials: Trials, seeds: int, processes: int) -> None:
-    """Test the best trial of a study and write its report, unless another process does.
+    """Write the report of a study, test its best trial and write that into it, unless another process does.
 
     Raises:
-        UserError: If no trial has a figure, or the best one diverges with another seed.
+        UserError: If no trial has a figure, or the best one diverges with another seed or is refused.
     """
     from fashion_tl.files import claimed
     from fashion_tl.report.compare import write_report
     from fashion_tl.report.exports import PAGE
+    from fashion_tl.runs.search import repeat
     from fashion_tl.training.divergence import DivergedError
     from fashion_tl.tuning.page import contents_of
     from fashion_tl.tuning.results import results_of
 
+    page = tuning.logs / PAGE
     with claimed(tuning.logs / ".best.claim") as mine:
         if not mine:
             print("another process tests the best trial and writes the report")
             return
-        runs: list[Run] = []
-        diverged = None
+        best = None if trials.best is None else write_best(tuning, trials, trials.best)
+        # The trials are worth a page, whatever becomes of the test.
+        write_report(tuning.logs, contents_of(results_of(tuning, trials, [])))
+        if best is None:
+            raise UserError(f"no trial of {tuning.name} has a finite validation figure: {page} says why.")
+        path, settings = best
         try:
-            runs = test_best(tuning, trials, seeds, processes)
-        except DivergedError as error:  # which the report of the trials does not depend on
-            diverged = error
-        results = results_of(tuning, trials, runs)
-        write_report(tuning.logs, contents_of(results))
-    if diverged is not None:
-        raise UserError(f"the best trial of {tuning.name}, trained again: {diverged} The trials: {tuning.logs / PAGE}")
-    if not runs:
-        raise UserError(f"no trial of {tuning.name} has a finite validation figure: {tuning.logs / PAGE} says why.")
-    print(f"study {tuning.name}: {tuning.logs / PAGE}")
+            # Versions of the name with other settings, such as of an earlier best trial, are left as they are.
+            runs = repeat(path, seeds, {"resume": True}, min(processes, seeds), varied=settings)
+        except (DivergedError, UserError) as error:
+            raise UserError(f"the best trial of {tuning.name}, trained again: {error} The trials: {page}") from error
+        write_report(tuning.logs, contents_of(results_of(tuning, trials, runs)))
+    print(f"study {tuning.name}: {page}")
 
 
-def test_best(tuning: Tuning, trials: Trials, seeds: int, processes: int) -> list[Run]:
-    """Write the configuration of the best trial, and run it with a test for each seed; none without a best one."""
+def write_best(tuning: Tuning, trials: Trials, best: FrozenTrial) -> tuple[Path, tuple[str, ...]]:
+    """Write the configuration of the best trial; returns its path, and the names of all settings and sections in it."""
     from fashion_tl.files import write_text
     from fashion_tl.runs.checks import to_record
     from fashion_tl.runs.parser import arguments, dump, parse
-    from fashion_tl.runs.search import repeat
     from fashion_tl.tuning.space import brief
 
-    best = trials.best
-    if best is None:
-        return []
     changes = {**trials.settings(best), "name": tuning.name}
     path = tuning.logs / "best.yaml"
     # With the names of runs: each seed has the runs of its own seed in their place.
-    text = dump("fit", to_record(parse("fit", arguments(tuning.runs.args, changes))))
-    write_text(path, text)
+    config = to_record(parse("fit", arguments(tuning.runs.args, changes)))
+    write_text(path, dump("fit", config))
     print(f"best is trial {trials.place(best)}, {brief(trials.settings(best))}: {tuning.monitor} {best.value:.4f}")
-    return repeat(path, seeds, {"resume": True}, min(processes, seeds))
+    return path, tuple(vars(config))

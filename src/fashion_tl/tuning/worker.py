@@ -19,7 +19,7 @@ from fashion_tl.files import claimed
 from fashion_tl.records.record import METRICS, PRUNED, RunPaths, paths_of, read_record, versions
 from fashion_tl.runs.fit import fit
 from fashion_tl.runs.jobs import work_off
-from fashion_tl.runs.studies import check_run
+from fashion_tl.runs.studies import bounds, check_run
 from fashion_tl.runs.workers import Channel
 from fashion_tl.training.divergence import DivergedError
 from fashion_tl.tuning.events import write_trial
@@ -154,9 +154,7 @@ def _outcome(trials: Trials, number: int, place: int, settings: Mapping[str, Any
     except torch.OutOfMemoryError:
         return _failed(tuning, place, "out of memory")
     except UserError as error:
-        try:
-            check_run(tuning.args, tuning.run_settings(settings, place))
-        except UserError as refusal:  # of these values together; each of them alone is allowed
+        if (refusal := _refusal(tuning, settings, place)) is not None:
             return Outcome(None, f"refused: {one_line(refusal)}", {}, None)
         raise UserError(f"study {tuning.name}: trial {place} ({brief(settings)}): {error}") from error
     if run.found and run.paths is not None:  # its figures too are what others are compared with
@@ -166,6 +164,21 @@ def _outcome(trials: Trials, number: int, place: int, settings: Mapping[str, Any
         return Outcome(None, str(run.record["reason"]), run.record, run.paths)
     best = run.record.get("best")
     return Outcome(best and best["value"], None if best else "no validation figure", run.record, run.paths)
+
+
+def _refusal(tuning: Tuning, settings: Mapping[str, Any], place: int) -> UserError | None:
+    """Say why values are refused together; each of them alone is allowed."""
+    try:
+        built = check_run(tuning.args, tuning.run_settings(settings, place))
+    except UserError as refusal:
+        return refusal
+    built.data.prepare_data()  # what is wrong with the images is not of these values
+    built.data.setup("fit")
+    try:
+        bounds(built, built.data)
+    except UserError as refusal:
+        return refusal
+    return None
 
 
 def _figures(paths: RunPaths, monitor: str) -> dict[int, float]:
