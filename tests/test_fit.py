@@ -261,8 +261,9 @@ def test_short_epochs_do_not_each_write_a_checkpoint_and_resuming_is_exact_all_t
     assert fit(*flags, name="whole", epochs=4) == 0
     stop_at(3, 1, KeyboardInterrupt())
     assert fit(*flags, name="stopped", epochs=4) == 130
-    last = "checkpoints/stopped/version_0/last.ckpt"
-    assert torch.load(last, weights_only=True)["epoch"] == 0
+    best, last = (f"checkpoints/stopped/version_0/{kind}.ckpt" for kind in ("best", "last"))
+    kept = [torch.load(path, weights_only=True)["epoch"] for path in (best, last)]
+    assert kept[0] == kept[1] < 2  # never older than the best, which is copied
     stop_at(99, 0, KeyboardInterrupt())
     assert fit(*flags, "--ckpt_path", last, name="stopped", epochs=4) == 0
     assert same(*(state(f"checkpoints/{name}/version_0/last.ckpt") for name in ("whole", "stopped")))
