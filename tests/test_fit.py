@@ -413,7 +413,22 @@ def test_phases_that_never_run_do_not_count(fit: Fit) -> None:
         assert fit("--model.train", "{0: head, 1: layer4, 7: all}", epochs=2) == 0
     model = read_record(Path("lightning_logs/run/version_0"))["model"]
     assert [phase["trains"] for phase in model["phases"]] == ["head", "layer4 and head"]
-    assert float(rows()[-1]["lr"]) == 0  # the schedule has come to its end
+    optimizer = torch.load("checkpoints/run/version_0/last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert {group["lr"] for group in optimizer["param_groups"]} == {0}  # the schedule has come to its end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_rate_of_an_epoch_is_the_one_that_it_trained_at(fit: Fit, stop_at, stopped: bool) -> None:
+    flags = ("--model.train", "{0: {train: head, lr: 0.02}, 2: {train: head, lr: 0.01}}", "--checkpoint_steps", "1")
+    flags = (*flags, "--model.schedule", "step", "--model.step_size", "1", "--model.gamma", "0.5")
+    if stopped:
+        stop_at(1, 1, KeyboardInterrupt())
+        assert fit(*flags, epochs=3, classifier="ScratchClassifier") == 130
+        stop_at(99, 0, KeyboardInterrupt())
+        flags = (*flags, "--ckpt_path", "last")
+    assert fit(*flags, epochs=3, classifier="ScratchClassifier") == 0
+    assert [float(row["lr"]) for row in rows()] == [0.02, 0.01, 0.01]
 
 
 @pytest.mark.slow

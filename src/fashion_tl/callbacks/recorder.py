@@ -95,7 +95,7 @@ class RunRecorder(Callback):
         self.history: list[dict[str, float]] = []
         self.fit_seconds = 0.0
         self._fit_began = self._epoch_began = self._test_began = 0.0
-        self._images = 0
+        self._images, self._rate = 0, 0.0
         self._validated: dict[str, float] = {}
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -175,13 +175,21 @@ class RunRecorder(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the epoch."""
         self._certify(trainer, pl_module)
-        self._epoch_began, self._images, self._validated = time.perf_counter(), 0, {}
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._epoch_began, self._images, self._rate, self._validated = time.perf_counter(), 0, 0.0, {}
 
     def _certify(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             module = _classifier(pl_module)
             phase = module.current_plan().phase(progress_of(trainer))
             self._certificate.follow(module.network, phase, self.cache.largest_difference)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Note the rate, which after the batch is that of the next one."""
+        rates = (float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        self._rate = max(self._rate, *rates)
 
     def on_train_batch_end(
         self,
@@ -208,13 +216,13 @@ class RunRecorder(Callback):
         metrics = trainer.callback_metrics
         row |= {name: float(metrics[name]) for name in ("train/loss", "train/accuracy") if name in metrics}
         row |= self._validated
-        row["lr"] = float(max(group["lr"] for group in trainer.optimizers[0].param_groups))
+        row["lr"] = self._rate
         row["trained_parameters"] = count_parameters(module.network, trained_only=True)
         seen = trainer.strategy.reduce(torch.tensor(float(self._images), device=module.device), reduce_op="sum")
         row["images"] = int(cast(Tensor, seen))
         row["seconds"] = time.perf_counter() - self._epoch_began
         self.history.append(row)
-        self._epoch_began, self._images, self._validated = time.perf_counter(), 0, {}
+        self._begin_epoch()
         if trainer.is_global_zero:
             _write_csv(self.paths, self.history)
 
@@ -339,7 +347,12 @@ class RunRecorder(Callback):
             "started": self.record["started"],
             "resumed": list(self.record.get("resumed", [])),
             "first_epoch": self._first_epoch,
-            "epoch": {"seconds": now - self._epoch_began, "images": self._images, "validated": dict(self._validated)},
+            "epoch": {
+                "seconds": now - self._epoch_began,
+                "images": self._images,
+                "rate": self._rate,
+                "validated": dict(self._validated),
+            },
             "certificate": self._certificate.state(),
         }
 
@@ -353,6 +366,7 @@ class RunRecorder(Callback):
         self.record |= {"started": state_dict["started"], "resumed": list(state_dict["resumed"])}
         epoch = state_dict["epoch"]
         self._epoch_began, self._images = float(epoch["seconds"]), int(epoch["images"])
+        self._rate = float(epoch.get("rate", 0.0))  # not in checkpoints of earlier versions
         self._validated = dict(epoch["validated"])
         if "certificate" in state_dict:  # not in checkpoints of earlier versions
             self._certificate.load(state_dict["certificate"])
