@@ -120,7 +120,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the state of this epoch, unless one of a moment ago is kept, is no older than the best, and more come."""
+        """Keep the state of this epoch if it is the best, the last, or a while has passed since one was kept."""
         before, self._seen = self._seen, self._written()
         final = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0) > 0
         copied = self._seen != before

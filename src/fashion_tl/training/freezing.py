@@ -66,6 +66,7 @@ class FreezeUnfreeze(Callback):
         self._plan = Plan()
         self._best = BestWeights()
         self._saved: dict[str, Any] | None = None
+        self._left: dict[str, Any] = {}  # the state that the last training has ended with
         self._index: int | None = None
         self._wrapped: set[str] = set()
         self._buffers: dict[str, Tensor] = {}
@@ -89,14 +90,21 @@ class FreezeUnfreeze(Callback):
         module = cast(PlannedModule, pl_module)
         module.enter_phase(0)
         self._wrapped = _trained(module)
-        self.losses, self.resumed, self._saved, self._index, self._trainer = {}, None, None, None, trainer
-        self._best = BestWeights()
+        self.resumed, self._index, self._trainer = None, None, trainer
+        if stands_at_start(trainer):
+            self._forget()
+        else:  # a second training of one trainer goes on
+            self._saved = self._left
         loop = trainer.fit_loop.epoch_loop
         self.max_steps, loop.max_steps = loop.max_steps, -1
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the trainer its limit back, and its order of callbacks, by which Lightning's tuner finds its own."""
+        """Give the trainer its limit back, and its order of callbacks, by which Lightning's tuner finds its own.
+
+        The state stays as it is: a checkpoint may be saved now, and training may go on.
+        """
         if stage == "fit":
+            self._left = self.state_dict()
             given: Any = trainer
             given.callbacks = self._given
             trainer.fit_loop.epoch_loop.max_steps, self._trainer = self.max_steps, None
@@ -105,10 +113,12 @@ class FreezeUnfreeze(Callback):
         """Apply the plan to where training starts or goes on.
 
         Raises:
-            UserError: If the plan does not fit the checkpoint that training goes on from.
+            UserError: If the plan does not fit the checkpoint that training goes on from, or that keeps none.
         """
         module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
-        if self._saved is not None:
+        if not self._saved and not stands_at_start(trainer):
+            raise without_plan(trainer.ckpt_path)
+        if self._saved:
             self.resumed = check_resumed(self._saved, run_state(module, trainer, progress))
             if _cut_before_validation(self._saved):
                 # Lightning counts that epoch as done, but would leave out the start of the next one.
@@ -160,11 +170,19 @@ class FreezeUnfreeze(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the plan's settings, where training stands, the validation losses, and the best weights of a phase."""
         if self._trainer is None:
-            return {}
+            return self._left
         module = cast(PlannedModule, self._trainer.lightning_module)
         state = run_state(module, self._trainer, progress_of(self._trainer))
         best = self._best.state()
         return {**state, "losses": dict(self.losses), **({"best": best} if best else {})}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Forget an earlier training: what the checkpoint keeps follows."""
+        if self._trainer is not None:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.losses, self._saved, self._best = {}, None, BestWeights()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take losses and weights over; the rest is compared when training goes on."""
@@ -206,6 +224,17 @@ class FreezeUnfreeze(Callback):
         for name, buffer in module.network.frozen_buffers().items():
             if name in self._buffers and not torch.equal(buffer, self._buffers[name]):
                 buffer.copy_(self._buffers[name])
+
+
+def stands_at_start(trainer: Trainer) -> bool:
+    """Say whether a trainer has trained nothing yet, neither itself nor by the checkpoint that it goes on from."""
+    progress = progress_of(trainer)
+    return progress.epoch == progress.batch == progress.steps == 0
+
+
+def without_plan(checkpoint: object) -> UserError:
+    """Say that a checkpoint cannot be gone on from."""
+    return UserError(f"{checkpoint} keeps no plan to go on with; start from its weights with --model.init_from.")
 
 
 class EarlyStopping(LightningEarlyStopping):
