@@ -356,7 +356,7 @@ def test_another_plan_is_refused_where_one_trainer_fits_twice(tmp_path: Path) ->
     used, data = Used(), data_module({})
     train(classifier(), data, tmp_path, used, max_epochs=1)
     used.trainer.fit_loop.max_epochs = 2
-    with pytest.raises(UserError, match="optimizer: adamw, now sgd; weight_decay: 0.01, now 0.5"):
+    with pytest.raises(UserError, match=r"optimizer: adamw, now sgd; weight_decay: 0\.01, now 0\.5"):
         used.trainer.fit(classifier(optimizer="sgd", weight_decay=0.5), datamodule=data)
 
 

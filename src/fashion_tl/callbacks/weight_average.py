@@ -67,7 +67,7 @@ class WeightAverage(Callback):
             self._forget()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the average, and the weights of training, for a checkpoint that is saved now, or for training to go on."""
+        """Keep average and weights of training: a checkpoint may be saved now, and training may go on."""
         if stage == "fit":
             self._live = {}
             self.average, self._weights = (
@@ -189,8 +189,8 @@ class WeightAverage(Callback):
         saved, plan = checkpoint.get(SAVED), checkpoint.get("callbacks", {}).get("FreezeUnfreeze", {})
         if saved is None and plan.get("averaging") == self.averaging:
             raise UserError(
-                f"{trainer.ckpt_path} was saved after a test and holds averaged weights without those that training goes "
-                "on from; save it right after fit, or start from its weights with --model.init_from."
+                f"{trainer.ckpt_path} was saved after a test and holds averaged weights without those that training "
+                "goes on from; save it right after fit, or start from its weights with --model.init_from."
             )
         if saved is None or saved["averaging"] != self.averaging:
             return  # another averaging is refused when training starts

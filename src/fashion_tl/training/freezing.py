@@ -15,11 +15,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fashion_tl.errors import UserError
-from fashion_tl.models.staged import StagedNetwork, count_parameters
+from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork, count_parameters
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.best_weights import BestWeights
+from fashion_tl.training.hooks import ClassifierHooks
 from fashion_tl.training.optimizer import FollowsFreezing
 from fashion_tl.training.phases import written
 from fashion_tl.training.plan import Plan, Progress, differences
@@ -84,9 +86,11 @@ class FreezeUnfreeze(Callback):
         """Begin with the first phase, before a strategy wraps the module and an optimizer is built."""
         if stage != "fit":
             return
-        # First, wherever it was put: the others find the phase applied, and the weights that were validated.
+        # First, wherever it was put: the others find the phase applied, and the weights that were validated. Last what
+        # seeds the next batch: what the others have drawn does not matter.
         given: Any = trainer
-        self._given, given.callbacks = given.callbacks, sorted(given.callbacks, key=lambda each: each is not self)
+        places = {id(self): -1} | {id(each): 1 for each in given.callbacks if isinstance(each, ClassifierHooks)}
+        self._given, given.callbacks = given.callbacks, sorted(given.callbacks, key=lambda c: places.get(id(c), 0))
         module = cast(PlannedModule, pl_module)
         module.enter_phase(0)
         self._wrapped = _trained(module)
@@ -113,7 +117,8 @@ class FreezeUnfreeze(Callback):
         """Apply the plan to where training starts or goes on.
 
         Raises:
-            UserError: If the plan does not fit the checkpoint that training goes on from, or that keeps none.
+            UserError: If the plan does not fit the checkpoint that training goes on from, or that keeps none; or if
+                no optimizer has what a phase is to train.
         """
         module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
         if not self._saved and not stands_at_start(trainer):
@@ -125,6 +130,7 @@ class FreezeUnfreeze(Callback):
                 trainer.fit_loop.reset_restart_stage()
         plan = module.current_plan()
         check_validations(plan, trainer, trainer.enable_validation)
+        _check_optimizers(module, plan, trainer.optimizers)
         for phase in module.plan.phases[len(plan.phases) :]:
             words = written([phase.settings()])[1:-1]
             rank_zero_warn(f"the phase {words} begins after the end of the run and is left out")
@@ -406,6 +412,20 @@ def check_validations(plan: Plan, trainer: Any, validates: bool = True) -> None:
 
 def _cut_before_validation(saved: Mapping[str, Any]) -> bool:
     return bool(saved["batch"]) and saved["batch"] == saved["batches"] and saved["epoch"] not in saved["losses"]
+
+
+def _check_optimizers(module: PlannedModule, plan: Plan, optimizers: list[Optimizer]) -> None:
+    """Refuse optimizers of a subclass that lack what a phase is to train."""
+    network, policy = module.network, cast(BatchNormPolicy, plan.batch_norm)
+    stepped = {id(each) for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]}
+    lacking = {name for name, _, parameter in network.staged_parameters() if id(parameter) not in stepped}
+    for phase in plan.phases:
+        if names := sorted(network.trained_names(network.select(phase.train), policy) & lacking):
+            raise UserError(
+                f"the phase from epoch {phase.start} trains {names[0]}{' and others' * (len(names) > 1)}, which no "
+                f"optimizer of {type(module).__name__}.configure_optimizers has: give it all parameters of the "
+                "network, frozen ones too."
+            )
 
 
 def _trained(module: PlannedModule) -> set[str]:
