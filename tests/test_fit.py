@@ -420,7 +420,12 @@ def test_phases_that_never_run_do_not_count(fit: Fit) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True])
 def test_the_rate_of_an_epoch_is_the_one_that_it_trained_at(fit: Fit, stop_at, stopped: bool) -> None:
-    flags = ("--model.train", "{0: {train: head, lr: 0.02}, 2: {train: head, lr: 0.01}}", "--checkpoint_steps", "1")
+    flags: tuple[str, ...] = (
+        "--model.train",
+        "{0: {train: head, lr: 0.02}, 2: {train: head, lr: 0.01}}",
+        "--checkpoint_steps",
+        "1",
+    )
     flags = (*flags, "--model.schedule", "step", "--model.step_size", "1", "--model.gamma", "0.5")
     if stopped:
         stop_at(1, 1, KeyboardInterrupt())

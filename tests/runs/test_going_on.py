@@ -350,7 +350,7 @@ def test_another_figure_chooses_from_where_it_is_looked_at(fit: Fit, stop_at, st
 
 
 def test_a_new_version_that_is_stopped_still_chooses_among_its_own_epochs(fit: Fit, stop_at) -> None:
-    flags = ("--monitor", "val/loss", "--model.optimizer", "sgd")
+    flags: tuple[str, ...] = ("--monitor", "val/loss", "--model.optimizer", "sgd")
     assert run(fit, *flags, epochs=2, name="first") == 0
     flags = (*flags, "--model.train", "{0: all, 2: {train: all, lr: 1.0}}")
     stop_at(3, 1, KeyboardInterrupt())

@@ -116,7 +116,7 @@ class ImageClassifier(LightningModule):
         """
         super().__init_subclass__(**settings)
         if own := vars(cls).get("configure_callbacks"):
-            cls.configure_callbacks = _completed(own)  # type: ignore[method-assign]
+            cls.configure_callbacks = _completed(own)  # type: ignore[method-assign, assignment]
         for name in {"on_save_checkpoint", "on_load_checkpoint"} & vars(cls).keys():
             code = getattr(inspect.unwrap(vars(cls)[name]), "__code__", None)
             if code is not None and name not in code.co_names:

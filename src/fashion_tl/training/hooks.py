@@ -75,7 +75,8 @@ class ClassifierHooks(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation's figures."""
-        pl_module.log_dict(_classifier(pl_module).validation_figures.final("val"), prog_bar=True)
+        if (figures := _classifier(pl_module).validation_figures).used:
+            pl_module.log_dict(figures.final("val"), prog_bar=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed the next batch: a validation in the middle of an epoch may have drawn."""
@@ -96,7 +97,8 @@ class ClassifierHooks(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the test's figures."""
-        pl_module.log_dict(_classifier(pl_module).test_figures.final("test"))
+        if (figures := _classifier(pl_module).test_figures).used:
+            pl_module.log_dict(figures.final("test"))
 
 
 def _classifier(module: LightningModule) -> ClassifierModule:
