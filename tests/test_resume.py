@@ -270,6 +270,48 @@ def test_a_checkpoint_of_the_last_batch_goes_on_where_the_rates_allow_it(tmp_pat
         train(classifier(schedule="plateau"), data_module({}), tmp_path, start=start)
 
 
+class Breaks(Callback):
+    """Fails within the validation of an epoch."""
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("in validation")
+
+
+class SaveBroken(Checkpoint):
+    """Saves where training fails, as Lightning's OnExceptionCheckpoint does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_checkpoint_of_a_validation_that_failed_goes_on_where_the_rates_allow_it(
+    average: bool, tmp_path: Path
+) -> None:
+    def run(*callbacks: Any, schedule: str = "cosine", start: Path | None = None) -> dict[str, Any]:
+        module = classifier(train={0: "head", 2: "all"}, schedule=schedule)
+        own = [EMA(0.9)] if average else []
+        return train(module, data_module({"hflip": 0.5}), tmp_path, *own, *callbacks, start=start)
+
+    start = tmp_path / "broken.ckpt"
+    rates = Rates(), Rates()
+    whole = run(rates[0])
+    for schedule in ("plateau", "cosine"):
+        with pytest.raises(RuntimeError, match="in validation"):
+            run(Breaks(), SaveBroken(start), schedule=schedule)
+        if schedule == "plateau":
+            with pytest.raises(UserError, match="before its validation, which schedule 'plateau' depends on"):
+                run(schedule=schedule, start=start)
+    with pytest.warns(UserWarning, match="its validation is left out"):
+        again = run(rates[1], start=start)
+    assert {epoch: rate for epoch, rate in rates[0].seen.items() if epoch >= 2} == rates[1].seen
+    assert different(whole, again) == []
+
+
 class SaveValidated(Checkpoint):
     """Saves when an epoch is validated, before it ends, as ModelCheckpoint does with a monitor."""
 

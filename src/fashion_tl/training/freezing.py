@@ -126,8 +126,8 @@ class FreezeUnfreeze(Callback):
         if self._saved:
             self.resumed = check_resumed(self._saved, run_state(module, trainer, progress))
             if _cut_before_validation(self._saved):
-                # Lightning counts that epoch as done, but would leave out the start of the next one.
-                trainer.fit_loop.reset_restart_stage()
+                _end_epoch(trainer)
+                progress = progress_of(trainer)
         plan = module.current_plan()
         check_validations(plan, trainer, trainer.enable_validation)
         _check_optimizers(module, plan, trainer.optimizers)
@@ -426,6 +426,23 @@ def _check_optimizers(module: PlannedModule, plan: Plan, optimizers: list[Optimi
                 f"optimizer of {type(module).__name__}.configure_optimizers has: give it all parameters of the "
                 "network, frozen ones too."
             )
+
+
+def _end_epoch(trainer: Trainer) -> None:
+    """Have training go on behind an epoch whose last batch is done and whose validation is not."""
+    fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    if epoch.restarted_on_last:
+        # It was written within the validation, and Lightning would validate the rest of the images. Where it was
+        # written before, Lightning counts the epoch as done itself.
+        fit.epoch_progress.increment_processed()
+        fit.epoch_progress.increment_completed()
+        for done in (epoch.batch_progress, epoch.scheduler_progress, epoch.automatic_optimization.optim_progress):
+            done.reset_on_run()
+        epoch.val_loop.batch_progress.reset_on_run()
+        epoch.val_loop.batch_progress.total.reset()
+        epoch.reset_restart_stage()
+        epoch.val_loop.reset_restart_stage()
+    fit.reset_restart_stage()  # it would leave out the start of the next epoch
 
 
 def _trained(module: PlannedModule) -> set[str]:
