@@ -374,6 +374,13 @@ def test_another_epoch_than_the_chosen_one_is_not_tested(fit: Fit, monkeypatch: 
     assert "test" not in record
 
 
+def test_a_bare_trainer_is_refused(fit: Fit, workdir: Path, capsys) -> None:
+    assert run(fit, "--trainer.barebones", "true") == 2
+    told = "trainer.barebones is true: a run keeps figures and checkpoints, which it switches off. Leave it out."
+    assert told in capsys.readouterr().err
+    assert list(workdir.iterdir()) == []
+
+
 def test_what_cannot_go_together(fit: Fit, capsys) -> None:
     for flags in (("--ckpt_path", "last"), ("--trainer.fast_dev_run", "true")):
         assert run(fit, "--resume", "true", *flags) == 2

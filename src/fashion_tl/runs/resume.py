@@ -36,7 +36,7 @@ FREE = {
     *("name", "seeds", "folds", "search", "processes", "ckpt_path", "extends"),
     *("log_dir", "checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "cache", "cache_keep", "resume", "study"),
     *("find_lr", "data.num_workers", "data.source.root", "data.eval_batch_size"),
-    *(f"trainer.{name}" for name in ("accelerator", "logger", "log_every_n_steps", "profiler", "barebones")),
+    *(f"trainer.{name}" for name in ("accelerator", "logger", "log_every_n_steps", "profiler")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")),
 }
 FOUND = {"model.lr", "model.backbone_lr"}  # by --find_lr
