@@ -261,8 +261,9 @@ def test_short_epochs_do_not_each_write_a_checkpoint_and_resuming_is_exact_all_t
     assert fit(*flags, name="whole", epochs=4) == 0
     stop_at(3, 1, KeyboardInterrupt())
     assert fit(*flags, name="stopped", epochs=4) == 130
-    last = "checkpoints/stopped/version_0/last.ckpt"
-    assert torch.load(last, weights_only=True)["epoch"] == 0
+    best, last = (f"checkpoints/stopped/version_0/{kind}.ckpt" for kind in ("best", "last"))
+    kept = [torch.load(path, weights_only=True)["epoch"] for path in (best, last)]
+    assert kept[0] == kept[1] < 2  # never older than the best, which is copied
     stop_at(99, 0, KeyboardInterrupt())
     assert fit(*flags, "--ckpt_path", last, name="stopped", epochs=4) == 0
     assert same(*(state(f"checkpoints/{name}/version_0/last.ckpt") for name in ("whole", "stopped")))
@@ -412,7 +413,27 @@ def test_phases_that_never_run_do_not_count(fit: Fit) -> None:
         assert fit("--model.train", "{0: head, 1: layer4, 7: all}", epochs=2) == 0
     model = read_record(Path("lightning_logs/run/version_0"))["model"]
     assert [phase["trains"] for phase in model["phases"]] == ["head", "layer4 and head"]
-    assert float(rows()[-1]["lr"]) == 0  # the schedule has come to its end
+    optimizer = torch.load("checkpoints/run/version_0/last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert {group["lr"] for group in optimizer["param_groups"]} == {0}  # the schedule has come to its end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_rate_of_an_epoch_is_the_one_that_it_trained_at(fit: Fit, stop_at, stopped: bool) -> None:
+    flags: tuple[str, ...] = (
+        "--model.train",
+        "{0: {train: head, lr: 0.02}, 2: {train: head, lr: 0.01}}",
+        "--checkpoint_steps",
+        "1",
+    )
+    flags = (*flags, "--model.schedule", "step", "--model.step_size", "1", "--model.gamma", "0.5")
+    if stopped:
+        stop_at(1, 1, KeyboardInterrupt())
+        assert fit(*flags, epochs=3, classifier="ScratchClassifier") == 130
+        stop_at(99, 0, KeyboardInterrupt())
+        flags = (*flags, "--ckpt_path", "last")
+    assert fit(*flags, epochs=3, classifier="ScratchClassifier") == 0
+    assert [float(row["lr"]) for row in rows()] == [0.02, 0.01, 0.01]
 
 
 @pytest.mark.slow

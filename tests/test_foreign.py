@@ -236,11 +236,12 @@ def garments(kind: type[ImageDataModule] = ImageDataModule, augment: Augment | N
     return kind(SyntheticGarments(60), batch_size=8, val_fraction=0.2, augment=augment)
 
 
-def ten(kind: type[ScratchClassifier] = ScratchClassifier) -> ScratchClassifier:
+def ten(kind: type[ScratchClassifier] = ScratchClassifier, **changes: Any) -> ScratchClassifier:
     torch.manual_seed(0)
     spec = {"channels": 1, "storage_size": 28, "image_size": 28}
     names = [str(i) for i in range(10)]
-    return kind(names, input_spec=spec, network="plain", network_args={"widths": [3, 4]}, train="head", lr=0.05)
+    given: dict[str, Any] = {"network": "plain", "network_args": {"widths": [3, 4]}, "train": "head", "lr": 0.05}
+    return kind(names, input_spec=spec, **{**given, **changes})
 
 
 def plain_data() -> LightningDataModule:
@@ -415,6 +416,66 @@ def test_classes_figures_and_devices_that_are_not_there(fit: Fit, workdir: Path,
     for part in parts:
         assert part.lower() in error.lower()
     assert list(workdir.rglob("*")) == []
+
+
+def nothing(self: Any, *args: Any, **more: Any) -> None:
+    """A hook of somebody who does not call ``super()``, as Lightning's own hooks do not need."""
+
+
+HOOKS = [name for name in dir(LightningModule) if name.startswith("on_") and "transfer" not in name]
+HOOKS = [name for name in HOOKS if "model" not in name and "checkpoint" not in name and name != "on_gpu"]
+NOTHING = dict.fromkeys((*HOOKS, "setup", "teardown", "configure_callbacks"), nothing)
+
+
+@pytest.mark.parametrize("stands", ["alone", "with callbacks of its own"])
+def test_a_subclass_may_override_every_hook(stands: str, tmp_path: Path) -> None:
+    class Draws(Callback):
+        """Draws random numbers, which must move nothing."""
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            torch.rand(3)
+
+    own = {**NOTHING, "configure_callbacks": lambda self: Draws()} if stands != "alone" else NOTHING
+    found = []
+    for kind in (ScratchClassifier, type("Mine", (ScratchClassifier,), own)):
+        data, run = garments(), trainer(tmp_path)
+        dropout = {"widths": [3, 4], "dropout": 0.3}
+        module = ten(kind, train={0: "head", 1: "all"}, class_weights="balanced", network_args=dropout)
+        run.fit(module, datamodule=data)
+        figures = dict(run.callback_metrics)
+        run.test(module, datamodule=data, verbose=False)
+        figures |= run.callback_metrics
+        assert {"train/loss", "val/loss", "test/accuracy"} <= figures.keys()
+        found.append({**module.state_dict(), **figures, "weights": torch.tensor(module.class_weights)})
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0].keys() | found[1].keys())
+
+
+@pytest.mark.parametrize("name", ["on_save_checkpoint", "on_load_checkpoint"])
+def test_a_subclass_whose_checkpoints_would_lack_something_is_refused(name: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"Mine overrides {name} without calling it.*call super\(\).{name}\(checkpoint\)"
+    ):
+        type("Mine", (ScratchClassifier,), {name: nothing})
+
+    class Calls(ScratchClassifier):
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            super().on_save_checkpoint(checkpoint)
+
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            ScratchClassifier.on_load_checkpoint(self, checkpoint)
+
+
+class Own(ScratchClassifier):
+    """Has an optimizer of its own, over what trains at first."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([parameter for parameter in self.parameters() if parameter.requires_grad], lr=0.05)
+
+
+def test_an_own_optimizer_must_have_what_any_phase_trains(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"from epoch 1 trains backbone\..* and others, which no optimizer of Own"):
+        trainer(tmp_path).fit(scratch(Own, train={0: "head", 1: "all"}), loader(), loader())
+    trainer(tmp_path).fit(scratch(Own, train="head"), loader(), loader())
 
 
 # Callbacks and loggers of other people

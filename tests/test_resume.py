@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from fashion_tl import FeatureCache, FreezeUnfreeze, ImageDataModule, ScratchClassifier, SyntheticGarments
+from fashion_tl.callbacks.averaging import EMA
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError
@@ -269,6 +270,48 @@ def test_a_checkpoint_of_the_last_batch_goes_on_where_the_rates_allow_it(tmp_pat
         train(classifier(schedule="plateau"), data_module({}), tmp_path, start=start)
 
 
+class Breaks(Callback):
+    """Fails within the validation of an epoch."""
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("in validation")
+
+
+class SaveBroken(Checkpoint):
+    """Saves where training fails, as Lightning's OnExceptionCheckpoint does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_checkpoint_of_a_validation_that_failed_goes_on_where_the_rates_allow_it(
+    average: bool, tmp_path: Path
+) -> None:
+    def run(*callbacks: Any, schedule: str = "cosine", start: Path | None = None) -> dict[str, Any]:
+        module = classifier(train={0: "head", 2: "all"}, schedule=schedule)
+        own = [EMA(0.9)] if average else []
+        return train(module, data_module({"hflip": 0.5}), tmp_path, *own, *callbacks, start=start)
+
+    start = tmp_path / "broken.ckpt"
+    rates = Rates(), Rates()
+    whole = run(rates[0])
+    for schedule in ("plateau", "cosine"):
+        with pytest.raises(RuntimeError, match="in validation"):
+            run(Breaks(), SaveBroken(start), schedule=schedule)
+        if schedule == "plateau":
+            with pytest.raises(UserError, match="before its validation, which schedule 'plateau' depends on"):
+                run(schedule=schedule, start=start)
+    with pytest.warns(UserWarning, match="its validation is left out"):
+        again = run(rates[1], start=start)
+    assert {epoch: rate for epoch, rate in rates[0].seen.items() if epoch >= 2} == rates[1].seen
+    assert different(whole, again) == []
+
+
 class SaveValidated(Checkpoint):
     """Saves when an epoch is validated, before it ends, as ModelCheckpoint does with a monitor."""
 
@@ -299,6 +342,74 @@ def test_a_run_by_steps_goes_on_exactly(schedule: str, tmp_path: Path) -> None:
     whole = run(SaveAt(tmp_path))
     for name in PLACES:
         assert different(whole, run(start=tmp_path / f"{name}.ckpt")) == [], name
+
+
+class Used(Callback):
+    """Keeps the trainer."""
+
+    trainer: Trainer
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.trainer = trainer
+
+
+STATES: dict[str, dict[str, Any]] = {  # what trains here depends on what has been before
+    "plateau": {"schedule": "plateau", "plateau_patience": 0, "gamma": 0.5, "lr": 1e-9},
+    "early end": {"schedule": "constant", "train": {**PHASES["early end"], 3: "head", 4: ["block2", "head"]}},
+    "average": {"schedule": "constant", "train": {0: "head", 1: "all"}},
+}
+
+
+@pytest.mark.parametrize("how", ["saved", "fitted twice"])
+@pytest.mark.parametrize("state", STATES)
+def test_a_trainer_that_has_trained_goes_on_with_the_plan(state: str, how: str, tmp_path: Path) -> None:
+    def parts() -> tuple[ScratchClassifier, ImageDataModule, list[Callback]]:
+        # No moments: a second fit has a new optimizer.
+        module = classifier(**{"optimizer": "sgd", "momentum": 0.0, **STATES[state]})
+        return module, data_module(AUGMENTATIONS["cache"]), [EMA(0.9)] if state == "average" else []
+
+    module, data, average = parts()
+    rates, used = (Rates(), Rates()), Used()
+    whole = train(module, data, tmp_path, rates[0], *average, max_epochs=6)
+    module, data, average = parts()
+    train(module, data, tmp_path, used, rates[1], *average, max_epochs=5)
+    if how == "fitted twice":
+        used.trainer.fit_loop.max_epochs = 6
+        used.trainer.fit(module, datamodule=data)
+    else:
+        used.trainer.save_checkpoint(tmp_path / "after.ckpt")
+        module, data, average = parts()
+        train(module, data, tmp_path, rates[1], *average, start=tmp_path / "after.ckpt", max_epochs=6)
+    assert rates[0].seen == rates[1].seen
+    assert different({name: whole[name] for name in module.state_dict()}, dict(module.state_dict())) == []
+
+
+def test_an_average_without_the_weights_is_not_gone_on_from(tmp_path: Path) -> None:
+    used, data = Used(), data_module({})
+    module = classifier(schedule="constant")
+    train(module, data, tmp_path, used, EMA(0.9), max_epochs=1)
+    used.trainer.test(module, datamodule=data, verbose=False)
+    used.trainer.save_checkpoint(tmp_path / "after.ckpt")
+    with pytest.raises(UserError, match=r"after\.ckpt was saved after a test and holds averaged weights without"):
+        train(classifier(schedule="constant"), data, tmp_path, EMA(0.9), start=tmp_path / "after.ckpt")
+
+
+def test_another_plan_is_refused_where_one_trainer_fits_twice(tmp_path: Path) -> None:
+    used, data = Used(), data_module({})
+    train(classifier(), data, tmp_path, used, max_epochs=1)
+    used.trainer.fit_loop.max_epochs = 2
+    with pytest.raises(UserError, match=r"optimizer: adamw, now sgd; weight_decay: 0\.01, now 0\.5"):
+        used.trainer.fit(classifier(optimizer="sgd", weight_decay=0.5), datamodule=data)
+
+
+def test_a_checkpoint_without_a_plan_is_refused(tmp_path: Path) -> None:
+    train(classifier(), data_module({}), tmp_path, SaveAt(tmp_path))
+    path = tmp_path / "end.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["callbacks"]["FreezeUnfreeze"]
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=r"end\.ckpt keeps no plan to go on with; start from its weights"):
+        train(classifier(), data_module({}), tmp_path, start=path)
 
 
 # At the command line

@@ -302,6 +302,16 @@ def test_children_become_stages_in_order() -> None:
     assert divide_by_children(body) == {"z.weight": "z", "z.bias": "z", "a.weight": "a", "a.bias": "a", "drop": "drop"}
 
 
+def test_a_backbone_without_children_is_one_stage() -> None:
+    body = nn.Linear(4, 3)
+    network = StagedNetwork(body, nn.Linear(3, 2), divide_by_children(body))
+    assert network.stage_names == ("backbone",)
+    for train, trained in (("head", 8), ("backbone", 23), (1, 23), ("all", 23)):
+        network.freeze_except(network.select(train))
+        assert count_parameters(network, trained_only=True) == trained
+    assert divide_by_children(nn.Flatten()) == {}
+
+
 def test_count_and_probe_leave_the_network_alone() -> None:
     network = build("resnet18")
     network.freeze_below(len(network.stage_names))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import shlex
 import shutil
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from fashion_tl.records.record import COMPLETED, RUNNING, read_record, versions, write_record
+from fashion_tl.training.checkpoints import packed
 from fashion_tl.training.classifier import ImageClassifier
 
 from ..conftest import Fit
@@ -306,6 +309,93 @@ def test_a_candidate_that_diverged_is_not_tried_again_and_stands_in_no_ones_way(
     assert "diverged" in shown
     assert "search: best is model.lr=0.01" in shown
     assert len(begun) == 2 + 2  # the second candidate, and the run of the best one
+
+
+def best_and_last(name: str = "run") -> list[dict[str, Any]]:
+    folder = Path("checkpoints", name, "version_0")
+    return [torch.load(folder / f"{kind}.ckpt", weights_only=True) for kind in ("best", "last")]
+
+
+BRANCH = ("--model.lr", "0.02", "--model.schedule", "constant", "--monitor", "val/loss")
+IMPROVES = "{0: {train: all, lr: 0.02}, 1: {train: head, lr: 0.01}}"
+FAILS = "{0: {train: all, lr: 0.02}, 1: {train: all, lr: 1.0, backbone_lr: 1.0}}"
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed between best and last"])
+def test_what_is_tested_is_of_the_epochs_that_the_record_has(
+    fit: Fit, stop_at, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    from fashion_tl.callbacks.checkpoints import LastCheckpoint
+    from fashion_tl.cli import main
+
+    folder = Path("checkpoints/run/version_0")
+    stop_at(1, 1, KeyboardInterrupt())
+    assert fit(*BRANCH, "--model.train", IMPROVES, epochs=4) == 130
+    first = (folder / "last.ckpt").read_bytes()
+    monkeypatch.setattr(LastCheckpoint, "every_seconds", 1e6)  # the first epoch takes longer than that, the others less
+    stop_at(3, 1, KeyboardInterrupt())
+    going_on = ("--ckpt_path", "last")
+    assert fit(*BRANCH, *going_on, "--model.train", IMPROVES, epochs=4) == 130
+    best, last = best_and_last()
+    assert last["global_step"] >= best["global_step"] > 0
+    assert best["epoch"] > 0
+    if killed:
+        (folder / "last.ckpt").write_bytes(first)
+    stop_at(99, 0, KeyboardInterrupt())
+    train = FAILS if killed else IMPROVES
+    told = pytest.warns(UserWarning, match="best.ckpt is of epochs") if killed else nullcontext()
+    with told:
+        assert fit(*BRANCH, *going_on, "--model.train", train, epochs=4) == 0
+    best, last = best_and_last()
+    record = read_record(LOGS / "run/version_0")
+    assert record["best"]["epoch"] == best["epoch"]
+    losses = [float(row["val/loss"]) for row in _history("run")]
+    assert record["best"]["value"] == losses[best["epoch"]]
+    assert record["best"]["value"] == min(losses[1:] if killed else losses)
+    assert main(["verify", "run"]) == 0
+
+
+@pytest.mark.parametrize("start", ["last", "best"])
+def test_another_figure_chooses_from_where_it_is_looked_at(fit: Fit, stop_at, start: str) -> None:
+    stop_at(3, 1, KeyboardInterrupt())
+    assert run(fit, epochs=4) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    with warnings.catch_warnings():  # where the best by the one figure is not that by the other, it is removed
+        warnings.filterwarnings("ignore", message=".*best.ckpt is of epochs")
+        assert run(fit, "--monitor", "val/loss", "--ckpt_path", start, epochs=4) == 0
+    assert read_record(LOGS / "run/version_0")["best"]["epoch"] == best_and_last()[0]["epoch"]
+
+
+def test_a_new_version_that_is_stopped_still_chooses_among_its_own_epochs(fit: Fit, stop_at) -> None:
+    flags: tuple[str, ...] = ("--monitor", "val/loss", "--model.optimizer", "sgd")
+    assert run(fit, *flags, epochs=2, name="first") == 0
+    flags = (*flags, "--model.train", "{0: all, 2: {train: all, lr: 1.0}}")
+    stop_at(3, 1, KeyboardInterrupt())
+    assert run(fit, *flags, "--ckpt_path", "last", epochs=4, name="first") == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    assert run(fit, *flags, "--ckpt_path", "last", epochs=4, name="first") == 0
+    assert read_record(LOGS / "first/version_1")["best"]["epoch"] >= 2
+
+
+def test_another_epoch_than_the_chosen_one_is_not_tested(fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr("fashion_tl.runs.fit._test", lambda *_: None)
+        assert run(fit) == 0
+    folder = Path("checkpoints/run/version_0")
+    best = torch.load(folder / "best.ckpt", weights_only=True)
+    (folder / "best.ckpt").write_bytes(packed({**best, "epoch": best["epoch"] + 1}))
+    assert run(fit, "--resume", "true") == 2
+    assert "validation chose epoch" in capsys.readouterr().err
+    record = read_record(LOGS / "run/version_0")
+    assert record["status"] == "failed"
+    assert "test" not in record
+
+
+def test_a_bare_trainer_is_refused(fit: Fit, workdir: Path, capsys) -> None:
+    assert run(fit, "--trainer.barebones", "true") == 2
+    told = "trainer.barebones is true: a run keeps figures and checkpoints, which it switches off. Leave it out."
+    assert told in capsys.readouterr().err
+    assert list(workdir.iterdir()) == []
 
 
 def test_what_cannot_go_together(fit: Fit, capsys) -> None:

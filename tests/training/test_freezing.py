@@ -150,7 +150,7 @@ def test_without_a_seed_no_generator_is_reseeded(tmp_path: Path, monkeypatch: py
     def refuse(*_: Any) -> None:
         raise AssertionError("a run without a seed was seeded")
 
-    monkeypatch.setattr("fashion_tl.training.classifier.seed_batch", refuse)
+    monkeypatch.setattr("fashion_tl.training.hooks.seed_batch", refuse)
     draws(monkeypatch, None, tmp_path)
     with pytest.raises(AssertionError, match="without a seed"):
         draws(monkeypatch, "0", tmp_path)

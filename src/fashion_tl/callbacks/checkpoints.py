@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
@@ -33,6 +36,21 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self._validated = False
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing over: what is the best so far is told by ``begin``."""
+
+    def begin(self, path: Path, best: float | None) -> None:
+        """Go on with a best so far.
+
+        Args:
+            path: The file, ``best.ckpt``.
+            best: The figure of what is in it; None if there is none.
+        """
+        score = torch.tensor(math.inf if self.mode == "min" else -math.inf) if best is None else torch.tensor(best)
+        self.best_k_models = {} if best is None else {str(path): score}
+        self.best_model_path = self.kth_best_model_path = "" if best is None else str(path)
+        self.best_model_score, self.kth_value = None if best is None else score, score
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the figures are of this epoch."""
         self._validated = not trainer.sanity_checking
@@ -47,9 +65,10 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: from before training, then from whole epochs, and within long ones from time to time.
 
-    It comes after the callback that keeps ``best.ckpt``. Where that has just been written it is copied: both hold the
-    same state, and to write it out again costs several times more than the copy. Epochs that take a fraction of a
-    second do not each write one: a few seconds are sooner trained again. What is due is decided by one process.
+    It comes after the callback that keeps ``best.ckpt``. Where that has just been written it is copied: a run that goes
+    on from ``last.ckpt`` has the epoch that ``best.ckpt`` is of behind it, and to write the same state out again costs
+    several times more than the copy. Other epochs that take a fraction of a second do not each write one: a few seconds
+    are sooner trained again. What is due is decided by one process.
 
     Args:
         minutes: Minutes after which a checkpoint is written within an epoch; None for never.
@@ -69,10 +88,13 @@ class LastCheckpoint(Checkpoint):
         self._kept_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave something to resume from before the first epoch is whole."""
+        """Leave something to resume from before the first epoch is whole, which is of what training goes on from."""
         self._seen = self._written()
         self._note(trainer)
-        if trainer.strategy.broadcast(self.paths is not None and not self.paths.last.exists()):
+        kept = self.paths is not None and self.paths.last.exists()
+        if self.paths is not None and trainer.ckpt_path is not None:
+            kept = kept and self.paths.last.resolve() == Path(trainer.ckpt_path).resolve()
+        if not trainer.strategy.broadcast(kept):
             self._save(trainer)
 
     def on_train_batch_end(
@@ -98,11 +120,12 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the state of this epoch, unless one of a moment ago is kept and more are to come."""
+        """Keep the state of this epoch if it is the best, the last, or a while has passed since one was kept."""
         before, self._seen = self._seen, self._written()
         final = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0) > 0
-        due = final or time.monotonic() - self._kept_at >= self.every_seconds
-        due, copied = trainer.strategy.broadcast((due, self._seen != before))
+        copied = self._seen != before
+        due = final or copied or time.monotonic() - self._kept_at >= self.every_seconds
+        due, copied = trainer.strategy.broadcast((due, copied))
         if not due:
             return
         self._note(trainer)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DistributedSampler
@@ -47,6 +48,7 @@ from fashion_tl.records.record import (
     write_record,
 )
 from fashion_tl.training.certificate import FreezeCertificate
+from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
 from fashion_tl.training.freezing import FreezeUnfreeze, averaging_of, validates_at_ends
@@ -93,7 +95,7 @@ class RunRecorder(Callback):
         self.history: list[dict[str, float]] = []
         self.fit_seconds = 0.0
         self._fit_began = self._epoch_began = self._test_began = 0.0
-        self._images = 0
+        self._images, self._rate = 0, 0.0
         self._validated: dict[str, float] = {}
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -139,8 +141,7 @@ class RunRecorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration and a record that says "running"."""
         self._epoch_began = time.perf_counter() - self._epoch_began
-        if not self.own_start:
-            self._first_epoch = trainer.current_epoch
+        self._settle_best(trainer)
         self.record.update(_describe(trainer, _classifier(pl_module)))
         freezing = next(callback for callback in _callbacks(trainer) if isinstance(callback, FreezeUnfreeze))
         if freezing.resumed is not None:
@@ -148,16 +149,47 @@ class RunRecorder(Callback):
         self._certify(trainer, pl_module)
         self._write(trainer, config=True)
 
+    def _settle_best(self, trainer: Trainer) -> None:
+        """Have the best so far go on where ``best.ckpt`` is of it; else choose among the epochs to come."""
+        keeping = [callback for callback in _callbacks(trainer) if isinstance(callback, BestCheckpoint)]
+        best = self._best_row() if self.own_start else None
+        if keeping:
+            kept = _epochs(self._kept_history()) if trainer.is_global_zero else []
+            # A file of other training has other epochs: the clock tells them apart.
+            stands = kept == _epochs(self.history[: len(kept)]) and kept[-1:] == _epochs([best] if best else [])
+            best = best if trainer.strategy.broadcast(stands) else None
+            if best is None and trainer.is_global_zero and self.paths.best.is_file():
+                rank_zero_warn(f"{self.paths.best} is of epochs that this run does not go on from, and is removed")
+                self.paths.best.unlink()
+        for callback in keeping:
+            callback.begin(self.paths.best, best[self.monitor] if best else None)
+        if best is None:
+            self._first_epoch = trainer.current_epoch
+
+    def _kept_history(self) -> list[dict[str, float]]:
+        """Return the history in ``best.ckpt``; nothing if there is none."""
+        kept = load_checkpoint(self.paths.best).get("callbacks", {}) if self.paths.best.is_file() else {}
+        history: list[dict[str, float]] = kept.get(self.state_key, {}).get("history", [])
+        return history
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the epoch."""
         self._certify(trainer, pl_module)
-        self._epoch_began, self._images, self._validated = time.perf_counter(), 0, {}
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._epoch_began, self._images, self._rate, self._validated = time.perf_counter(), 0, 0.0, {}
 
     def _certify(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             module = _classifier(pl_module)
             phase = module.current_plan().phase(progress_of(trainer))
             self._certificate.follow(module.network, phase, self.cache.largest_difference)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Note the rate, which after the batch is that of the next one."""
+        rates = (float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        self._rate = max(self._rate, *rates)
 
     def on_train_batch_end(
         self,
@@ -184,13 +216,13 @@ class RunRecorder(Callback):
         metrics = trainer.callback_metrics
         row |= {name: float(metrics[name]) for name in ("train/loss", "train/accuracy") if name in metrics}
         row |= self._validated
-        row["lr"] = float(max(group["lr"] for group in trainer.optimizers[0].param_groups))
+        row["lr"] = self._rate
         row["trained_parameters"] = count_parameters(module.network, trained_only=True)
         seen = trainer.strategy.reduce(torch.tensor(float(self._images), device=module.device), reduce_op="sum")
         row["images"] = int(cast(Tensor, seen))
         row["seconds"] = time.perf_counter() - self._epoch_began
         self.history.append(row)
-        self._epoch_began, self._images, self._validated = time.perf_counter(), 0, {}
+        self._begin_epoch()
         if trainer.is_global_zero:
             _write_csv(self.paths, self.history)
 
@@ -210,6 +242,17 @@ class RunRecorder(Callback):
                 entry["began"] = phase.start
         self._summarise_training(trainer)
         self._write(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to test another epoch than the one that the record says validation chose."""
+        if self._stage != "test":
+            return
+        best = trainer.strategy.broadcast(read_record(self.paths.logs).get("best") if trainer.is_global_zero else None)
+        if best and best["epoch"] != checkpoint["epoch"]:
+            raise UserError(
+                f"{self.paths.best} is of epoch {checkpoint['epoch']}, and by {best['monitor']} validation chose epoch "
+                f"{best['epoch']}, so nothing was tested. Train a new version: leave --ckpt_path and --resume out."
+            )
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the test; where processes were started anew, their record is on the disk."""
@@ -303,7 +346,13 @@ class RunRecorder(Callback):
             "fit_seconds": self.fit_seconds + now - self._fit_began,
             "started": self.record["started"],
             "resumed": list(self.record.get("resumed", [])),
-            "epoch": {"seconds": now - self._epoch_began, "images": self._images, "validated": dict(self._validated)},
+            "first_epoch": self._first_epoch,
+            "epoch": {
+                "seconds": now - self._epoch_began,
+                "images": self._images,
+                "rate": self._rate,
+                "validated": dict(self._validated),
+            },
             "certificate": self._certificate.state(),
         }
 
@@ -312,10 +361,12 @@ class RunRecorder(Callback):
         if self._stage != "fit":
             return
         self.history = [dict(row) for row in state_dict["history"]]
+        self._first_epoch = int(state_dict.get("first_epoch", 0))  # not in checkpoints of earlier versions
         self.fit_seconds = float(state_dict["fit_seconds"])
         self.record |= {"started": state_dict["started"], "resumed": list(state_dict["resumed"])}
         epoch = state_dict["epoch"]
         self._epoch_began, self._images = float(epoch["seconds"]), int(epoch["images"])
+        self._rate = float(epoch.get("rate", 0.0))  # not in checkpoints of earlier versions
         self._validated = dict(epoch["validated"])
         if "certificate" in state_dict:  # not in checkpoints of earlier versions
             self._certificate.load(state_dict["certificate"])
@@ -331,12 +382,14 @@ class RunRecorder(Callback):
         }
         self.record["certificate"] = self._certificate.phases
         self.record["peak_memory_bytes"] = self._memory.read() if self._memory else None
-        own = [row for row in rows if row["epoch"] >= self._first_epoch]
-        scored = [row for row in own if math.isfinite(row.get(self.monitor, math.nan))]
-        if scored:
-            sign = -1 if self.monitor.endswith("loss") else 1
-            best = max(scored, key=lambda row: sign * row[self.monitor])
+        if best := self._best_row():
             self.record["best"] = {"epoch": int(best["epoch"]), "monitor": self.monitor, "value": best[self.monitor]}
+
+    def _best_row(self) -> dict[str, float] | None:
+        own = [row for row in self.history if row["epoch"] >= self._first_epoch]
+        scored = [row for row in own if math.isfinite(row.get(self.monitor, math.nan))]
+        sign = -1 if self.monitor.endswith("loss") else 1
+        return max(scored, key=lambda row: sign * row[self.monitor], default=None)
 
     def _write(self, trainer: Trainer, config: bool = False) -> None:
         if trainer.is_global_zero:
@@ -355,6 +408,10 @@ def _gathered(trainer: Trainer, logits: Tensor, labels: Tensor) -> tuple[np.ndar
         positions, logits, labels = (torch.cat(gather_all_tensors(t)) for t in (positions, logits, labels))
     index, first = np.unique(positions.cpu().numpy(), return_index=True)
     return index, logits.cpu().numpy()[first], labels.cpu().numpy()[first]
+
+
+def _epochs(rows: list[dict[str, float]]) -> list[tuple[float, float]]:
+    return [(row["epoch"], row["seconds"]) for row in rows]
 
 
 def _positions(loader: Any, count: int) -> Tensor:  # noqa: ANN401 - any loader

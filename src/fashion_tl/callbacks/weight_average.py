@@ -8,8 +8,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from fashion_tl.errors import UserError
 from fashion_tl.models.staged import StagedNetwork
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.freezing import stands_at_start
 from fashion_tl.training.plan import Plan, Progress
 from fashion_tl.training.progress import progress_of
 
@@ -60,21 +62,25 @@ class WeightAverage(Callback):
         raise NotImplementedError
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin without an average."""
-        if stage == "fit":
+        """Begin without an average, unless the trainer goes on from where it stands."""
+        if stage == "fit" and stands_at_start(trainer):
             self._forget()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave what the module holds."""
+        """Keep average and weights of training: a checkpoint may be saved now, and training may go on."""
         if stage == "fit":
-            self._forget()
+            self._live = {}
+            self.average, self._weights = (
+                {name: tensor.cpu() for name, tensor in each.items()} for each in (self.average, self._weights)
+            )
 
     def _forget(self) -> None:
         self.average, self._weights, self._live = {}, {}, {}
         self._period, self._count, self._step = None, 0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, or go on in the middle of an epoch."""
+        """Begin, or go on with the weights, in the middle of an epoch too."""
+        self.take_out(pl_module)
         self.average = {name: tensor.to(pl_module.device) for name, tensor in self.average.items()}
         self._follow(trainer, pl_module)
 
@@ -129,11 +135,13 @@ class WeightAverage(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the weights."""
-        self.take_out(pl_module)
+        if trainer.state.fn == "fit":
+            self.take_out(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the weights in the module."""
-        self.take_out(pl_module)
+        if trainer.state.fn == "fit":
+            self.take_out(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the module."""
@@ -170,9 +178,21 @@ class WeightAverage(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with the average of a checkpoint, and put the weights of training back into the module."""
-        saved = checkpoint.get(SAVED)
-        if trainer.state.fn != "fit" or saved is None or saved["averaging"] != self.averaging:
+        """Go on with the average of a checkpoint, and put the weights of training back into the module.
+
+        Raises:
+            UserError: If the checkpoint has the average alone.
+        """
+        if trainer.state.fn != "fit":
+            return
+        self._forget()
+        saved, plan = checkpoint.get(SAVED), checkpoint.get("callbacks", {}).get("FreezeUnfreeze", {})
+        if saved is None and plan.get("averaging") == self.averaging:
+            raise UserError(
+                f"{trainer.ckpt_path} was saved after a test and holds averaged weights without those that training "
+                "goes on from; save it right after fit, or start from its weights with --model.init_from."
+            )
+        if saved is None or saved["averaging"] != self.averaging:
             return  # another averaging is refused when training starts
         average = {**{name: checkpoint["state_dict"][name] for name in saved["weights"]}, **saved["average"]}
         self.average = {_bare(name): _wide(tensor).clone() for name, tensor in average.items()}

@@ -198,9 +198,12 @@ def _paths(name: str) -> list[str]:
 
 
 def divide_by_children(backbone: nn.Module) -> dict[str, str]:
-    """Divide a backbone into its direct children, one stage each; its own parameters belong to the first."""
+    """Divide a backbone into its direct children, one stage each; its own parameters belong to the first.
+
+    One without children is one stage, "backbone"; without parameters it has none.
+    """
     members = [*dict(backbone.named_parameters()), *_parameterless(backbone)]
-    order = [name for name, _ in backbone.named_children()]
+    order = [name for name, _ in backbone.named_children()] or ["backbone"]
     stage_of = {m: top if (top := m.split(".")[0]) in order else order[0] for m in members}
     return dict(sorted(stage_of.items(), key=lambda item: order.index(item[1])))
 

@@ -115,6 +115,10 @@ def check_settings(config: Namespace, verb: str) -> None:
     for key in DURATIONS:
         if isinstance(config[key], str | Mapping | Namespace):
             _check_duration(key, config[key])
+    if config.trainer.barebones:
+        raise UserError(
+            "trainer.barebones is true: a run keeps figures and checkpoints, which it switches off. Leave it out."
+        )
     _check_devices(config.trainer)
     _check_root(config.trainer)
     if verb == "fit" and config.processes > 1:

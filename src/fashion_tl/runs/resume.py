@@ -29,7 +29,7 @@ from fashion_tl.runs.configs import read_config, read_yaml
 from fashion_tl.runs.parser import dump, instantiate, without_weights
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.freezing import averaging_of, cache_of, check_resumed, compared
+from fashion_tl.training.freezing import averaging_of, cache_of, check_resumed, compared, without_plan
 from fashion_tl.training.plan import Progress
 
 # What changes neither weights nor figures beyond their last bits, or only where they lie, or what is run at all.
@@ -37,7 +37,7 @@ FREE = {
     *("name", "seeds", "folds", "search", "processes", "ckpt_path", "extends"),
     *("log_dir", "checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "cache", "cache_keep", "resume", "study"),
     *("find_lr", "data.num_workers", "data.source.root", "data.eval_batch_size"),
-    *(f"trainer.{name}" for name in ("accelerator", "logger", "log_every_n_steps", "profiler", "barebones")),
+    *(f"trainer.{name}" for name in ("accelerator", "logger", "log_every_n_steps", "profiler")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")),
 }
 FOUND = {"model.lr", "model.backbone_lr"}  # by --find_lr
@@ -256,8 +256,8 @@ def saved_state(path: Path, checkpoint: dict[str, Any] | None = None) -> dict[st
         UserError: If it keeps none.
     """
     found: dict[str, Any] | None = (checkpoint or load_checkpoint(path)).get("callbacks", {}).get("FreezeUnfreeze")
-    if found is None:
-        raise UserError(f"{path} keeps no plan to go on with; start from its weights with --model.init_from.")
+    if not found:
+        raise without_plan(path)
     return found
 
 

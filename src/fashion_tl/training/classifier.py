@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -24,11 +25,11 @@ from fashion_tl.imports import class_path
 from fashion_tl.models.selection import SHORTCUTS, TrainSpec, entries_of
 from fashion_tl.models.split import SplitNetwork, split_network
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
-from fashion_tl.seeds import run_seed, seed_batch
 from fashion_tl.training.checkpoints import verify
 from fashion_tl.training.divergence import DivergenceGuard
 from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
 from fashion_tl.training.freezing import FreezeUnfreeze
+from fashion_tl.training.hooks import ClassifierHooks
 from fashion_tl.training.objective import (
     BALANCED,
     balanced_weights,
@@ -52,6 +53,9 @@ _RANGES = {  # lowest and highest value
 
 class ImageClassifier(LightningModule):
     """Trains a staged network to classify images, in one phase or several.
+
+    A subclass may override Lightning's hooks, without ``super()`` too: what it does at them itself is done by callbacks
+    that it brings along. In ``on_save_checkpoint`` and ``on_load_checkpoint`` it calls those here.
 
     Batches are images (B, C, H, W), uint8 or float in 0 to 1, with classes (B,), from any loader; the module brings
     them to what its network expects. A subclass of the leaves that changes what becomes of images may declare
@@ -103,6 +107,23 @@ class ImageClassifier(LightningModule):
     architecture: str
     weights: str
     weights_hash: str | None
+
+    def __init_subclass__(cls, **settings: Any) -> None:  # noqa: ANN401 - those of any class
+        """Have a subclass that overrides a hook keep what the hook is there for.
+
+        Raises:
+            UserError: If it overrides one that only it can complete, and does not.
+        """
+        super().__init_subclass__(**settings)
+        if own := vars(cls).get("configure_callbacks"):
+            cls.configure_callbacks = _completed(own)  # type: ignore[method-assign, assignment]
+        for name in {"on_save_checkpoint", "on_load_checkpoint"} & vars(cls).keys():
+            code = getattr(inspect.unwrap(vars(cls)[name]), "__code__", None)
+            if code is not None and name not in code.co_names:
+                raise UserError(
+                    f"{cls.__name__} overrides {name} without calling it, so that its checkpoints would lack what "
+                    f"rebuilds it: call super().{name}(checkpoint) in it."
+                )
 
     def __init__(
         self,
@@ -343,15 +364,13 @@ class ImageClassifier(LightningModule):
         self.check_seen(data)
         self._seen |= Seen.by_training(data)
 
-    def setup(self, stage: str) -> None:
+    def prepare_training(self) -> None:
         """Have the objective take what it needs of the data, and weigh classes by their labels if it is balanced.
 
         Raises:
             UserError: If the data module does not count its classes, the objective cannot have what it needs, or
                 weights have seen what is to validate or test them.
         """
-        if stage != "fit":
-            return
         data = getattr(self.trainer, "datamodule", None)
         prepare_objective(self, data, self.trainer.strategy.root_device)
         self.learn_from(data)
@@ -368,33 +387,10 @@ class ImageClassifier(LightningModule):
         self.class_weights = balanced_weights(counts)
         self.objective.weigh(self.class_weights)
 
-    def on_test_start(self) -> None:
-        """Refuse to test on images that the weights have seen.
-
-        Raises:
-            UserError: If there are some among the test images.
-        """
-        self.seen.check(getattr(self.trainer, "datamodule", None), "the checkpoint", ("test",))
-
-    def on_train_start(self) -> None:
-        """Draw what belongs to where training stands."""
-        self._seed(progress_of(self.trainer).batch)
-
-    def on_train_epoch_start(self) -> None:
+    def begin_training_figures(self) -> None:
         """Begin the figures of an epoch."""
         self.training_figures.reset()
         self._logged = False
-        self._seed(0)
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - Lightning's types
-        """Log an epoch whose batches are done, and seed the next batch."""
-        if self.trainer.is_last_batch or self.trainer.should_stop:
-            self.log_training_figures()
-        self._seed(batch_idx + 1)
-
-    def on_train_epoch_end(self) -> None:
-        """Log an epoch that ended early."""
-        self.log_training_figures()
 
     def log_training_figures(self) -> None:
         """Log loss and accuracy of the epoch, once."""
@@ -403,37 +399,15 @@ class ImageClassifier(LightningModule):
             self.log_dict(figures, on_step=False, on_epoch=True, prog_bar=True)
             self._logged = True
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin the figures of a validation."""
-        self.validation_figures.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation's figures."""
-        self.log_dict(self.validation_figures.final("val"), prog_bar=True)
-
-    def on_validation_end(self) -> None:
-        """Seed the next batch: a validation in the middle of an epoch may have drawn."""
-        if self.trainer.state.fn == "fit":
-            self._seed(progress_of(self.trainer).batch)
-
-    def on_test_epoch_start(self) -> None:
-        """Begin the figures of a test."""
-        self.test_figures.reset()
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test's figures."""
-        self.log_dict(self.test_figures.final("test"))
-
-    def _seed(self, batch: int) -> None:
-        seed = run_seed()
-        if seed is not None:
-            seed_batch(seed, self.global_rank, self.trainer.current_epoch, batch, self.device)
-
     def configure_callbacks(self) -> list[Callback]:
         """Bring along what every training needs, so that the module needs nothing but a Trainer."""
+        return self._missing_callbacks([])
+
+    def _missing_callbacks(self, given: list[Callback]) -> list[Callback]:
         trainer: Any = self.trainer
-        kinds = (FreezeUnfreeze, DivergenceGuard)
-        return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in trainer.callbacks)]
+        present = [*trainer.callbacks, *given]
+        kinds = (FreezeUnfreeze, DivergenceGuard, ClassifierHooks)
+        return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in present)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over all parameters, and the schedule of its rates."""
@@ -489,3 +463,15 @@ class ImageClassifier(LightningModule):
         A subclass that chooses some of them itself is not handed them; those in ``always`` it must pass on.
         """
         return {"class_weights": self.class_weights}
+
+
+def _completed(own: Callable[[Any], Any]) -> Callable[[Any], list[Callback]]:
+    """Add what every training needs to the callbacks of a subclass, which need not have them."""
+
+    @functools.wraps(own)
+    def configure_callbacks(module: ImageClassifier) -> list[Callback]:
+        given = own(module)
+        given = [given] if isinstance(given, Callback) else list(given or [])
+        return [*given, *module._missing_callbacks(given)]
+
+    return configure_callbacks

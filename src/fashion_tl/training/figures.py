@@ -92,6 +92,9 @@ class EvaluationFigures(nn.Module):
 
     Args:
         classes: Number of classes K.
+
+    Attributes:
+        used: Whether the evaluation has given any batch; a step of a subclass may count figures of its own instead.
     """
 
     def __init__(self, classes: int) -> None:
@@ -104,11 +107,13 @@ class EvaluationFigures(nn.Module):
                 "macro_f1": MulticlassF1Score(classes, average="macro", validate_args=False),
             }
         )
+        self.used = False
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
         self._samples = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Take the logits (B, K) of a batch and its classes (B,)."""
+        self.used = True
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
         self._kept.append((losses, logits.argmax(1), labels))
         self._samples += len(labels)
@@ -117,6 +122,7 @@ class EvaluationFigures(nn.Module):
 
     def reset(self) -> None:
         """Begin an evaluation; what one that broke off has left is dropped."""
+        self.used = False
         self._kept.clear()
         self._samples = 0
         for metric in self.metrics.values():

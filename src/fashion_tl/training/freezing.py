@@ -15,11 +15,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fashion_tl.errors import UserError
-from fashion_tl.models.staged import StagedNetwork, count_parameters
+from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork, count_parameters
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.best_weights import BestWeights
+from fashion_tl.training.hooks import ClassifierHooks
 from fashion_tl.training.optimizer import FollowsFreezing
 from fashion_tl.training.phases import written
 from fashion_tl.training.plan import Plan, Progress, differences
@@ -66,6 +68,7 @@ class FreezeUnfreeze(Callback):
         self._plan = Plan()
         self._best = BestWeights()
         self._saved: dict[str, Any] | None = None
+        self._left: dict[str, Any] = {}  # the state that the last training has ended with
         self._index: int | None = None
         self._wrapped: set[str] = set()
         self._buffers: dict[str, Tensor] = {}
@@ -83,20 +86,29 @@ class FreezeUnfreeze(Callback):
         """Begin with the first phase, before a strategy wraps the module and an optimizer is built."""
         if stage != "fit":
             return
-        # First, wherever it was put: the others find the phase applied, and the weights that were validated.
+        # First, wherever it was put: the others find the phase applied, and the weights that were validated. Last what
+        # seeds the next batch: what the others have drawn does not matter.
         given: Any = trainer
-        self._given, given.callbacks = given.callbacks, sorted(given.callbacks, key=lambda each: each is not self)
+        places = {id(self): -1} | {id(each): 1 for each in given.callbacks if isinstance(each, ClassifierHooks)}
+        self._given, given.callbacks = given.callbacks, sorted(given.callbacks, key=lambda c: places.get(id(c), 0))
         module = cast(PlannedModule, pl_module)
         module.enter_phase(0)
         self._wrapped = _trained(module)
-        self.losses, self.resumed, self._saved, self._index, self._trainer = {}, None, None, None, trainer
-        self._best = BestWeights()
+        self.resumed, self._index, self._trainer = None, None, trainer
+        if stands_at_start(trainer):
+            self._forget()
+        else:  # a second training of one trainer goes on
+            self._saved = self._left
         loop = trainer.fit_loop.epoch_loop
         self.max_steps, loop.max_steps = loop.max_steps, -1
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the trainer its limit back, and its order of callbacks, by which Lightning's tuner finds its own."""
+        """Give the trainer its limit back, and its order of callbacks, by which Lightning's tuner finds its own.
+
+        The state stays as it is: a checkpoint may be saved now, and training may go on.
+        """
         if stage == "fit":
+            self._left = self.state_dict()
             given: Any = trainer
             given.callbacks = self._given
             trainer.fit_loop.epoch_loop.max_steps, self._trainer = self.max_steps, None
@@ -105,16 +117,20 @@ class FreezeUnfreeze(Callback):
         """Apply the plan to where training starts or goes on.
 
         Raises:
-            UserError: If the plan does not fit the checkpoint that training goes on from.
+            UserError: If the plan does not fit the checkpoint that training goes on from, or that keeps none; or if
+                no optimizer has what a phase is to train.
         """
         module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
-        if self._saved is not None:
+        if not self._saved and not stands_at_start(trainer):
+            raise without_plan(trainer.ckpt_path)
+        if self._saved:
             self.resumed = check_resumed(self._saved, run_state(module, trainer, progress))
             if _cut_before_validation(self._saved):
-                # Lightning counts that epoch as done, but would leave out the start of the next one.
-                trainer.fit_loop.reset_restart_stage()
+                _end_epoch(trainer)
+                progress = progress_of(trainer)
         plan = module.current_plan()
         check_validations(plan, trainer, trainer.enable_validation)
+        _check_optimizers(module, plan, trainer.optimizers)
         for phase in module.plan.phases[len(plan.phases) :]:
             words = written([phase.settings()])[1:-1]
             rank_zero_warn(f"the phase {words} begins after the end of the run and is left out")
@@ -160,11 +176,19 @@ class FreezeUnfreeze(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the plan's settings, where training stands, the validation losses, and the best weights of a phase."""
         if self._trainer is None:
-            return {}
+            return self._left
         module = cast(PlannedModule, self._trainer.lightning_module)
         state = run_state(module, self._trainer, progress_of(self._trainer))
         best = self._best.state()
         return {**state, "losses": dict(self.losses), **({"best": best} if best else {})}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Forget an earlier training: what the checkpoint keeps follows."""
+        if self._trainer is not None:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.losses, self._saved, self._best = {}, None, BestWeights()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take losses and weights over; the rest is compared when training goes on."""
@@ -206,6 +230,17 @@ class FreezeUnfreeze(Callback):
         for name, buffer in module.network.frozen_buffers().items():
             if name in self._buffers and not torch.equal(buffer, self._buffers[name]):
                 buffer.copy_(self._buffers[name])
+
+
+def stands_at_start(trainer: Trainer) -> bool:
+    """Say whether a trainer has trained nothing yet, neither itself nor by the checkpoint that it goes on from."""
+    progress = progress_of(trainer)
+    return progress.epoch == progress.batch == progress.steps == 0
+
+
+def without_plan(checkpoint: object) -> UserError:
+    """Say that a checkpoint cannot be gone on from."""
+    return UserError(f"{checkpoint} keeps no plan to go on with; start from its weights with --model.init_from.")
 
 
 class EarlyStopping(LightningEarlyStopping):
@@ -377,6 +412,37 @@ def check_validations(plan: Plan, trainer: Any, validates: bool = True) -> None:
 
 def _cut_before_validation(saved: Mapping[str, Any]) -> bool:
     return bool(saved["batch"]) and saved["batch"] == saved["batches"] and saved["epoch"] not in saved["losses"]
+
+
+def _check_optimizers(module: PlannedModule, plan: Plan, optimizers: list[Optimizer]) -> None:
+    """Refuse optimizers of a subclass that lack what a phase is to train."""
+    network, policy = module.network, cast(BatchNormPolicy, plan.batch_norm)
+    stepped = {id(each) for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]}
+    lacking = {name for name, _, parameter in network.staged_parameters() if id(parameter) not in stepped}
+    for phase in plan.phases:
+        if names := sorted(network.trained_names(network.select(phase.train), policy) & lacking):
+            raise UserError(
+                f"the phase from epoch {phase.start} trains {names[0]}{' and others' * (len(names) > 1)}, which no "
+                f"optimizer of {type(module).__name__}.configure_optimizers has: give it all parameters of the "
+                "network, frozen ones too."
+            )
+
+
+def _end_epoch(trainer: Trainer) -> None:
+    """Have training go on behind an epoch whose last batch is done and whose validation is not."""
+    fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    if epoch.restarted_on_last:
+        # It was written within the validation, and Lightning would validate the rest of the images. Where it was
+        # written before, Lightning counts the epoch as done itself.
+        fit.epoch_progress.increment_processed()
+        fit.epoch_progress.increment_completed()
+        for done in (epoch.batch_progress, epoch.scheduler_progress, epoch.automatic_optimization.optim_progress):
+            done.reset_on_run()
+        epoch.val_loop.batch_progress.reset_on_run()
+        epoch.val_loop.batch_progress.total.reset()
+        epoch.reset_restart_stage()
+        epoch.val_loop.reset_restart_stage()
+    fit.reset_restart_stage()  # it would leave out the start of the next epoch
 
 
 def _trained(module: PlannedModule) -> set[str]:
