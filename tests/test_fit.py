@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,13 @@ from lightning.pytorch import Callback, Trainer
 from fashion_tl.callbacks.checkpoints import LastCheckpoint
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.cli import main
+from fashion_tl.errors import UserError
 from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.run import open_run
 from fashion_tl.records.record import read_record
 from fashion_tl.runs.callbacks import callbacks_of
+from fashion_tl.runs.ranges import check_validated
+from fashion_tl.training.plan import Plan, Progress
 
 from .conftest import Fit
 
@@ -392,6 +397,13 @@ def test_a_run_that_would_never_be_validated_is_refused(
     assert f"trainer.{told}" in error
     assert len(error.splitlines()) == 1
     assert list(workdir.rglob("*")) == []
+
+
+@pytest.mark.parametrize(("done", "refused"), [(3, False), (4, True)])
+def test_validations_of_before_are_none_of_a_run_that_goes_on(done: int, refused: bool) -> None:
+    trainer = SimpleNamespace(check_val_every_n_epoch=2)
+    with pytest.raises(UserError, match="goes on from epoch 5 to 5, of which none") if refused else nullcontext():
+        check_validated(trainer, Plan().bounded(5, -1, 10, 1), 10, Progress(done))
 
 
 @pytest.mark.slow

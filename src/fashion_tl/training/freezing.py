@@ -120,13 +120,13 @@ class FreezeUnfreeze(Callback):
         """
         check_accumulation(trainer)
         module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
-        self.began = replace(progress, skipped=(self._saved or {}).get("skipped", 0))
         if self._saved is not None:
             self.resumed = check_resumed(self._saved, run_state(module, trainer, progress))
             _tell_left_out(trainer, self._saved)
             if _cut_before_validation(self._saved):
                 # Lightning counts that epoch as done, but would leave out the start of the next one.
                 trainer.fit_loop.reset_restart_stage()
+        self.began = replace(progress, skipped=(self._saved or {}).get("skipped", 0))
         plan = module.current_plan()
         check_validations(plan, trainer, trainer.enable_validation)
         for phase in module.plan.phases[len(plan.phases) :]:
