@@ -379,6 +379,20 @@ MUTATIONS = (
         ("tests/test_resume.py", "-k", "between_two"),
     ),
     Mutation(
+        "steps that are left are counted from where a run goes on",
+        "training/plan.py",
+        "began.epoch * inside + steps - (began.steps - began.steps_inside)",
+        "steps",
+        ("tests/training/test_plan.py",),
+    ),
+    Mutation(
+        "a run that would never be validated is refused",
+        "runs/ranges.py",
+        "if epochs // every <= began.epoch // every:",
+        "if epochs < 0:",
+        ("tests/test_fit.py", "-k", "never_be_validated"),
+    ),
+    Mutation(
         "phases that have run must be the same",
         "training/plan.py",
         "    if begun[0] != begun[1]:\n",

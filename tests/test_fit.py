@@ -7,19 +7,28 @@ import io
 import json
 import logging
 import os
+import shlex
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback, Trainer
 
 from fashion_tl.callbacks.checkpoints import LastCheckpoint
 from fashion_tl.callbacks.recorder import RunRecorder
+from fashion_tl.cli import main
+from fashion_tl.errors import UserError
 from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.run import open_run
 from fashion_tl.records.record import read_record
+from fashion_tl.runs.callbacks import callbacks_of
+from fashion_tl.runs.ranges import check_validated
+from fashion_tl.training.plan import Plan, Progress
 
 from .conftest import Fit
 
@@ -82,8 +91,6 @@ def test_a_run_leaves_exactly_its_record(fit: Fit):
 @pytest.mark.slow
 def test_the_recorded_configuration_runs_again(fit: Fit, workdir: Path):
     assert fit(*TWO_PHASES, *AUGMENTED, "--seed_everything", "3", epochs=3) == 0
-    from fashion_tl.cli import main
-
     assert main(["fit", "-c", "lightning_logs/run/version_0/config.yaml", "--name", "again"]) == 0
     assert np.array_equal(logits("run"), logits("again"))
 
@@ -236,8 +243,6 @@ def test_scratch_trains_at_the_size_the_images_have(fit: Fit):
 
 @pytest.mark.slow
 def test_a_checkpoint_is_tested_and_validated_by_its_verbs(fit: Fit, workdir, capsys):
-    from fashion_tl.cli import main
-
     assert fit() == 0
     capsys.readouterr()
     common = ("-c", "lightning_logs/run/version_0/config.yaml", "--ckpt_path", "checkpoints/run/version_0/best.ckpt")
@@ -271,8 +276,6 @@ def test_short_epochs_do_not_each_write_a_checkpoint_and_resuming_is_exact_all_t
 
 @pytest.mark.slow
 def test_a_resumed_run_says_where_it_came_from_and_its_configuration_still_runs_the_whole(fit: Fit, stop_at, capsys):
-    from fashion_tl.cli import main
-
     assert fit("--model.mean", "[0.1, 0.2, 0.3]", name="start") == 0
     started = ("--model.init_from", "start", "--model.train", "head", "--patience", "9")
     assert fit(*started, name="whole", epochs=3) == 0
@@ -366,6 +369,94 @@ def test_an_epoch_whose_last_validation_is_not_at_its_end_is_refused(
     assert list(workdir.rglob("*")) == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "epochs", "told"),
+    [
+        (("--trainer.check_val_every_n_epoch", "2"), 1, "check_val_every_n_epoch is 2, and the run has 1 epoch,"),
+        (
+            ("--trainer.check_val_every_n_epoch", "2", "--trainer.max_steps", "3"),
+            6,
+            "check_val_every_n_epoch is 2, and the run has 1 epoch,",
+        ),
+        (
+            ("--trainer.check_val_every_n_epoch", "3", "--trainer.max_steps", "4"),
+            -1,
+            "check_val_every_n_epoch is 3, and the run has 2 epochs,",
+        ),
+        (
+            ("--trainer.val_check_interval", "6", "--trainer.check_val_every_n_epoch", "null"),
+            1,
+            "val_check_interval is 6, and the run has 1 epoch,",
+        ),
+    ],
+)
+def test_a_run_that_would_never_be_validated_is_refused(
+    flags: tuple[str, ...], epochs: int, told: str, fit: Fit, workdir: Path, capsys
+) -> None:
+    assert fit(*flags, classifier="ScratchClassifier", epochs=epochs) == 2
+    error = capsys.readouterr().err
+    assert f"trainer.{told}" in error
+    assert len(error.splitlines()) == 1
+    assert list(workdir.rglob("*")) == []
+
+
+@pytest.mark.parametrize(("done", "refused"), [(3, False), (4, True)])
+def test_validations_of_before_are_none_of_a_run_that_goes_on(done: int, refused: bool) -> None:
+    trainer = SimpleNamespace(check_val_every_n_epoch=2)
+    with pytest.raises(UserError, match="goes on from epoch 5 to 5, of which none") if refused else nullcontext():
+        check_validated(trainer, Plan().bounded(5, -1, 10, 1), 10, Progress(done))
+
+
+@pytest.mark.slow
+def test_the_last_step_is_validated_where_batches_of_all_epochs_are_counted(fit: Fit) -> None:
+    flags = ("--trainer.val_check_interval", "6", "--trainer.check_val_every_n_epoch", "null")
+    assert fit(*flags, "--trainer.max_steps", "2", classifier="ScratchClassifier", epochs=2) == 0
+
+
+class OutOfTime(Callback):
+    """Ends training in its first epoch, as ``trainer.max_time`` does."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:epoch 1 ended after 1 of 3 batches:UserWarning")
+def test_a_run_whose_time_is_up_before_a_validation_says_how_to_go_on(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    with monkeypatch.context() as early:
+        early.setattr("fashion_tl.runs.fit.callbacks_of", lambda *given: [*callbacks_of(*given), OutOfTime()])
+        assert fit("--trainer.check_val_every_n_epoch", "2", classifier="ScratchClassifier", epochs=4) == 2
+    error = capsys.readouterr().err
+    assert "training ended before its first validation, and there is no checkpoint to test. Train on: " in error
+    assert main(shlex.split(error.partition("fashion-tl fit ")[2].join(("fit ", "")))) == 0
+    assert read_record(Path("lightning_logs/run/version_0"))["test"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "epochs", "told"),
+    [
+        (
+            ("--trainer.min_epochs", "5"),
+            4,
+            "trainer.min_epochs is 5, allowed is at most trainer.max_epochs,",
+        ),
+        (("--trainer.min_steps", "9", "--trainer.max_steps", "8"), -1, "trainer.min_steps is 9, allowed is at most"),
+        (("--trainer.min_epochs", "4", "--trainer.max_steps", "4"), 6, "trainer.min_epochs is 4, and the run ends by"),
+        (("--trainer.min_steps", "7"), 2, "trainer.min_steps is 7, and the run ends by trainer.max_epochs 2"),
+    ],
+)
+def test_a_least_length_beyond_the_end_is_refused(
+    flags: tuple[str, ...], epochs: int, told: str, fit: Fit, workdir: Path, capsys
+) -> None:
+    assert fit(*flags, classifier="ScratchClassifier", epochs=epochs) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.splitlines()) == 1
+    assert list(workdir.rglob("*")) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "validated"),
@@ -397,8 +488,6 @@ def test_a_partial_last_epoch_is_validated_and_kept(fit: Fit) -> None:
 
 @pytest.mark.slow
 def test_steps_alone_end_a_run(fit: Fit, workdir: Path) -> None:
-    from fashion_tl.cli import main
-
     flags = ["--data.source", "SyntheticGarments", "--data.source.num_train", "120", "--data.batch_size", "8"]
     flags += ["--model", "ScratchClassifier"]
     flags += ["--trainer.enable_progress_bar", "false"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import read_record
 from fashion_tl.training.plan import SCHEDULES
+from fashion_tl.training.progress import progress_of
 
 from .conftest import Fit
 
@@ -410,6 +412,96 @@ def test_a_checkpoint_without_a_plan_is_refused(tmp_path: Path) -> None:
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match=r"end\.ckpt keeps no plan to go on with; start from its weights"):
         train(classifier(), data_module({}), tmp_path, start=path)
+
+
+class Steps(Callback):
+    """Keeps the head's rate at each optimizer step, and the epoch that it is of."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.epochs: list[int] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self.rates.append(optimizer.param_groups[-1]["lr"])
+        self.epochs.append(trainer.current_epoch)
+
+
+class SaveEnd(SaveValidated):
+    """Saves where an epoch ends, whole or not."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save nothing yet."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("cut", [8, 12])  # within the second epoch, at its end
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "steps"), [(8, 1, 14), (8, 1, 20), (24, 1, 14), (4, 1, 20), (8, 2, 16), (24, 3, 14)]
+)
+def test_a_run_by_steps_goes_on_to_the_end_of_its_rates(
+    batch_size: int, accumulate: int, steps: int, cut: int, tmp_path: Path
+) -> None:
+    start, seen = tmp_path / "a.ckpt", Steps()
+    given: dict[str, Any] = {"train": {0: "head", 2: "all"}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*begins after the end of the run and is left out")
+        train(classifier(**given), data_module({}), tmp_path, SaveEnd(start), max_epochs=-1, max_steps=cut)
+    module, more = classifier(**given), {"max_epochs": -1, "max_steps": steps, "accumulate_grad_batches": accumulate}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        train(module, data_module({}, batch_size), tmp_path, seen, start=start, **more)
+    left_out = [str(each.message) for each in told if "left out" in str(each.message)]
+    rest = "epoch 2 ended after 2 of 6 batches: training goes on with the next epoch, the rest of that one is left out"
+    assert left_out == ([rest] if cut == 8 else [])
+    assert len(seen.rates) == steps - cut
+    assert min(seen.rates) > 0
+    assert module.current_plan().factor(progress_of(module.trainer), {}) == pytest.approx(0)
+    assert module.network.boundary == 0
+    assert seen.rates[-1] < max(seen.rates) or steps - cut < 3
+    assert module.current_plan().epochs == seen.epochs[-1] + 1
+
+
+@pytest.mark.parametrize("kind", ["training_step", "on_train_batch_start", "on_train_batch_end"])
+def test_a_run_by_steps_that_an_exception_ended_goes_on_to_the_end_of_its_rates(kind: str, tmp_path: Path) -> None:
+    class Raise(Checkpoint):
+        def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+            trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.fall("on_train_batch_start", trainer, batch_idx)
+
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            self.fall("training_step", trainer, trainer.fit_loop.batch_idx)
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.fall("on_train_batch_end", trainer, batch_idx)
+
+        def fall(self, where: str, trainer: Trainer, batch: int) -> None:
+            if (where, trainer.current_epoch, batch) == (kind, 1, 3):
+                raise RuntimeError("it falls")
+
+    module = classifier()
+
+    def run(*callbacks: Any, start: Path | None = None) -> dict[str, Any]:
+        nonlocal module
+        module = classifier(train={0: "head", 2: "all"})
+        limits = {"max_epochs": -1, "max_steps": 22}
+        return train(module, data_module({"hflip": 0.5}), tmp_path, *callbacks, start=start, **limits)
+
+    whole, again = Steps(), Steps()
+    ended = run(whole)
+    with pytest.raises(RuntimeError, match="it falls"):
+        run(Raise())
+    resumed = run(again, start=tmp_path / "a.ckpt")
+    assert len(again.rates) == 22 - 9 - (kind == "on_train_batch_end")
+    assert min(again.rates) > 0
+    assert module.current_plan().factor(progress_of(module.trainer), {}) == pytest.approx(0)
+    if kind == "on_train_batch_end":  # else the batch that it fell at is left out
+        assert different(ended, resumed) == []
+        assert whole.rates[-len(again.rates) :] == again.rates
 
 
 # At the command line

@@ -79,6 +79,35 @@ def test_what_is_done_is_not_taken_for_a_run_of_other_images(
     assert sorted(LOGS.rglob("run.json")) == made
 
 
+def test_the_planned_epochs_are_those_of_a_run_that_was_not_stopped(fit: Fit, stop_at) -> None:
+    early = ("--model.train", "{0: {train: head, lr: 0.0, until: plateau, patience: 1}, 3: all}")
+    assert run(fit, *early, name="whole", epochs=6) == 0
+    stop_at(3, 1, KeyboardInterrupt())
+    assert run(fit, *early, epochs=6) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    assert run(fit, *early, "--resume", "true", epochs=6) == 0
+    same_end("run", "whole")
+    assert read_record(LOGS / "run/version_0")["model"]["planned_epochs"] == 6
+
+
+@pytest.mark.filterwarnings("ignore:epoch 2 ended after 1 of 3 batches:UserWarning")
+@pytest.mark.filterwarnings("ignore:the phase 2. all begins after the end:UserWarning")
+def test_a_run_that_ended_by_steps_goes_on_with_more(fit: Fit) -> None:
+    flags = ("--model.train", "{0: head, 2: all}", "--trainer.max_steps")
+    assert run(fit, *flags, "4", epochs=-1) == 0
+    assert run(fit, *flags, "7", "--ckpt_path", "last", epochs=-1) == 0
+    record = read_record(LOGS / "run/version_1")
+    assert [phase["trains"] for phase in record["model"]["phases"]] == ["head", "all"]
+    assert record["model"]["planned_epochs"] == 3
+    assert [row["step"] for row in record_rows("run", 1)] == ["3", "4", "7"]
+    assert float(record_rows("run", 1)[-1]["lr"]) == pytest.approx(0, abs=1e-12)
+
+
+def record_rows(name: str, version: int) -> list[dict[str, str]]:
+    with (LOGS / name / f"version_{version}" / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def test_a_run_is_trained_by_one_call_and_tested_by_a_later_one(fit: Fit, workdir: Path, capsys) -> None:
     from fashion_tl.runs.fit import fit as make
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from fashion_tl.errors import UserError
 from fashion_tl.training.freezing import EarlyStopping
 from fashion_tl.training.transfer import TransferClassifier
 
@@ -178,6 +180,26 @@ def test_steps_alone_end_a_run(epochs: int, tmp_path: Path) -> None:
     assert trainer.max_steps == 3  # the trainer has its limit back
     assert len(watch.rates) == 2
     assert module.current_plan().length == 1.5
+
+
+@pytest.mark.parametrize(
+    ("least", "train_spec"), [({"min_epochs": 4}, "head"), ({"min_steps": 9}, "head"), ({"min_epochs": 5}, "plateau")]
+)
+def test_the_end_of_the_plan_ends_a_run_whatever_its_least_length(
+    least: dict[str, int], train_spec: str, tmp_path: Path
+) -> None:
+    until = {0: {"train": "head", "until": "plateau", "patience": 1}, 3: "head"}
+    module = classifier(train=until if train_spec == "plateau" else train_spec, lr=STILL, optimizer="sgd")
+    limits = {} if train_spec == "plateau" else {"max_steps": 3}
+    trainer = train(module, 5, tmp_path, **least, **limits)
+    assert trainer.global_step == (4 * STEPS if train_spec == "plateau" else 3)
+    given = {"min_epochs": 1 if "min_steps" in least else 0, "min_steps": None} | least
+    assert {"min_epochs": trainer.min_epochs, "min_steps": trainer.min_steps} == given
+
+
+def test_a_number_of_accumulated_batches_that_changes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"GradientAccumulationScheduler.*give one number"):
+        train(classifier(), 2, tmp_path, GradientAccumulationScheduler({0: 1, 1: 2}))
 
 
 def test_a_run_without_an_end_goes_on_until_something_stops_it(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import random
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fashion_tl.errors import UserError
-from fashion_tl.training.plan import Phase, Plan, Progress, Schedule, differences, parse_phases
+from fashion_tl.training.plan import Phase, Plan, Progress, Schedule, differences, parse_phases, steps_in
 
 
 @pytest.mark.parametrize(
@@ -237,3 +239,66 @@ def test_a_phase_that_ended_early_is_begun_when_it_has() -> None:
     assert len(differences(saved, now, Progress(4), losses)) == 1
     assert differences(saved, now, Progress(5), {0: 0.9, 1: 0.8, 2: 0.7, 3: 0.6, 4: 0.5}) == []
     assert differences(saved, saved, Progress(4), losses) == []
+
+
+# Runs that stop and go on
+
+
+def course(plan: Plan, rng: random.Random) -> Iterator[tuple[Plan, Progress]]:
+    """Yield where a run stands before each optimizer step and at its end, with the plan that holds there.
+
+    It ends by steps and goes on with more of them, stops within an epoch or between two, and goes on with other batches
+    and another accumulation between two epochs.
+    """
+    batches, accumulate, max_steps = rng.randint(1, 9), rng.randint(1, 4), rng.randint(1, 30)
+    losses: dict[int, float] = {}
+    now = Progress(0, 0, batches, accumulate)
+    for _ in range(rng.randint(1, 5)):
+        bounded = plan.bounded(-1, max_steps, now.batches, now.accumulate, now)
+        stop = rng.randint(now.steps, 2 * max_steps)
+        current = bounded.placed(losses, now) if bounded.may_end_early else bounded
+        while not current.ended(now) and now.steps < stop:
+            yield current, now
+            batch = min(now.batch + now.accumulate, now.batches)
+            now = replace(now, batch=int(batch), steps=now.steps + 1)
+            if batch == now.batches:
+                losses[now.epoch] = rng.choice([0.5, 0.7, 0.9])
+                now = replace(now, epoch=now.epoch + 1, batch=0)
+            current = bounded.placed(losses, now) if bounded.may_end_early else bounded
+        now = replace(now, skipped=current.skipped)
+        if current.ended(now):
+            yield current, now
+            max_steps += rng.randint(1, 20)
+        if now.batch and current.ended(now):  # an epoch that the end has cut counts as done
+            now = replace(now, epoch=now.epoch + 1, batch=0)
+        if not now.batch and rng.random() < 0.5:
+            now = replace(now, batches=rng.randint(1, 9), accumulate=rng.randint(1, 4))
+
+
+@pytest.mark.parametrize("spec", ["head", {0: "head", 2: 1, 4: "all"}, UNTIL])
+@pytest.mark.parametrize("name", ["cosine", "one_cycle"])
+def test_whatever_has_been_the_rate_falls_to_its_end_at_the_last_step_and_not_before(name: str, spec: Any) -> None:
+    schedule = Schedule(name, warmup=0.25)
+    end = schedule.factor(1, 1)
+    for seed in range(200):
+        index = 0
+        for plan, now in course(Plan(parse_phases(spec), schedule), random.Random(seed)):
+            factor = plan.factor(now, {})
+            last = plan.phase(now) == len(plan.phases) - 1
+            assert (factor == pytest.approx(end, abs=1e-12)) == plan.ended(now), (seed, now)
+            assert not plan.ended(now) or last
+            assert plan.phase(now) >= index, "what has begun does not end again"
+            index = plan.phase(now)
+
+
+@pytest.mark.parametrize("steps", [7, 20, 25])
+@pytest.mark.parametrize(("batches", "accumulate"), [(3, 1), (7, 2), (6, 4)])
+def test_a_run_that_goes_on_as_it_was_has_the_end_that_it_had(steps: int, batches: int, accumulate: int) -> None:
+    plan, inside = Plan(parse_phases(UNTIL)), steps_in(batches, accumulate)
+    whole = bounded(plan, steps=steps, batches=batches, accumulate=accumulate)
+    losses = dict.fromkeys(range(9), 1.0)
+    for done in range(steps + 1):
+        began = Progress(done // inside, done % inside * accumulate, batches, accumulate, done)
+        placed = whole.placed(losses, began) if whole.may_end_early else whole
+        if not placed.ended(began):
+            assert plan.bounded(-1, steps, batches, accumulate, replace(began, skipped=placed.skipped)) == whole

@@ -455,7 +455,7 @@ def _describe(trainer: Trainer, module: ImageClassifier) -> dict[str, Any]:
             "averaging": averaging_of(trainer),
             "max_epochs": trainer.max_epochs,
             "max_steps": plan.max_steps,
-            "planned_epochs": plan.epochs,
+            "planned_epochs": module.bounded_plan().epochs,
             "input": describe_preprocessing(module.preprocess),
         },
         "environment": {

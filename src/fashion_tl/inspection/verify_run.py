@@ -33,9 +33,9 @@ from fashion_tl.runs.resume import epoch_batches
 from fashion_tl.seeds import seeded
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.freezing import averaging_of
+from fashion_tl.training.freezing import averaging_of, progress_in
 from fashion_tl.training.loading import load_classifier
-from fashion_tl.training.plan import Progress, differences
+from fashion_tl.training.plan import differences
 
 # Of the largest logit: how far logits may lie from recorded ones in full precision, where the device is another one
 # (whose convolutions may use TF32), and in half precision.
@@ -162,8 +162,8 @@ def _configuration(
         recorded = {name: value for name, value in recorded.items() if name not in ("averaging", "patience")}
     told = list(value_differences(recorded, found))
     if saved:
-        progress = Progress(saved["epoch"], saved["batch"], saved["batches"] or float("inf"), saved["accumulate"])
-        told += [f"plan of the checkpoint: {each}" for each in differences(saved["plan"], plan.settings(), progress)]
+        different = differences(saved["plan"], plan.settings(), progress_in(saved))
+        told += [f"plan of the checkpoint: {each}" for each in different]
         given = {name: module.given[name] for name in saved["model"] if name in module.given}
         told += [f"model.{each}" for each in value_differences(saved["model"], given)]
     phases = [phase for phase in model.get("phases", []) if isinstance(phase, dict)]

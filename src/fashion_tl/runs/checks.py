@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -27,13 +28,13 @@ from fashion_tl.process import is_first_process, on_cpu, slow_precision
 from fashion_tl.records.record import RunPaths
 from fashion_tl.runs.named import settle_named_runs
 from fashion_tl.runs.parser import without_weights
-from fashion_tl.runs.ranges import check_lengths
+from fashion_tl.runs.ranges import check_least, check_lengths, check_validated
 from fashion_tl.runs.resume import epoch_batches, resolve_checkpoint
 from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.confusion import confused_pairs, confusion_of
-from fashion_tl.training.freezing import check_validations
+from fashion_tl.training.freezing import check_accumulation, check_validations, progress_in
 from fashion_tl.training.objective import prepare_objective
 from fashion_tl.training.plan import Plan, Progress
 
@@ -119,20 +120,39 @@ def bounds_of(trainer: Trainer, data: ImageDataModule) -> tuple[int, int, float,
     return epochs, trainer.max_steps, epoch_batches(trainer, data), trainer.accumulate_grad_batches
 
 
-def check_plan(model: ImageClassifier, trainer: Trainer, data: ImageDataModule) -> Plan:
+def check_plan(
+    model: ImageClassifier,
+    trainer: Trainer,
+    data: ImageDataModule,
+    saved: Mapping[str, Any] | None = None,
+    kept: bool = False,
+) -> Plan:
     """Refuse a plan that the length of the run does not suit, and limits that leave nothing to do.
+
+    Args:
+        model: The classifier.
+        trainer: The trainer.
+        data: The data module, after ``setup``.
+        saved: The ``saved_state`` of the checkpoint that the run goes on from, if it does.
+        kept: Whether the run has a checkpoint that can be tested.
 
     Returns:
         The plan with the end that the trainer gives it.
     """
     check_lengths(trainer, data)
     check_sent(trainer, model)
+    check_accumulation(trainer)
     bounds = bounds_of(trainer, data)
-    plan = model.plan.bounded(*bounds)
+    began = progress_in(saved) if saved else Progress(0)
+    plan = model.plan.bounded(*bounds, began)
+    if not getattr(trainer, "fast_dev_run", False):
+        check_least(trainer, plan, bounds[2], began)
+        if not kept:
+            check_validated(trainer, plan, bounds[2], began)
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, WeightAverage):
-            callback.period(plan, Progress(0, batches=bounds[2]))
+            callback.period(plan, replace(began, batches=bounds[2]))
     check_validations(plan, trainer)
     return plan
 

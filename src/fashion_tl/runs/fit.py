@@ -20,12 +20,12 @@ from fashion_tl.callbacks.tensorboard import RunLogger
 from fashion_tl.errors import UserError
 from fashion_tl.metrics.metrics import headline
 from fashion_tl.process import is_first_process, keep_freed_memory, own_device, stop_looking_for_gpus
-from fashion_tl.records.record import FAILED, RunPaths, TakenError, next_paths, read_record, taken, write_record
+from fashion_tl.records.record import CONFIG, FAILED, RunPaths, TakenError, next_paths, read_record, taken, write_record
 from fashion_tl.runs import checks
 from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.runs.find_rate import find_rate
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
-from fashion_tl.runs.resume import check_data, find_version, is_trained, own_version
+from fashion_tl.runs.resume import check_data, find_version, fitting_state, is_trained, own_version
 from fashion_tl.seeds import seeded
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
@@ -141,9 +141,10 @@ def _run(
         keeping = any(isinstance(callback, Checkpoint) for callback in callbacks)
         trainer = make_trainer(built.trainer, logger=logger, callbacks=callbacks, enable_checkpointing=keeping)
 
-        plan = checks.check_plan(model, trainer, data)
-        if checkpoint is not None:
-            recorder.trained = is_trained(checkpoint, config, own, model, trainer, data)
+        saved = None if checkpoint is None else fitting_state(checkpoint, model)
+        plan = checks.check_plan(model, trainer, data, saved, kept=own is not None and own.best.is_file())
+        if checkpoint is not None and saved is not None:
+            recorder.trained = is_trained(checkpoint, saved, config, own, model, trainer, data)
         cache.check_start(trainer, model, data, plan)
         if paths is not None:
             checks.check_disk(paths, model)
@@ -160,6 +161,14 @@ def _run(
             raise
 
 
+def _train_on(paths: RunPaths, trainer: Trainer) -> str:
+    """Return the command with which a run that was never validated is, by its next epoch."""
+    config, last = (shlex.quote(str(path)) for path in (paths.logs / CONFIG, paths.last))
+    epochs = max(trainer.current_epoch + 1, trainer.max_epochs or -1)
+    settings = f"--trainer.check_val_every_n_epoch 1 --trainer.max_epochs {epochs} --trainer.max_time null"
+    return f"fashion-tl fit -c {config} --ckpt_path {last} {settings}"
+
+
 def _test(trainer: Trainer, model: ImageClassifier, data: Any, paths: RunPaths, tested: bool) -> Run:  # noqa: ANN401
     """Test the best checkpoint, once, and return what was recorded."""
     first = trainer.is_global_zero
@@ -169,8 +178,8 @@ def _test(trainer: Trainer, model: ImageClassifier, data: Any, paths: RunPaths, 
                 record = {**read_record(paths.logs), "status": FAILED, "reason": "no checkpoint was written to test"}
                 write_record(paths.logs, record)
             raise UserError(
-                f"{paths.logs}: no checkpoint was written, so nothing was tested. It takes one epoch with validation, "
-                "and --trainer.enable_checkpointing true."
+                f"{paths.logs}: training ended before its first validation, and there is no checkpoint to test. Train "
+                f"on: {_train_on(paths, trainer)}"
             )
         trainer.test(model, datamodule=data, ckpt_path=str(paths.best), verbose=False, weights_only=True)
     run = Run(paths, trainer.strategy.broadcast(read_record(paths.logs) if first else {}))

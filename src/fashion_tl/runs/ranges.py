@@ -35,6 +35,7 @@ from fashion_tl.records.record import check_name
 from fashion_tl.runs.refusals import LINKED
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.objective import check_balanced_once
+from fashion_tl.training.plan import Plan, Progress, epochs_at
 
 _UP = math.inf
 RANGES: dict[str, tuple[float, float]] = {  # lowest and highest value by setting
@@ -208,6 +209,9 @@ def _numbers(config: Namespace) -> list[str]:
         value = config[key]
         if value is not None and value != -1 and value < 1:
             problems.append(f"{key} is {value}, allowed is 1 or more, or -1 for no end")
+        least = key.replace("max", "min")
+        if 0 < (value or 0) < (config[least] or 0):
+            problems.append(f"{least} is {config[least]}, allowed is at most {key}, which is {value}")
     for key in SHARES:
         value = _number(config[key])
         if value is not None and not (0 < value <= 1 or (isinstance(value, int) and value > 1)):
@@ -309,10 +313,58 @@ def _check_validation(trainer: Namespace) -> None:
         raise UserError("trainer.enable_checkpointing is false: a run tests its best checkpoint. Leave it out.")
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
     if every is not None and 0 < (epochs or 0) < every:
-        raise UserError(
-            f"trainer.check_val_every_n_epoch is {every}, and the run has {epochs} epochs: validation chooses the "
-            "checkpoint that is tested. Give at most as many."
-        )
+        raise _unvalidated("check_val_every_n_epoch", every, 0, epochs)
+
+
+def _unvalidated(setting: str, every: int, done: int, epochs: int) -> UserError:
+    """Return the error of a run that is never validated, from the epochs that are done to its last one."""
+    length = f"goes on from epoch {done + 1} to {epochs}" if done else f"has {epochs} epoch{'s' * (epochs > 1)}"
+    return UserError(
+        f"trainer.{setting} is {every}, and the run {length}, of which none would be validated: validation chooses the "
+        "checkpoint that is tested. Give a smaller number, or a longer run."
+    )
+
+
+def check_validated(trainer: Any, plan: Plan, batches: float, began: Progress) -> None:  # noqa: ANN401 - as below
+    """Refuse a run that would end before its first validation, and so leave nothing to test.
+
+    Args:
+        trainer: The trainer.
+        plan: The plan, with its end.
+        batches: Batches in an epoch.
+        began: Where training begins or goes on.
+    """
+    every, epochs = trainer.check_val_every_n_epoch, plan.epochs
+    if epochs is None:
+        return
+    if every is not None:
+        if epochs // every <= began.epoch // every:
+            raise _unvalidated("check_val_every_n_epoch", every, began.epoch, epochs)
+        return
+    # Without epochs to be validated, batches of all epochs are counted, and the last step is validated too.
+    every = trainer.val_check_interval
+    by_steps = plan.max_steps is not None and plan.length < epochs_at(
+        plan.max_steps + 1, batches, trainer.accumulate_grad_batches, began
+    )
+    if not by_steps and epochs * batches // every <= (began.epoch * batches + began.batch) // every:
+        raise _unvalidated("val_check_interval", every, began.epoch, epochs)
+
+
+def check_least(trainer: Any, plan: Plan, batches: float, began: Progress) -> None:  # noqa: ANN401 - as below
+    """Refuse a least number of epochs or steps beyond the end of the run.
+
+    Args:
+        trainer: The trainer.
+        plan: The plan, with its end.
+        batches: Batches in an epoch.
+        began: Where training begins or goes on.
+    """
+    epochs, steps = trainer.min_epochs or 0, trainer.min_steps or 0
+    end = f"the run ends by trainer.max_epochs {trainer.max_epochs} and trainer.max_steps {trainer.max_steps}"
+    if plan.epochs is not None and epochs > plan.epochs:
+        raise UserError(f"trainer.min_epochs is {epochs}, and {end} after {plan.epochs}: give at most as many.")
+    if steps and epochs_at(steps, batches, trainer.accumulate_grad_batches, began) > plan.length + 1e-9:
+        raise UserError(f"trainer.min_steps is {steps}, and {end} before: give fewer, or a longer run.")
 
 
 def _check_probe(config: Namespace) -> None:

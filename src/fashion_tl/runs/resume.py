@@ -29,8 +29,7 @@ from fashion_tl.runs.configs import read_config, read_yaml
 from fashion_tl.runs.parser import dump, instantiate, without_weights
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.freezing import averaging_of, cache_of, check_resumed, compared, without_plan
-from fashion_tl.training.plan import Progress
+from fashion_tl.training.freezing import averaging_of, cache_of, check_resumed, compared, progress_in, without_plan
 
 # What changes neither weights nor figures beyond their last bits, or only where they lie, or what is run at all.
 FREE = {
@@ -206,12 +205,19 @@ def own_version(config: Namespace, checkpoint: Path | None) -> RunPaths | None:
 
 
 def is_trained(
-    path: Path, config: Namespace, own: RunPaths | None, model: ImageClassifier, trainer: Trainer, data: ImageDataModule
+    path: Path,
+    saved: dict[str, Any],
+    config: Namespace,
+    own: RunPaths | None,
+    model: ImageClassifier,
+    trainer: Trainer,
+    data: ImageDataModule,
 ) -> bool:
     """Say whether a checkpoint is the end of the training that its own version is to have, so that its test is left.
 
     Args:
         path: The checkpoint.
+        saved: Its ``saved_state``.
         config: The configuration.
         own: The version that goes on; None if a new one begins.
         model: The classifier that goes on.
@@ -219,12 +225,9 @@ def is_trained(
         data: The data module, after ``setup``.
 
     Raises:
-        UserError: If the checkpoint is of another network, plan, data or objective, each difference is named; or if
-            nothing is left to train for a new version.
+        UserError: If the checkpoint is of another plan, data or objective, each difference is named; or if nothing is
+            left to train for a new version.
     """
-    checkpoint = load_checkpoint(path)
-    check_network(path, model, checkpoint)
-    saved = saved_state(path, checkpoint)
     now = {
         **compared(model, data),
         "batches": epoch_batches(trainer, data),
@@ -236,9 +239,9 @@ def is_trained(
     check_resumed(saved, now)
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     ended = (epochs == saved["epoch"] and not saved["batch"]) or 0 <= steps <= saved["steps"]
-    plan = model.plan.bounded(epochs, steps, now["batches"], now["accumulate"])
+    progress = progress_in(saved)
+    plan = model.plan.bounded(epochs, steps, now["batches"], now["accumulate"], progress)
     if plan.may_end_early and not ended:
-        progress = Progress(saved["epoch"], saved["batch"], now["batches"], now["accumulate"], saved["steps"])
         ended = plan.placed(saved["losses"], progress).ended(progress)
     stopped = own is not None and saved["stopped"] and not changed_settings(own, config)
     if 0 <= epochs < saved["epoch"] or (ended and own is None):
@@ -247,6 +250,17 @@ def is_trained(
             f"trainer.max_epochs {epochs} and trainer.max_steps {steps}. Give larger ones."
         )
     return bool(ended or stopped)
+
+
+def fitting_state(path: Path, model: ImageClassifier) -> dict[str, Any]:
+    """Return the ``saved_state`` of a checkpoint of a model's network.
+
+    Raises:
+        UserError: If it is of another network, or keeps no plan.
+    """
+    checkpoint = load_checkpoint(path)
+    check_network(path, model, checkpoint)
+    return saved_state(path, checkpoint)
 
 
 def saved_state(path: Path, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:

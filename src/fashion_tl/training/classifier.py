@@ -201,7 +201,7 @@ class ImageClassifier(LightningModule):
         self._compile_backend: str | None = None
         self._losses: Mapping[int, float] = {}
         self._followed: Plan | None = None
-        self._bounded: tuple[tuple[float, ...], Plan] | None = None
+        self._bounded: tuple[tuple[Any, ...], Plan] | None = None
         self._logged = False
 
     def build(self, network: StagedNetwork, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -292,24 +292,33 @@ class ImageClassifier(LightningModule):
         """Say in words what trains in a phase."""
         return self.network.select(self.plan.phases[index].train).words
 
-    def current_plan(self) -> Plan:
-        """Return the plan with the end that the trainer gives it, and its phases where they begin by now."""
+    def bounded_plan(self) -> Plan:
+        """Return the plan with the end that the trainer gives it, and its phases where they were planned."""
         trainer: Any = self.trainer
         epochs = trainer.max_epochs
-        # FreezeUnfreeze has taken the trainer's limit over.
-        freezing = [callback for callback in trainer.callbacks if isinstance(callback, FreezeUnfreeze)]
+        freezing = self._freezing()
+        began = freezing.began if freezing and freezing.began else progress_of(trainer)
         limits = (
             -1 if epochs is None else epochs,
-            freezing[0].max_steps if freezing else trainer.max_steps,
+            freezing.max_steps if freezing else trainer.max_steps,  # it has taken the trainer's limit over
             float(trainer.num_training_batches),
             trainer.accumulate_grad_batches,
+            began,
         )
         if self._bounded is None or self._bounded[0] != (*limits, id(self.plan)):
             self._bounded = (*limits, id(self.plan)), self.plan.bounded(*limits)
-        bounded = self._bounded[1]
-        if not freezing or not bounded.may_end_early:
+        return self._bounded[1]
+
+    def current_plan(self) -> Plan:
+        """Return the plan with the end that the trainer gives it, and its phases where they begin by now."""
+        bounded, freezing = self.bounded_plan(), self._freezing()
+        if freezing is None or not bounded.may_end_early:
             return bounded
-        return bounded.placed(freezing[0].losses, progress_of(trainer))
+        return bounded.placed(freezing.losses, progress_of(self.trainer))
+
+    def _freezing(self) -> FreezeUnfreeze | None:
+        trainer: Any = self.trainer
+        return next((callback for callback in trainer.callbacks if isinstance(callback, FreezeUnfreeze)), None)
 
     def follow(self, plan: Plan, losses: Mapping[int, float]) -> None:
         """Take the plan in force, and the validation loss of each epoch, as it grows, for what sets the rates."""

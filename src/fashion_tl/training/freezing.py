@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -35,8 +37,11 @@ class PlannedModule(Protocol):
     network: StagedNetwork
     plan: Plan
 
-    def current_plan(self) -> Plan:
+    def bounded_plan(self) -> Plan:
         """Return the plan with the end that the trainer gives it."""
+
+    def current_plan(self) -> Plan:
+        """Return it with its phases where they begin by now."""
 
     def enter_phase(self, index: int) -> None:
         """Freeze and unfreeze as a phase asks."""
@@ -57,6 +62,7 @@ class FreezeUnfreeze(Callback):
     Attributes:
         max_steps: Optimizer steps after which training stops, -1 for no limit. They are the trainer's; Lightning's own
             way of stopping there would, on resume, end the last epoch a second time.
+        began: Where training has begun or gone on, from which the plan counts the steps that are left.
         resumed: Where training has gone on (epoch, batch), and what was "changed" there, as [before, now]; None if it
             has not.
     """
@@ -64,6 +70,7 @@ class FreezeUnfreeze(Callback):
     def __init__(self) -> None:
         self.max_steps = -1
         self.losses: dict[int, float] = {}
+        self.began: Progress | None = None
         self.resumed: dict[str, Any] | None = None
         self._plan = Plan()
         self._best = BestWeights()
@@ -74,6 +81,7 @@ class FreezeUnfreeze(Callback):
         self._buffers: dict[str, Tensor] = {}
         self._trainer: Trainer | None = None
         self._given: list[Callback] = []
+        self._least: tuple[int | None, int | None] = None, None
 
     @property
     def ended_early(self) -> bool:
@@ -94,13 +102,14 @@ class FreezeUnfreeze(Callback):
         module = cast(PlannedModule, pl_module)
         module.enter_phase(0)
         self._wrapped = _trained(module)
-        self.resumed, self._index, self._trainer = None, None, trainer
+        self.began, self.resumed, self._index, self._trainer = None, None, None, trainer
         if stands_at_start(trainer):
             self._forget()
         else:  # a second training of one trainer goes on
             self._saved = self._left
         loop = trainer.fit_loop.epoch_loop
         self.max_steps, loop.max_steps = loop.max_steps, -1
+        self._least = trainer.fit_loop.min_epochs, loop.min_steps
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the trainer its limit back, and its order of callbacks, by which Lightning's tuner finds its own.
@@ -112,22 +121,26 @@ class FreezeUnfreeze(Callback):
             given: Any = trainer
             given.callbacks = self._given
             trainer.fit_loop.epoch_loop.max_steps, self._trainer = self.max_steps, None
+            trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = self._least
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the plan to where training starts or goes on.
 
         Raises:
-            UserError: If the plan does not fit the checkpoint that training goes on from, or that keeps none; or if
-                no optimizer has what a phase is to train.
+            UserError: If the plan does not fit the checkpoint that training goes on from, or the trainer; if that
+                checkpoint keeps none; or if no optimizer has what a phase is to train.
         """
+        check_accumulation(trainer)
         module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
         if not self._saved and not stands_at_start(trainer):
             raise without_plan(trainer.ckpt_path)
         if self._saved:
             self.resumed = check_resumed(self._saved, run_state(module, trainer, progress))
+            _tell_left_out(trainer, self._saved)
             if _cut_before_validation(self._saved):
                 _end_epoch(trainer)
                 progress = progress_of(trainer)
+        self.began = replace(progress, skipped=(self._saved or {}).get("skipped", 0))
         plan = module.current_plan()
         check_validations(plan, trainer, trainer.enable_validation)
         _check_optimizers(module, plan, trainer.optimizers)
@@ -135,7 +148,8 @@ class FreezeUnfreeze(Callback):
             words = written([phase.settings()])[1:-1]
             rank_zero_warn(f"the phase {words} begins after the end of the run and is left out")
         self.apply(trainer, pl_module)
-        trainer.should_stop = trainer.should_stop or self._plan.ended(progress)
+        if self._plan.ended(progress):
+            _end(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the plan to the epoch that begins."""
@@ -163,7 +177,7 @@ class FreezeUnfreeze(Callback):
         """Stop after the plan's steps, or where its last phase ends since one before it ended early."""
         early = self._plan.longest and self._plan.ended(progress_of(trainer))
         if early or 0 <= self.max_steps <= trainer.global_step:
-            trainer.should_stop = True
+            _end(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the validation loss of the epoch, and the weights if it is the best of a phase that may end early."""
@@ -302,9 +316,16 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
         "accumulate": progress.accumulate,
         "processes": trainer.world_size,
         "steps": progress.steps,
+        "skipped": 0 if trainer.train_dataloader is None else module.current_plan().skipped,
         "averaging": averaging_of(trainer),
         "cache": cache_of(trainer, getattr(trainer, "datamodule", None)),
     }
+
+
+def progress_in(saved: Mapping[str, Any]) -> Progress:
+    """Return where training stood by the ``run_state`` in a checkpoint."""
+    batches, skipped = saved["batches"] or math.inf, saved.get("skipped", 0)
+    return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], skipped)
 
 
 def averaging_of(trainer: Any) -> str | None:  # noqa: ANN401 - the Trainer, whose type does not tell its callbacks
@@ -338,8 +359,7 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     Raises:
         UserError: If they do not fit; the message names each difference.
     """
-    progress = Progress(saved["epoch"], saved["batch"], saved["batches"] or math.inf, saved["accumulate"])
-    told = differences(saved["plan"], now["plan"], progress, saved.get("losses"))
+    told = differences(saved["plan"], now["plan"], progress_in(saved), saved.get("losses"))
     inside = bool(saved["batch"])
     for key, what in (("seed", "seed"), ("batches", "batches in an epoch"), ("accumulate", "accumulate_grad_batches")):
         if saved[key] != now[key] and (inside or key == "seed"):
@@ -407,6 +427,37 @@ def check_validations(plan: Plan, trainer: Any, validates: bool = True) -> None:
         raise UserError(
             f"{what}, which counts one validation an epoch, and trainer.val_check_interval is "
             f"{getattr(trainer, 'val_check_interval', 'a time')}: leave it out."
+        )
+
+
+def check_accumulation(trainer: Any) -> None:  # noqa: ANN401 - as above
+    """Refuse to accumulate other numbers of batches in other epochs: phases and rates count epochs of equal steps.
+
+    Raises:
+        UserError: If a callback of the trainer does.
+    """
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
+        raise UserError(
+            "trainer.callbacks has a GradientAccumulationScheduler, which changes how many steps an epoch has, and the "
+            "rates follow them: leave it out, and give one number, as --trainer.accumulate_grad_batches 4."
+        )
+
+
+def _end(trainer: Trainer) -> None:
+    """End training where the plan ends; a least number of epochs or steps is for what stops early."""
+    trainer.should_stop = True
+    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
+
+
+def _tell_left_out(trainer: Trainer, saved: Mapping[str, Any]) -> None:
+    """Say that the last epoch before a checkpoint was cut, by steps, time or a callback: it counts as done."""
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress
+    done = batches.current.processed
+    if saved["epoch"] and not saved["batch"] and done and not batches.is_last_batch:
+        rest = f"of {saved['batches']:g} batches" if saved["batches"] else "batches"
+        rank_zero_warn(
+            f"epoch {saved['epoch']} ended after {done} {rest}: training goes on with the next epoch, the rest of that "
+            "one is left out"
         )
 
 

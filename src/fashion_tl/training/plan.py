@@ -31,6 +31,7 @@ class Progress:
         batches: Batches in an epoch; infinite if the loader does not tell.
         accumulate: Batches to an optimizer step.
         steps: Optimizer steps done in all.
+        skipped: Epochs that were planned and not trained, since phases ended early.
     """
 
     epoch: int
@@ -38,6 +39,18 @@ class Progress:
     batches: float = math.inf
     accumulate: int = 1
     steps: int = 0
+    skipped: int = 0
+
+    @property
+    def steps_inside(self) -> int:
+        """Optimizer steps done of the epoch in progress.
+
+        >>> [Progress(2, batch, batches=7, accumulate=2).steps_inside for batch in (0, 3, 6, 7)]
+        [0, 1, 3, 4]
+        """
+        if self.batch >= self.batches:
+            return steps_in(self.batches, self.accumulate)
+        return self.batch // self.accumulate
 
     @property
     def epochs(self) -> float:
@@ -48,14 +61,31 @@ class Progress:
         """
         if math.isinf(self.batches):
             return float(self.epoch)
-        if self.batch >= self.batches:
-            return self.epoch + 1.0
-        return self.epoch + (self.batch // self.accumulate) / steps_in(self.batches, self.accumulate)
+        return self.epoch + self.steps_inside / steps_in(self.batches, self.accumulate)
 
 
 def steps_in(batches: float, accumulate: int) -> int:
     """Return the optimizer steps in an epoch: Lightning takes one at the last batch, however few are accumulated."""
     return max(1, math.ceil(batches / accumulate))
+
+
+def epochs_at(steps: int, batches: float, accumulate: int, began: Progress) -> float:
+    """Return the epochs that will be done after a number of optimizer steps, the last one perhaps in part.
+
+    Epochs that are done may have had another number of steps: with other batches, or cut by the end of a run that was
+    then made longer. Those to come have ``batches`` and ``accumulate``.
+
+    Args:
+        steps: Optimizer steps from the start of the run.
+        batches: Batches in an epoch.
+        accumulate: Batches to an optimizer step.
+        began: Where training stands, or stood when it last began.
+
+    >>> epochs_at(25, 10, 1, Progress(0)), epochs_at(25, 10, 1, Progress(2, steps=15))
+    (2.5, 3.0)
+    """
+    inside = steps_in(batches, accumulate)
+    return (began.epoch * inside + steps - (began.steps - began.steps_inside)) / inside
 
 
 def known_losses(losses: Mapping[int, float], progress: Progress) -> dict[int, float]:
@@ -150,7 +180,7 @@ class Plan:
         optimizer: Name of the optimizer.
         weight_decay: Weight decay of matrices and filters.
         momentum: Momentum of SGD.
-        length: Length of the run in epochs, with a fraction where it ends by steps; infinite without an end.
+        length: Epoch in which the run ends, with a fraction where it ends by steps; infinite without an end.
         max_steps: Optimizer steps after which the run ends, or None.
         in_steps: Whether positions are steps instead of epochs: the loader does not tell how long an epoch is.
         longest: Epochs of each phase as planned, which the schedules aim at, once phases are placed by ``placed``.
@@ -170,7 +200,14 @@ class Plan:
     in_steps: bool = False
     longest: tuple[float, ...] = ()
 
-    def bounded(self, max_epochs: int, max_steps: int, batches: float, accumulate: int) -> Plan:
+    def bounded(
+        self,
+        max_epochs: int,
+        max_steps: int,
+        batches: float,
+        accumulate: int,
+        began: Progress = Progress(0),
+    ) -> Plan:
         """Return the plan of a run with an end; phases beyond it are cut off.
 
         Args:
@@ -178,6 +215,7 @@ class Plan:
             max_steps: Optimizer steps of the run, -1 for no end.
             batches: Batches in an epoch; infinite if the loader does not tell.
             accumulate: Batches to an optimizer step.
+            began: Where training begins or goes on: steps that are left end the run in an epoch counted from there.
 
         Raises:
             UserError: If the schedule needs an end, or the length of an epoch, and there is none.
@@ -185,7 +223,8 @@ class Plan:
         steps = max_steps if max_steps >= 0 else None
         length = math.inf if max_epochs < 0 else float(max_epochs)
         if steps is not None and not math.isinf(batches):
-            length = min(length, steps / steps_in(batches, accumulate))
+            # What has begun stays, should it lie beyond the end.
+            length = min(length, max(epochs_at(steps, batches, accumulate, began), began.epochs + began.skipped))
         phases = tuple(phase for phase in self.phases if phase.start < length or phase.start == 0)
         plan = replace(self, phases=phases, length=length, max_steps=steps)
         if self.schedule.name not in WITH_LENGTH:
@@ -233,6 +272,11 @@ class Plan:
         ends = [*(phase.start for phase in self.phases[1:]), self.length]
         longest = tuple(end - phase.start for phase, end in zip(self.phases, ends, strict=True))
         return replace(self, phases=phases, length=self.length - saved, longest=longest)
+
+    @property
+    def skipped(self) -> int:
+        """Epochs that are not trained, since phases ended early, once they are placed."""
+        return round(sum(self.longest) - self.length) if self.longest and math.isfinite(self.length) else 0
 
     def phase(self, progress: Progress) -> int:
         """Return the index of the phase that training is in.
