@@ -216,7 +216,7 @@ def test_a_strategy_that_diverges_is_told_and_the_others_are_compared(verb: Verb
 def test_validations_between_epochs_hinder_no_estimate(verb: Verb, capsys) -> None:
     plan = (*FILE, "--trials", "1", "--seeds", "1", "--plan_only")
     assert verb("tournament", *plan, "--trainer.check_val_every_n_epoch", "2") == 0
-    assert verb("tournament", *plan, "--trainer.val_check_interval", "7", "--trainer.max_epochs", "3") == 0
+    assert verb("tournament", *plan, "--trainer.val_check_interval", "3", "--trainer.max_epochs", "3") == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("2 runs; about ")]
     assert len(told) == 2
     assert not any("about 0 s" in line for line in told)

@@ -335,7 +335,7 @@ def check_validated(trainer: Any, plan: Plan, batches: float, began: Progress) -
         began: Where training begins or goes on.
     """
     every, epochs = trainer.check_val_every_n_epoch, plan.epochs
-    if epochs is None:
+    if epochs is None or epochs <= began.epoch:  # where nothing is left to train, that is said
         return
     if every is not None:
         if epochs // every <= began.epoch // every:

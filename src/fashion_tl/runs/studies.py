@@ -206,12 +206,13 @@ def divide_as(data: ImageDataModule, base: ImageDataModule) -> None:
         data.setup("fit")
 
 
-def bounds(built: Namespace, base: ImageDataModule) -> tuple[int, int, float, int]:
+def bounds(built: Namespace, base: ImageDataModule, checked: bool = True) -> tuple[int, int, float, int]:
     """Return what bounds the plan of a run of a study, see ``Plan.bounded``, by what it is made of.
 
     Args:
         built: What the run is made of.
         base: Images of the study that are loaded.
+        checked: Whether the plan is to suit them.
 
     Raises:
         UserError: If there is no such trainer, the images cannot be split as told, or its plan does not suit them.
@@ -219,7 +220,8 @@ def bounds(built: Namespace, base: ImageDataModule) -> tuple[int, int, float, in
     divide_as(built.data, base)
     with quiet():
         trainer = make_trainer(built.trainer, devices=1, logger=False)
-    check_plan(built.model, trainer, built.data)
+    if checked:
+        check_plan(built.model, trainer, built.data)
     return bounds_of(trainer, built.data)
 
 

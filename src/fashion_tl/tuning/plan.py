@@ -207,18 +207,26 @@ def _longest(
         built: Changes of a single setting each, to the ends of its range or its choices, with what they are made of.
         data: The images of the base configuration.
     """
-    usual, ends = bounds(build(args, {}), data), []
+    base, ends, whole = build(args, {}), [], False
+    usual = bounds(base, data, checked=False)
+    with suppress(UserError):  # of a run that lacks what is searched, such as its end
+        bounds(base, data)
+        whole = True
     for changes, own in built:
         with _at(changes):
-            ends.append((changes, bounds(own, data)))
+            ends.append((changes, bounds(own, data, checked=whole)))
     # Without a number of steps the batches of an epoch bound nothing.
     first = 4 if any(steps >= 0 for _, steps, *_ in (usual, *(own for _, own in ends))) else 1
     bounding = dict.fromkeys(key for changes, own in ends if own[:first] != usual[:first] for key in changes)
-    lengths = []
+    lengths, refused = [], None
     for each in itertools.product(*([changes for changes, _ in ends if key in changes] for key in bounding)):
-        with suppress(UserError):  # of values that are not allowed together, which their trial will say
+        try:
             run = build(args, {key: value for changes in each for key, value in changes.items()})
             lengths.append(run.model.plan.bounded(*bounds(run, data)).epochs)
+        except UserError as error:  # values that are not allowed together, which their trial will say
+            refused = error
+    if refused is not None and not lengths:
+        raise refused
     known = [length for length in lengths if length is not None]
     return max(known) if known and len(known) == len(lengths) else None
 
