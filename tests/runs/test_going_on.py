@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.records.record import COMPLETED, RUNNING, read_record, versions, write_record
 from fashion_tl.training.checkpoints import packed
 from fashion_tl.training.classifier import ImageClassifier
@@ -60,6 +61,28 @@ def test_it_goes_on_with_the_version_that_is_not_done_and_then_says_so(fit: Fit,
     assert (LOGS / "run/version_0/run.json").read_bytes() == before
     assert run(fit) == 0  # without it every run is a new version
     assert versions(LOGS, "run") == [0, 1]
+
+
+def test_a_stop_before_the_trainer_has_begun_changes_nothing_but_the_status(
+    fit: Fit, stop_at, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(1, 1, KeyboardInterrupt())
+    assert run(fit) == 130
+    before = read_record(LOGS / "run/version_0")
+    calls = []
+
+    def prepare_data(self: ImageDataModule) -> None:
+        calls.append(self)
+        if len(calls) == 2:  # by the trainer, ahead of any hook of callbacks
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageDataModule, "prepare_data", prepare_data)
+        assert run(fit, "--resume", "true") == 130
+    after = read_record(LOGS / "run/version_0")
+    for key in ("finished", "sha256", "files", "reason"):
+        del before[key], after[key]
+    assert before == after
 
 
 @pytest.mark.parametrize("flags", [(), ("--seeds", "2"), ("--folds", "2"), ("--search", "{model.lr: [0.01, 0.02]}")])

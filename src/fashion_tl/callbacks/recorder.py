@@ -312,6 +312,8 @@ class RunRecorder(Callback):
                 self._certificate.close(_classifier(pl_module).network)
             self.fit_seconds += time.perf_counter() - self._fit_began
             self._summarise_training(trainer)
+        if self.own_start and not self._stage:  # the trainer has ended before it began
+            self.record = {**self.record, **read_record(self.paths.logs)}
         self.record.update(status=status, reason=self._stopping, finished=now())
         if isinstance(exception, DivergedError):
             self.record["diverged"] = True
