@@ -47,7 +47,7 @@ def in_order(task: Callable[[int], _Result], count: int, ahead: int = _AHEAD) ->
                 return
             yield from waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # perhaps in one of the threads, which cannot wait for itself
 
 
 def tracked(results: Iterable[_Result], count: int, description: str) -> Iterator[_Result]:
