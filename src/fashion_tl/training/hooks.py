@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,7 +13,7 @@ from fashion_tl.training.progress import progress_of
 from fashion_tl.training.seen import Seen
 
 
-class ClassifierModule(LightningModule):
+class ClassifierModule(Protocol):
     """What the callback needs of the module; ``ImageClassifier`` has it."""
 
     training_figures: TrainingFigures
