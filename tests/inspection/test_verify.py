@@ -335,20 +335,18 @@ def test_a_record_whose_checksum_is_not_written_again(run: RunPaths) -> None:
         ("max_epochs: 2", "max_epochs: two", "configuration", "does not run again"),
         ("monitor: val/accuracy", "monitor: val/loss", "configuration", "monitor: recorded val/accuracy"),
         ("precision: 32-true", "precision: bf16-mixed", "configuration", "precision: recorded 32-true"),
-        ("batch_size: 32", "batch_size: 16", "configuration", "batches: recorded"),
-        ("limit_train_batches: null", "limit_train_batches: 1", "configuration", "batches: recorded"),
-        ("overfit_batches: 0.0", "overfit_batches: 1", "configuration", "batches: recorded"),
-        (
-            "accumulate_grad_batches: 1",
-            "accumulate_grad_batches: 2",
-            "configuration",
-            "accumulate: recorded 1, found 2",
-        ),
+        ("batch_size: 32", "batch_size: 16", "settings", "data.batch_size: recorded 32, found 16"),
+        ("limit_train_batches: null", "limit_train_batches: 1", "settings", "limit_train_batches: recorded null"),
+        ("overfit_batches: 0.0", "overfit_batches: 1", "settings", "overfit_batches: recorded 0.0, found 1"),
+        ("accumulate_grad_batches: 1", "accumulate_grad_batches: 2", "settings", "recorded 1, found 2"),
+        ("gradient_clip_val: null", "gradient_clip_val: 1.0", "settings", "gradient_clip_val: recorded null"),
+        ("eval_batch_size: 512", "eval_batch_size: 7", "settings", "eval_batch_size: recorded 512, found 7"),
+        ("deterministic: null", "deterministic: true", "settings", "deterministic: recorded null, found true"),
         ("max_steps: -1", "max_steps: 3", "configuration", "max_steps: recorded None, found 3"),
-        ("mix: null", "mix: {mixup: 0.2}", "configuration", "mix: recorded None"),
+        ("mix: null", "mix: {mixup: 0.2}", "settings", "mix: recorded null"),
         ("ema: null", "ema: 0.9", "configuration", "averaging: recorded None, found ema 0.9"),
         ("swa: null", "swa: 0.5", "configuration", "averaging: recorded None, found swa 0.5"),
-        ("\npatience: null", "\npatience: 2", "configuration", "patience: recorded None, found 2"),
+        ("\npatience: null", "\npatience: 2", "settings", "patience: recorded null, found 2"),
     ],
 )
 @pytest.mark.thorough(keep=6)
@@ -443,14 +441,15 @@ def test_settings_that_are_not_at_their_defaults_hold_and_are_missed(fit: Fit, c
     text = path.read_text()
     for old, new, says in (
         ("ema: 0.9", "ema: null", "averaging: recorded ema 0.9, found None"),
-        ("\npatience: 3", "\npatience: null", "patience: recorded 3, found None"),
-        ("mixup: 0.2", "mixup: 0.3", "mix.mixup: recorded 0.2, found 0.3"),
+        ("\npatience: 3", "\npatience: null", "patience: recorded 3, found null"),
+        ("mixup: 0.2", "mixup: 0.3", "data.mix.mixup: recorded 0.2, found 0.3"),
         ("max_steps: 3", "max_steps: -1", "max_steps: recorded 3, found None"),
     ):
         assert old in text
         path.write_text(text.replace(old, new, 1))
         write_record(paths.logs, record)
-        assert says in checks(paths)["configuration"].told
+        found = checks(paths)
+        assert says in found["configuration"].told + found["settings"].told
 
 
 # Runs that were stopped, and what went on from them
@@ -493,6 +492,25 @@ def test_runs_that_went_on_hold(fit: Fit, stop_at: Callable[..., None], capsys: 
     assert [line for line in out.splitlines() if line.startswith("run ")] == ["run version 0", "run version 1"]
     assert DIFFERS not in out
     assert out.count(f"{HOLDS:17} frozen weights") == 3
+
+
+def test_settings_that_were_changed_on_going_on_are_recorded_and_no_others_are_taken(
+    fit: Fit, stop_at: Callable[..., None]
+) -> None:
+    stop_at(1, 0, KeyboardInterrupt())
+    assert fit("--trainer.gradient_clip_val", "1.0", epochs=2) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    assert fit("--ckpt_path", "last", "--data.batch_size", "20", "--trainer.gradient_clip_val", "2.0", epochs=2) == 0
+    paths = paths_of(Path("lightning_logs"), Path("checkpoints"), "run", 0)
+    record = read_record(paths.logs)
+    told = record["resumed"][0]["settings"]
+    assert told["trainer.gradient_clip_val"] == ["1.0", "2.0"]
+    assert told["data.batch_size"][1] == "20"
+    assert not wrong(checks(paths))
+    path = paths.logs / "config.yaml"
+    path.write_text(path.read_text().replace("gradient_clip_val: 2.0", "gradient_clip_val: 3.0"))
+    write_record(paths.logs, record)
+    assert "gradient_clip_val: recorded " in checks(paths)["settings"].told
 
 
 @pytest.mark.parametrize(

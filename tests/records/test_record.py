@@ -141,6 +141,20 @@ def test_no_completed_run_names_the_command(logs: Path, checkpoints: Path, statu
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["best_scratch", "other"])
+def test_the_command_of_a_run_is_one_that_exists(
+    logs: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/best/scratch.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text("# Question: none\nname: best_scratch\n")
+    says = {"best_scratch": f"`fashion-tl fit -c {path}`", "other": "`fashion-tl fit -c FILE --name other`"}
+    with pytest.raises(UserError, match="Run it first") as caught:
+        newest_completed(logs, checkpoints, name)
+    assert says[name] in str(caught.value)
+
+
 def test_no_runs_at_all(logs: Path, checkpoints: Path) -> None:
     with pytest.raises(UserError, match=r"no completed run 'phase1' .*`make phase1`"):
         newest_completed(logs, checkpoints, "phase1")
@@ -149,7 +163,8 @@ def test_no_runs_at_all(logs: Path, checkpoints: Path) -> None:
 
 def test_near_spelling_of_a_run(logs: Path, checkpoints: Path) -> None:
     make_run(logs, checkpoints, 0, "completed")
-    with pytest.raises(UserError, match=r"unknown run 'phase_1'; did you mean 'phase1'\? .*`make phase_1`"):
+    told = r"unknown run 'phase_1'; did you mean 'phase1'\? .*`fashion-tl fit -c FILE --name phase_1` makes one"
+    with pytest.raises(UserError, match=told):
         newest_completed(logs, checkpoints, "phase_1")
 
 

@@ -47,6 +47,7 @@ from fashion_tl.records.record import (
     read_record,
     write_record,
 )
+from fashion_tl.records.settings import setting_changes
 from fashion_tl.training.certificate import FreezeCertificate
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
@@ -89,6 +90,7 @@ class RunRecorder(Callback):
         own_start: bool = True,
     ) -> None:
         self.config, self.monitor, self.cache, self.tested, self.own_start = config, monitor, cache, tested, own_start
+        self._config_before = config
         self.later = later
         self.chosen = paths
         self.record: dict[str, Any] = {"status": RUNNING, "reason": None, "started": now(), "finished": None, **facts}
@@ -145,7 +147,9 @@ class RunRecorder(Callback):
         self.record.update(_describe(trainer, _classifier(pl_module)))
         freezing = next(callback for callback in _callbacks(trainer) if isinstance(callback, FreezeUnfreeze))
         if freezing.resumed is not None:
-            self.record.setdefault("resumed", []).append({"at": now(), **freezing.resumed})
+            changed = setting_changes(self._config_before, self.config)
+            entry = {"at": now(), **freezing.resumed, **({"settings": changed} if changed else {})}
+            self.record.setdefault("resumed", []).append(entry)
         self._certify(trainer, pl_module)
         self._write(trainer, config=True)
 
@@ -341,7 +345,7 @@ class RunRecorder(Callback):
             print(f"{self.paths.name}: {self._stopping}. To go on: fashion-tl fit -c {config} --ckpt_path {last}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the history in the checkpoint, as plain values, and what is counted of the epoch in progress."""
+        """Keep configuration and history in the checkpoint, as plain values, and what is counted of the epoch."""
         now = time.perf_counter()
         return {
             "history": [dict(row) for row in self.history],
@@ -356,6 +360,7 @@ class RunRecorder(Callback):
                 "validated": dict(self._validated),
             },
             "certificate": self._certificate.state(),
+            "config": self.config,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -370,6 +375,7 @@ class RunRecorder(Callback):
         self._epoch_began, self._images = float(epoch["seconds"]), int(epoch["images"])
         self._rate = float(epoch.get("rate", 0.0))  # not in checkpoints of earlier versions
         self._validated = dict(epoch["validated"])
+        self._config_before = state_dict.get("config", self.config)  # not in checkpoints of earlier versions
         if "certificate" in state_dict:  # not in checkpoints of earlier versions
             self._certificate.load(state_dict["certificate"])
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import yaml
 from jsonargparse import Namespace
 from scipy.special import log_softmax
 
 from fashion_tl.callbacks.averaging import make_average
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.file_index import reading_anew
-from fashion_tl.data.mixing import Mix
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.inspection.inference import FULL, infer, tracked
@@ -26,10 +25,10 @@ from fashion_tl.plain_text import flatten
 from fashion_tl.process import own_device
 from fashion_tl.records.predictions import Predictions, read_predictions
 from fashion_tl.records.record import CONFIG, RunPaths, measured
+from fashion_tl.records.settings import setting_changes, untold
 from fashion_tl.records.verify import DIFFERS, UNKNOWN, Check, compared, concluded, value_differences
 from fashion_tl.runs.checks import to_build
 from fashion_tl.runs.parser import instantiate, parse
-from fashion_tl.runs.resume import epoch_batches
 from fashion_tl.seeds import seeded
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
@@ -64,13 +63,14 @@ def check_run(paths: RunPaths, record: dict[str, Any], root: str | None, batch_s
     yield from checks
     config = None
     if (paths.logs / CONFIG).is_file() and not record.get("kind"):
+        yield _settings(paths, checkpoint, record)
         try:
             config = parse("fit", ["-c", str(paths.logs / CONFIG)])
             make_average(config.ema, config.swa)
         except UserError as error:
             yield Check("configuration", DIFFERS, f"it does not run again: {error}")
     if config is not None:
-        started, checks = _configuration(config, checkpoint, record, data, root)
+        started, checks = _configuration(config, checkpoint, record, root)
         yield from checks
         if checkpoint is not None and started is not None:
             yield from check_start(config, checkpoint, record, started)
@@ -122,11 +122,23 @@ def _data(paths: RunPaths, record: dict[str, Any], root: str | None) -> tuple[Im
     return data, [compared("data", recorded, data.describe(), told)]
 
 
+def _settings(paths: RunPaths, checkpoint: dict[str, Any] | None, record: dict[str, Any]) -> Check:
+    """Compare every setting with those that the checkpoint was trained with, or that were changed later."""
+    recorder = (checkpoint or {}).get("callbacks", {}).get("RunRecorder") or {}
+    if not isinstance(recorder.get("config"), str):
+        return Check("settings", UNKNOWN, "no checkpoint says with which it was trained")
+    try:
+        changes = setting_changes(recorder["config"], (paths.logs / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return Check("settings", DIFFERS, f"they cannot be read: {one_line(error)}")
+    told = [f"{name}: recorded {a}, found {b}" for name, (a, b) in untold(changes, record.get("resumed") or []).items()]
+    return concluded("settings", told, "those that the checkpoint was trained with")
+
+
 def _configuration(
     config: Namespace,
     checkpoint: dict[str, Any] | None,
     record: dict[str, Any],
-    data: ImageDataModule | None,
     root: str | None,
 ) -> tuple[ImageClassifier | None, list[Check]]:
     """Build a classifier as the run began, and compare its settings with the record and with the checkpoint.
@@ -153,15 +165,10 @@ def _configuration(
     module = built.model
     model, plan = measured(record, "model"), module.plan
     recorded, found = _of_record(record), _of_config(config, module)
-    callbacks = (checkpoint or {}).get("callbacks", {})
-    saved = callbacks.get("FreezeUnfreeze")
-    if saved:
-        kept, now = _of_training(callbacks, record), _training_of(config, record, data, built.data.mix)
-        recorded, found = {**recorded, **kept}, {**found, **now}
-    if given_callbacks:  # any of which may average weights, or end the run
-        recorded = {name: value for name, value in recorded.items() if name not in ("averaging", "patience")}
+    if given_callbacks:  # any of which may average weights
+        recorded.pop("averaging", None)
     told = list(value_differences(recorded, found))
-    if saved:
+    if saved := (checkpoint or {}).get("callbacks", {}).get("FreezeUnfreeze"):
         different = differences(saved["plan"], plan.settings(), progress_in(saved))
         told += [f"plan of the checkpoint: {each}" for each in different]
         given = {name: module.given[name] for name in saved["model"] if name in module.given}
@@ -178,7 +185,7 @@ def _configuration(
 
 # Lightning's short names of precisions.
 PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-_ALSO = ("monitor", "patience", "averaging", "precision", "max_steps", "batches", "accumulate", "mix")
+_ALSO = ("monitor", "averaging", "precision", "max_steps")
 _ELSEWHERE = (("best", "monitor"), ("environment", "precision"))
 _OF_DATA = ("label_budget", "per_class", "split_seed", "sampler", "folds", "fold")
 _NONE_AS_VALUE = ("label_budget", "per_class", "folds", "fold")  # of which null says that there is none
@@ -218,37 +225,6 @@ def _of_config(config: Namespace, module: ImageClassifier) -> dict[str, Any]:
         **({} if precision is None or config.trainer.plugins else {"precision": PRECISIONS.get(precision, precision)}),
         **{name: data.get(name) for name in _OF_DATA},
     }
-
-
-def _of_training(callbacks: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint keeps of how it was trained; a part of a run that went on later may be another way."""
-    saved, resumed = callbacks["FreezeUnfreeze"], record.get("resumed") or []
-    kept = {name: saved[name] for name in ("batches", "accumulate", "averaging") if name in saved}
-    if kept.get("batches") is None:  # of a loader without a length
-        kept.pop("batches", None)
-    for part in resumed:
-        for name in part.get("changed") or {}:
-            kept.pop(name, None)
-    if not resumed:
-        stopping = (state for key, state in callbacks.items() if key.startswith("EarlyStopping{"))
-        kept["patience"] = next((state["patience"] for state in stopping), None)
-    return {**kept, "mix": (saved.get("data") or {}).get("mix")}
-
-
-def _training_of(
-    config: Namespace, record: Mapping[str, Any], data: ImageDataModule | None, mix: Mix | None
-) -> dict[str, Any]:
-    """Return the same of a configuration: "batches" where there are data, "mix" without pairs that a run chooses."""
-    found: dict[str, Any] = {"accumulate": config.trainer.accumulate_grad_batches, "patience": config.patience}
-    processes = measured(record, "environment").get("processes")
-    if data is not None and processes is not None:
-        limit = config.trainer.overfit_batches or config.trainer.limit_train_batches
-        trainer: Any = SimpleNamespace(world_size=processes, limit_train_batches=limit)
-        found["batches"] = epoch_batches(trainer, data)
-    mixed = None if mix is None else asdict(mix)
-    if mixed is not None and isinstance(mixed["pairs"], str):
-        del mixed["pairs"]
-    return {**found, "mix": mixed}
 
 
 def _trained(module: ImageClassifier, index: int) -> int:

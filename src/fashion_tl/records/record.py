@@ -27,6 +27,7 @@ NAMED = {  # settings that hold the checkpoint of another run, or a list of them
     "model.init_args.smoothing_confusion": "smooths by the mistakes of",
     "data.mix.pairs": "mixes by the mistakes of",
 }
+MADE = ("phase1", "phase2", "scratch")  # runs with a target of make
 TYPES: dict[str, type] = {  # what is read of a record; all but the status may be missing or null
     "status": str,
     "files": dict,
@@ -304,11 +305,23 @@ def newest_completed(log_dir: Path, checkpoint_dir: Path, name: str, fold: Fold 
             raise without_checkpoint(paths, record)
     known = sorted({p.parent.parent.name for p in log_dir.glob("*/version_*/run.json")})
     if known and name not in known:
-        raise unknown_name("run", name, known, f"No run of that name is in {log_dir}; `make {name}` may make one.")
+        raise unknown_name("run", name, known, f"No run of that name is in {log_dir}; {_command(name)} makes one.")
     raise UserError(
         f"there is no completed run {name!r} in {log_dir} (with its checkpoint in {checkpoint_dir}). "
-        f"Run it first: `make {name}`, or `fashion-tl fit -c experiments/{name}.yaml`."
+        f"Run it first: {_command(name)}."
     )
+
+
+def _command(name: str) -> str:
+    """Return the command that makes a run: of the experiment of its name, wherever it lies, if one is at hand."""
+    folder = Path("experiments")
+    if name in MADE:
+        return f"`make {name}`, or `fashion-tl fit -c {folder / name}.yaml`"
+    own = re.compile(rf"^name: *{re.escape(name)} *$", re.MULTILINE)
+    for path in sorted(folder.glob("**/*.yaml")):
+        if own.search(path.read_text(encoding="utf-8", errors="replace")):
+            return f"`fashion-tl fit -c {path}`"
+    return f"`fashion-tl fit -c FILE --name {name}`"
 
 
 def run_paths(run: str, log_dir: Path, checkpoint_dir: Path) -> RunPaths:
