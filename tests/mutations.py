@@ -763,8 +763,8 @@ MUTATIONS = (
     ),
     Mutation(
         "nothing is chosen on images that a stack was fitted to",
-        "combine/members.py",
-        "return bool(member.record.get(FITTED))",
+        "inspection/run.py",
+        "return bool(self.record.get(FITTED))",
         "return False",
         ("tests/combine/test_ensemble.py", "-k", "fitted_to"),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -9,9 +10,10 @@ import platform
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
@@ -51,6 +53,18 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8; see ``replacing``."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def as_csv(rows: Iterable[Sequence[object]]) -> str:
+    r"""Write rows as CSV whose lines end in a line feed, fields with any line break quoted.
+
+    >>> as_csv([("a,b", 1), ("c\rd", 2)])
+    '"a,b",1\n"c\rd",2\n'
+    """
+    lines: list[str] = []
+    # Before Python 3.13 a carriage return is quoted only where lines end in one.
+    csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n").writerows(rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def copy(source: Path, target: Path) -> None:

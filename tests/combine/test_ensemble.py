@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fashion_tl.cli import main
-from fashion_tl.files import sha256
+from fashion_tl.files import read_json, sha256
 from fashion_tl.inspection.inference import infer
 from fashion_tl.inspection.layers import choose_target, find_targets
 from fashion_tl.inspection.run import open_run
@@ -350,6 +350,23 @@ def test_nothing_is_chosen_on_images_that_a_stack_was_fitted_to(folder: Path, co
     assert command("ensemble", "fitted", "other", "--name", "more") == 0
     assert "best" not in record_of(folder, "more")
     assert command("ensemble", "more", "start", "--method", "greedy", "--name", "never") == 2
+    for name in ("fitted", "more"):
+        assert command("diagnose", name) == 0
+        sidecar = read_json(folder / "checkpoints" / name / "version_0" / "calibration.json")
+        assert (sidecar["method"], sidecar["temperature"]) == ("unscaled", 1)
+        assert "was fitted to the validation images" in sidecar["reason"]
+        figures = read_json(folder / "lightning_logs" / name / "version_0" / "analysis" / "diagnose.json")["figures"]
+        assert "thresholds" not in figures["errors"]
+        assert figures["calibration"]["test"]["temperature"] == figures["calibration"]["test"]["as trained"]
+
+
+def test_each_training_is_counted_once(folder: Path, command: Command) -> None:
+    assert command("ensemble", "one", "two", "--name", "pair") == 0
+    assert command("ensemble", "pair", "two", "other", "--name", "nested") == 0
+    each = {name: record_of(folder, name)["time"]["fit_seconds"] for name in ("one", "two", "other")}
+    time = record_of(folder, "nested")["time"]
+    assert time["trainings"] == {f"{name} version 0": seconds for name, seconds in each.items()}
+    assert time["fit_seconds"] == pytest.approx(sum(each.values()))
 
 
 def test_other_validation_images_do_not_keep_from_a_mean(folder: Path, command: Command) -> None:

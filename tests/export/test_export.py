@@ -122,6 +122,14 @@ def test_the_card_holds_what_the_record_says(beside: RunPaths) -> None:
     assert text.count(" to 0.") + text.count(" to 1.") + text.count(" to 2.") >= 6  # intervals
 
 
+def test_the_card_of_a_run_that_is_not_completed_says_so(beside: RunPaths, small: RunPaths) -> None:
+    record = read_record(beside.logs)
+    write_record(beside.logs, {**record, "status": "interrupted", "reason": "stopped by Ctrl-C"})
+    assert main(["export", str(beside.best), "out", "--format", "safetensors"]) == 0
+    assert "| the run is not completed | interrupted: stopped by Ctrl-C |" in card()
+    write_record(beside.logs, record)
+
+
 def test_the_card_names_the_epoch_in_which_a_phase_began(beside: RunPaths, small: RunPaths) -> None:
     record = read_record(beside.logs)
     (phase,) = record["model"]["phases"]

@@ -100,7 +100,7 @@ def test_a_sample_is_even_over_the_classes() -> None:
     assert not np.array_equal(sample(labels, 23, seed=1), index)
 
 
-@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("colours", [1, 2, 3, 5])
 def test_the_projector_gets_one_row_and_one_picture_an_image(tmp_path: Path, colours: int) -> None:
     images = torch.randint(0, 256, (5, colours, 100, 100), dtype=torch.uint8)
     for _ in range(2):  # a second time replaces the first

@@ -60,6 +60,16 @@ def test_colour_and_larger_images_are_corrupted_alike(images, name) -> None:
         assert (back - corrupt(images[:8], name, 5, 0, index).float()).abs().mean() < 8
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_any_number_of_channels_is_corrupted(images, name, channels) -> None:
+    index = torch.arange(4)
+    found = corrupt(images[:4].expand(-1, channels, -1, -1), name, 3, 0, index)
+    assert found.shape == (4, channels, 28, 28)
+    if name == "JPEG":  # each as a grey image
+        assert torch.equal(found, corrupt(images[:4], name, 3, 0, index).expand(-1, channels, -1, -1))
+
+
 def test_draws_are_uniform_normal_and_independent() -> None:
     draws = RandomNumbers(3, 1, torch.arange(40))
     numbers = draws.uniform(1000)

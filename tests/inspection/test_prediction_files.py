@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import sys
@@ -48,6 +49,17 @@ def test_a_table_may_have_no_rows(tmp_path: Path) -> None:
     assert parquet.read_table(tmp_path / "a.parquet").shape == (0, 5)
     write(tmp_path / "a.csv", rows=0)
     assert (tmp_path / "a.csv").read_text("utf-8") == 'path,class,a,"b, c",größe\n'
+
+
+def test_a_line_break_in_a_name_breaks_no_row(tmp_path: Path) -> None:
+    names, paths = ("a\rb", "c\nd"), ["e\rf.png", 'g\r\n"h".png']
+    with opened_table(tmp_path / "a.csv", names) as add:
+        add(paths, ROWS[:2, :2])
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["path", "class", *names]
+    assert [row[0] for row in rows] == paths
+    assert all(len(row) == 4 for row in rows)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -17,8 +17,6 @@ from fashion_tl.metrics.metrics import Floats, Ints
 from fashion_tl.records.predictions import Predictions
 from fashion_tl.records.record import check_name
 
-FITTED = "fitted_to_validation"  # the entry of a record that says so of a stack, and of what is made of one
-
 
 def open_members(
     runs: Sequence[str], name: str, log_dir: Path, checkpoint_dir: Path, root: str | None, least: int = 2
@@ -95,7 +93,7 @@ def check_validation(members: Sequence[OpenedRun]) -> None:
     """Raise a UserError unless all members have the same validation images, and none was fitted to them."""
     first = members[0]
     for other in members:
-        if fitted_to_validation(other):
+        if other.fitted_to_validation:
             raise UserError(
                 f"{other.label} is, or is made of, a stack, which was fitted to the validation images: nothing can be "
                 "chosen on them again. Name its members, or take `fashion-tl ensemble --method mean` without --tta."
@@ -110,7 +108,7 @@ def check_validation(members: Sequence[OpenedRun]) -> None:
 
 def validation_serves(members: Sequence[OpenedRun]) -> bool:
     """Say whether the validation images tell how good a combination of the members is; see ``check_validation``."""
-    return _same_validation(members) and not any(map(fitted_to_validation, members))
+    return _same_validation(members) and not any(member.fitted_to_validation for member in members)
 
 
 def seen_by(members: Sequence[OpenedRun], fitted: bool = False) -> dict[str, dict[str, Tensor]]:
@@ -145,11 +143,6 @@ def _start(member: OpenedRun, members: Sequence[OpenedRun]) -> str:
             return _start(other, [one for one in members if one is not member])
     hashed = model.get("weights_hash") or member.module.weights_hash
     return hashed or (member.label if member.record.get("kind") else f"random ones of seed {member.record.get('seed')}")
-
-
-def fitted_to_validation(member: OpenedRun) -> bool:
-    """Say whether a run was fitted to the validation images, so that nothing can be chosen on them."""
-    return bool(member.record.get(FITTED))
 
 
 def _same_validation(members: Sequence[OpenedRun]) -> bool:

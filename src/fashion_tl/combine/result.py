@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from fashion_tl.combine.classifier import names_of
-from fashion_tl.combine.members import FITTED, fitted_to_validation
 from fashion_tl.inspection.inference import FULL
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.metrics import Floats, headline, summarise
@@ -22,7 +21,7 @@ from fashion_tl.records.analysis import Analysis, plain
 from fashion_tl.records.derived import member, write_derived
 from fashion_tl.records.environment import now
 from fashion_tl.records.predictions import Predictions
-from fashion_tl.records.record import CONFIG, RunPaths
+from fashion_tl.records.record import CONFIG, FITTED, RunPaths
 from fashion_tl.training.classifier import ImageClassifier
 
 
@@ -78,8 +77,8 @@ def write_combination(
     """
     first = made.members[0]
     figures = summarise(made.test, test.labels, list(first.class_names))
-    seconds = [(one.record.get("time") or {}).get("fit_seconds") for one in made.members]
-    spent = [float(value) for value in seconds if value is not None]
+    trainings = {name: seconds for one in made.members for name, seconds in _trainings(one).items()}
+    spent = [float(seconds) for seconds in trainings.values() if seconds is not None]
     whole, apart = made.classifier, [one.module for one in made.networks]
     model = {
         "architecture": names_of(apart) if whole is None else whole.architecture,
@@ -91,10 +90,10 @@ def write_combination(
         "started": made.started,
         "command": shlex.join(["fashion-tl", *command, "--name", name]),
         "chosen": made.chosen,
-        "time": {"fit_seconds": sum(spent) if len(spent) == len(seconds) else None},
+        "time": {"fit_seconds": sum(spent) if len(spent) == len(trainings) else None, "trainings": trainings},
         "environment": _environment(made.members),
     }
-    if made.kind == "stack" or any(map(fitted_to_validation, made.members)):
+    if made.kind == "stack" or any(one.fitted_to_validation for one in made.members):
         facts[FITTED] = True
     if made.validation is not None:
         facts["best"] = {"monitor": "val/accuracy", "value": made.validation}
@@ -123,6 +122,12 @@ def write_combination(
         print(f"  {one.label}: test accuracy {one.record['test']['accuracy']:.4f}")
     print(f"record: {paths.logs}" + ("" if made.checkpoint is None else f"   checkpoint: {paths.best}"))
     return paths
+
+
+def _trainings(one: OpenedRun) -> dict[str, float | None]:
+    """Return the seconds of the training of a run, or of each that a combination is made of; None if not recorded."""
+    time = one.record.get("time") or {}
+    return dict(time.get("trainings") or {one.label: time.get("fit_seconds")})
 
 
 def _environment(members: Sequence[OpenedRun]) -> dict[str, Any]:

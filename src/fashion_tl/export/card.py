@@ -18,7 +18,7 @@ from fashion_tl.metrics.metrics import softmax
 from fashion_tl.metrics.uncertainty import bootstrap_intervals, calibration_interval, wilson_interval
 from fashion_tl.plain_text import clean
 from fashion_tl.records.predictions import read_predictions
-from fashion_tl.records.record import measured
+from fashion_tl.records.record import COMPLETED, measured
 
 FIGURES = {
     "accuracy": "accuracy",
@@ -104,7 +104,9 @@ def _training(subject: Subject) -> list[str]:
     ]
     left_out = len(data.get("skipped", []))
     chosen = f"{best['monitor']} {best['value']:.4f} after epoch {best['epoch'] + 1}" if _is_whole(best) else None
+    status, reason = (subject.record.get(name) for name in ("status", "reason"))
     rows = {
+        **({} if status == COMPLETED else {"the run is not completed": f"{status}: {reason or 'no reason recorded'}"}),
         "images": data.get("source"),
         "fingerprint of images and labels": data.get("fingerprint"),
         **{f"{name} images": f"{sizes[name]:,}" if name in sizes else None for name in ("train", "val", "test")},

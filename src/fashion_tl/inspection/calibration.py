@@ -19,6 +19,7 @@ UNSCALED, TEMPERATURE, VECTOR = "unscaled", "temperature", "vector"
 FOLDS = 5
 BY_LOSS = "by the cross-validated NLL"
 TOO_FEW = f"some class has fewer than {FOLDS} validation images: no cross-validation, the temperature is taken"
+SEEN = "it was fitted to the validation images, on which nothing can be chosen again: the logits stay as they are"
 ALL_RIGHT = "no validation image is classified wrongly, which leaves open how sure to be: the logits stay as they are"
 
 
@@ -67,6 +68,12 @@ class Calibration:
         if len(shape) != 2 or shape[1] != classes:
             raise UserError(f"logits have shape {shape}, they are calibrated for (N, {classes}).")
         return softmax(self.apply(logits))
+
+
+def no_calibration(checkpoint: str, class_names: tuple[str, ...], images: int) -> Calibration:
+    """Return that of a checkpoint, such as a stack's, which was itself fitted to the validation images."""
+    ones, zeros = (1.0,) * len(class_names), (0.0,) * len(class_names)
+    return Calibration(checkpoint, class_names, UNSCALED, 1.0, ones, zeros, images, {}, SEEN)
 
 
 def fit_calibration(logits: npt.ArrayLike, labels: Ints, checkpoint: str, class_names: tuple[str, ...]) -> Calibration:

@@ -211,14 +211,19 @@ def pixelate(images: Tensor, strength: float, random: RandomNumbers) -> Tensor:
 
 @corruption("JPEG", (25, 18, 15, 10, 7), "quality", f"{HENDRYCKS}, their strengths")
 def jpeg(images: Tensor, strength: float, random: RandomNumbers) -> Tensor:
-    """Compress as JPEG of a quality, 1 to 100, on the CPU, with Pillow: torchvision's coder is about to go."""
-    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    """Compress as JPEG of a quality, 1 to 100, on the CPU, with Pillow: torchvision's coder is about to go.
+
+    JPEG knows grey and colour; other channels are compressed one by one, each as a grey image.
+    """
+    pixels = (images * 255).round().to(torch.uint8).cpu().numpy()
+    planes = pixels if pixels.shape[1] == 3 else pixels.reshape(-1, 1, *pixels.shape[2:])
     decoded = []
-    for one in pixels:
+    for plane in planes:
         file = io.BytesIO()
-        Image.fromarray(one[..., 0] if one.shape[2] == 1 else one).save(file, "JPEG", quality=round(strength))
-        decoded.append(np.asarray(Image.open(file)).reshape(one.shape))
-    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).to(images.device, images.dtype) / 255
+        drawn = plane[0] if len(plane) == 1 else plane.transpose(1, 2, 0)
+        Image.fromarray(drawn).save(file, "JPEG", quality=round(strength))
+        decoded.append(np.atleast_3d(np.asarray(Image.open(file))).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(decoded)).reshape(images.shape).to(images.device, images.dtype) / 255
 
 
 @corruption("shift", (1, 2, 3, 4, 6), "px", f"{MNIST_C} (translate), graded here")

@@ -40,7 +40,7 @@ def diagnose(
         UserError: If the run or a file is missing or damaged; nothing is written then.
     """
     check_options(batch_size=(batch_size, 1))
-    from fashion_tl.inspection.calibration import digest, fit_calibration, write_calibration
+    from fashion_tl.inspection.calibration import digest, fit_calibration, no_calibration, write_calibration
     from fashion_tl.inspection.calibration_analysis import add_calibration
     from fashion_tl.inspection.error_analysis import add_errors
     from fashion_tl.inspection.groups_and_costs import read_costs, read_groups
@@ -53,13 +53,18 @@ def diagnose(
     cost_matrix = None if costs is None else read_costs(costs, names)
     grouping = read_groups(groups, names)
     test, validation = recorded_predictions(opened), validation_predictions(opened, batch_size)
-    calibration = fit_calibration(validation.logits, validation.labels, digest(opened.paths.best), names)
-    analysis = Analysis(
-        "Errors and calibration",
-        f"On {len(test.labels):,} test images. Thresholds and scalings are fitted to {len(validation.labels):,} "
-        "validation images alone, which the choice of the checkpoint has seen. Errors are those of the run as trained: "
-        "a temperature changes no predicted class, vector scaling may.",
-    )
+    checkpoint, images = digest(opened.paths.best), len(validation.labels)
+    if opened.fitted_to_validation:
+        calibration = no_calibration(checkpoint, names, images)
+        how = f"There are no thresholds and no scalings: {calibration.reason}."
+    else:
+        calibration = fit_calibration(validation.logits, validation.labels, checkpoint, names)
+        how = (
+            f"Thresholds and scalings are fitted to {images:,} validation images alone, which the choice of the "
+            "checkpoint has seen. Errors are those of the run as trained: a temperature changes no predicted class, "
+            "vector scaling may."
+        )
+    analysis = Analysis("Errors and calibration", f"On {len(test.labels):,} test images. {how}")
     add_calibration(analysis, test, calibration)
     add_errors(analysis, opened, test, validation, calibration, grouping, cost_matrix)
     path = analysis.write(logs, "diagnose")

@@ -72,7 +72,7 @@ def add_errors(
         analysis: Where they are added.
         run: The run.
         test: Its test predictions.
-        validation: Its validation predictions, which thresholds are fitted to.
+        validation: Its validation predictions, which thresholds are fitted to, unless the run itself was.
         calibration: The calibration that decisions by cost rest on.
         groups: Classes of each group, or None to leave groups out.
         costs: Costs (K, K) of mistakes, or None to leave them out.
@@ -84,7 +84,8 @@ def add_errors(
     figures: dict[str, Any] = {"confused_pairs": _pairs(case)}
     if groups is not None:
         figures["groups"] = _groups(case, groups)
-    figures["thresholds"] = _thresholds(case, validation)
+    if not run.fitted_to_validation:
+        figures["thresholds"] = _thresholds(case, validation)
     if costs is not None:
         figures["costs"] = _costs(case, calibration.probabilities(test.logits), costs)
     figures["most_confident_mistakes"] = _confident(case)

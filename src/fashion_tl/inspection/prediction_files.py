@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +14,7 @@ import numpy as np
 
 from fashion_tl import __version__
 from fashion_tl.errors import UserError, shown
-from fashion_tl.files import replacing
+from fashion_tl.files import as_csv, replacing
 
 CSV, JSON_LINES, PARQUET = ".csv", ".jsonl", ".parquet"
 ALLOWED = ("", ".txt", CSV, JSON_LINES, PARQUET)  # other suffixes would promise what is not in the file
@@ -118,11 +116,8 @@ def text_rows(emit: Callable[[str], object], class_names: Sequence[str], json_li
     """
 
     def write_csv(paths: Sequence[str], probabilities: np.ndarray) -> None:
-        text = io.StringIO()
         rows = zip(paths, probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True)
-        table = csv.writer(text, lineterminator="\n")
-        table.writerows([path, class_names[best], *(f"{p:.{DECIMALS}f}" for p in row)] for path, best, row in rows)
-        emit(text.getvalue())
+        emit(as_csv([path, class_names[best], *(f"{p:.{DECIMALS}f}" for p in row)] for path, best, row in rows))
 
     def write_json(paths: Sequence[str], probabilities: np.ndarray) -> None:
         lines = []
@@ -133,9 +128,7 @@ def text_rows(emit: Callable[[str], object], class_names: Sequence[str], json_li
 
     if json_lines:
         return write_json
-    heading = io.StringIO()
-    csv.writer(heading, lineterminator="\n").writerow([*_FIRST, *class_names])
-    emit(heading.getvalue())
+    emit(as_csv([[*_FIRST, *class_names]]))
     return write_csv
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fashion_tl.data.transforms import visible
 from fashion_tl.files import replacing_folder
 
 FOLDER = "projector"
@@ -65,7 +66,7 @@ def write_projector(
     from fashion_tl.events import EventWriter
 
     side = min(LARGEST_PICTURE, max(images.shape[2:]), LARGEST_SPRITE // math.ceil(math.sqrt(len(images))))
-    small = F.interpolate(images.float() / 255, size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
+    small = F.interpolate(visible(images).float() / 255, size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
     # More than one column, so that the file has a heading; a tab or a new line in a name would shift all that follows.
     rows = [
         [_clean(truth), _clean(guess), "right" if truth == guess else "wrong", f"{sure:.3f}", str(place)]

@@ -25,6 +25,7 @@ from fashion_tl.process import own_device
 from fashion_tl.records.record import (
     COMPLETED,
     CONFIG,
+    FITTED,
     RunPaths,
     check_same_data,
     folder_paths,
@@ -66,6 +67,11 @@ class OpenedRun:
     def class_names(self) -> tuple[str, ...]:
         """Names of the K classes."""
         return self.module.class_names
+
+    @property
+    def fitted_to_validation(self) -> bool:
+        """Whether it was fitted to the validation images, so that nothing can be chosen on them."""
+        return bool(self.record.get(FITTED))
 
     @cached_property
     def labels(self) -> Ints:

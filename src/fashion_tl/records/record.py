@@ -17,6 +17,7 @@ from fashion_tl.files import claimed, read_json, sha256, write_json
 # What NumPy raises for an archive that is cut short or has other bytes; RuntimeError for one that seems encrypted.
 BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 COMPLETED, RUNNING, INTERRUPTED, FAILED = "completed", "running", "interrupted", "failed"
+FITTED = "fitted_to_validation"  # the entry of a record that says so of a stack, and of what is made of one
 TRAINED = "trained"  # the test is left
 PRUNED = "pruned"  # of a trial that its study has ended early: it is no whole run
 RECORD, CONFIG, METRICS, PREDICTIONS = "run.json", "config.yaml", "metrics.csv", "test_predictions.npz"

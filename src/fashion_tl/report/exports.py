@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fashion_tl.files import as_csv
 from fashion_tl.report.columns import COLUMNS, interval_text
 from fashion_tl.report.figures import SCALARS, Comparison, Spread
 from fashion_tl.report.folds import fold_rows, folds_of
@@ -44,9 +43,7 @@ def csv_text(sections: Sequence[Comparison]) -> str:
             for name in (*SCALARS, "fit_seconds"):
                 row += spread.values.get(name, (None, None)) if spread else (None, None)
             rows.append([*row, "; ".join([*run.alarms, *run.notes, *run.gaps.values()])])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return as_csv(rows)
 
 
 def markdown_text(sections: Sequence[Comparison], left_out: Sequence[LeftOut]) -> str:
