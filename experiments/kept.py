@@ -171,7 +171,7 @@ def probe_table(stages: Sequence[Mapping[str, Any]]) -> str:
     for stage in stages:
         accuracy, (low, high) = stage["accuracy"], stage["interval"]
         each = [f"{accuracy[split]:.4f}" for split in ("train", "val", "test")]
-        near = [f"{stage['neighbours']['test']:.4f}"] if knn else []
+        near = [f"{stage['neighbours']['accuracy']:.4f}"] if knn else []
         strength = f"{stage['strength']:.0e}".replace("e-0", "e-").replace("e+00", "")
         rows.append([stage["stage"], f"{stage['features']:,}", strength, *each, f"{low:.4f} to {high:.4f}", *near])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
