@@ -2,8 +2,9 @@
 
 Completed versions of the runs that are named are copied from lightning_logs to docs/records, without checkpoints; of an
 ablation that is named, its results and all of its runs. Then the tables are printed, from the records alone: that of
-README.md, those of recipes and ablations (docs/recipes.md), and those of the studies' systems from random weights and
-with each backbone (docs/results.md).
+README.md, those of recipes and ablations (docs/recipes.md), those of the studies' systems from random weights and with
+each backbone (docs/results.md), and those of probes and combinations (docs/methods.md), whose records are apart: name
+them with --methods.
 To go on with more seeds on another machine, copy docs/records into lightning_logs first: `make recipe` skips what is
 done.
 """
@@ -18,14 +19,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fashion_tl.errors import UserError
 from fashion_tl.files import read_json, replacing_folder, write_json
 from fashion_tl.inspection.verify import verify
-from fashion_tl.metrics.repeated import mean_interval
+from fashion_tl.metrics.repeated import mean_interval, paired_differences
 from fashion_tl.metrics.uncertainty import wilson_interval
 from fashion_tl.records.record import (
     CHECKED,
     COMPLETED,
+    PREDICTIONS,
     RECORD,
     all_records,
     fold_of,
@@ -38,6 +42,8 @@ from fashion_tl.report.exports import RESULTS
 STUDIES = Path(__file__).parent / "studies"
 RECIPES = Path(__file__).parent / "best"
 KEPT = Path(__file__).parent.parent / "docs" / "records"
+METHODS = "methods"  # below it, the records behind docs/methods.md
+PROBE = "analysis/probe.json"
 FOLDER, RUNS = "tournaments", "runs"  # where ablations lie, and their runs in them
 Found = dict[str, list[dict[str, Any]]]
 HEADER = (
@@ -70,16 +76,18 @@ def main(args: list[str] | None = None) -> int:
     """Keep what is named and print the table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="runs and ablations to keep")
+    parser.add_argument("--methods", action="store_true", help="they are of docs/methods.md")
     parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"))
     parser.add_argument("--kept", type=Path, default=KEPT)
     options = parser.parse_args(args)
     try:
         for name in options.names:
             kind = keep_ablation if (options.log_dir / FOLDER / name / RESULTS).is_file() else keep
-            kind(name, options.log_dir, options.kept)
+            kind(name, options.log_dir, options.kept / METHODS if options.methods else options.kept)
         found = records_of(options.kept)
         tables = [own_table(found), table(found), *(study_table(found, each) for each in backbones(found))]
-        print("\n\n".join([*tables, *(ablation_table(read_json(path)) for path in ablations(options.kept))]))
+        tables += [ablation_table(read_json(path)) for path in ablations(options.kept)]
+        print("\n\n".join([*tables, *method_tables(options.kept / METHODS)]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -106,8 +114,9 @@ def keep(name: str, log_dir: Path, kept: Path) -> None:
         if target.exists():
             continue
         with replacing_folder(target) as draft:  # whole or not at all
-            for file in CHECKED:
+            for file in (*CHECKED, PROBE):
                 if (folder / file).is_file():
+                    (draft / file).parent.mkdir(exist_ok=True)
                     shutil.copyfile(folder / file, draft / file)
             write_record(draft, record)
 
@@ -143,6 +152,55 @@ def ablation_table(results: Mapping[str, Any]) -> str:
         high, low = (-end for end in pair["interval"])  # the pair says what the configuration is ahead by
         rows.append(f"{row} {-pair['difference']:+.4f} | {low:+.4f} to {high:+.4f} | {pair['p_adjusted']:.2g} |")
     return "\n".join(rows)
+
+
+def method_tables(kept: Path) -> list[str]:
+    """Return the tables of docs/methods.md: each probe by depth, and combinations beside their best member."""
+    probes = sorted(kept.glob(f"*/*/{PROBE}"))
+    found = {name: max(each, key=lambda record: int(record["version"])) for name, each in records_of(kept).items()}
+    combined = [record for record in found.values() if record.get("members")]
+    tables = [probe_table(read_json(path)["figures"]["stages"]) for path in probes]
+    return [*tables, *([combination_table(combined, found, kept)] if combined else [])]
+
+
+def probe_table(stages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of a probe in Markdown: a row a stage, from below."""
+    knn = all(stage.get("neighbours") for stage in stages)
+    head = ["behind stage", "features", "strength", "train", "validation", "test", "95 % interval"]
+    rows = [head + ["neighbours, test"] * knn, ["---"] * (len(head) + knn)]
+    for stage in stages:
+        accuracy, (low, high) = stage["accuracy"], stage["interval"]
+        each = [f"{accuracy[split]:.4f}" for split in ("train", "val", "test")]
+        near = [f"{stage['neighbours']['accuracy']:.4f}"] if knn else []
+        strength = f"{stage['strength']:.0e}".replace("e-0", "e-").replace("e+00", "")
+        rows.append([stage["stage"], f"{stage['features']:,}", strength, *each, f"{low:.4f} to {high:.4f}", *near])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def combination_table(combined: Sequence[Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]], kept: Path) -> str:
+    """Return the table of combinations in Markdown, each beside the member that validation says is the best."""
+    rows = [
+        "| combination | what and of what | test accuracy | loss | best on validation | difference |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for record in combined:
+        members = [found[member["name"]] for member in record["members"]]
+        best = max(members, key=lambda member: member["best"]["value"])
+        (pair,) = paired_differences([[right(kept, one)] for one in (record, best)], [(0, 1)])
+        test = record["test"]
+        rows.append(
+            f"| `{record['name']}` | {record['model']['strategy']} | {test['accuracy']:.4f} | {test['loss']:.3f} | "
+            f"{best['name']}, {best['test']['accuracy']:.4f} | "
+            f"{pair.value:+.3f} ({pair.low:+.3f} to {pair.high:+.3f}) |"
+        )
+    return "\n".join(rows)
+
+
+def right(kept: Path, record: Mapping[str, Any]) -> list[bool]:
+    """Say of each test image whether a run that is kept tells its class."""
+    with np.load(kept / record["name"] / f"version_{record['version']}" / PREDICTIONS) as arrays:
+        found: list[bool] = (arrays["logits"].argmax(1) == arrays["label"]).tolist()
+    return found
 
 
 def records_of(kept: Path) -> Found:

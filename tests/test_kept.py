@@ -80,6 +80,14 @@ def test_the_tables_of_ablations_are_those_of_the_records(kept: ModuleType) -> N
         assert main(["verify", "--quick", "--log_dir", str(path.parent / kept.RUNS)]) == 0
 
 
+def test_the_tables_of_the_methods_are_those_of_the_records(kept: ModuleType) -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    tables = kept.method_tables(RECORDS / kept.METHODS)
+    assert len(tables) == 5
+    for table in tables:
+        assert table in page, f"put into docs/methods.md:\n{table}"
+
+
 def test_what_bounds_the_ensembles_is_computed_from_the_records() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").replace("\n", " ")
     singles = ("scratch", "taught_lite0", "lite0", "mobilenetv2", "taught_mobilenetv2", "tiny")
@@ -101,8 +109,9 @@ def accuracy_of_mean(paths: Sequence[Path]) -> float:
 
 
 def test_the_records_hold_and_name_no_folder_of_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "--quick", "--log_dir", str(RECORDS)]) == 0
-    assert "checks hold" in capsys.readouterr().out
+    for folder in (RECORDS, RECORDS / "methods"):
+        assert main(["verify", "--quick", "--log_dir", str(folder)]) == 0
+        assert "checks hold" in capsys.readouterr().out
     for path in RECORDS.rglob("*"):
         if path.suffix in (".json", ".yaml"):
             text = path.read_text(encoding="utf-8")
