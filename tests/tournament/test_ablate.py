@@ -202,6 +202,15 @@ def test_phases_are_timed_one_by_one_and_features_are_computed_once(verb: Verb, 
     assert [changes["model.train"] for changes in timed] == [{0: {"train": "head"}, 2: "all"}] * 4  # one to warm up
 
 
+def test_switches_and_changes_go_together(verb: Verb, capsys) -> None:
+    added = ("--add", "{smooth: {model.label_smoothing: 0.2}}")
+    assert verb("ablate", *ON, "--switches", "hflip", *added, "--seeds", "1", "--plan_only", "true") == 0
+    out = capsys.readouterr().out
+    assert "3 variants" in out
+    assert "without_hflip" in out
+    assert "smooth" in out
+
+
 def test_changes_are_added_alone(verb: Verb) -> None:
     assert verb("ablate", "--add", "{smooth: {model.label_smoothing: 0.2}}", "--seeds", "1", "--name", "added") == 0
     results = results_of("added")
@@ -215,7 +224,7 @@ def test_changes_are_added_alone(verb: Verb) -> None:
     [
         ((), "turns nothing on"),
         ((*ON, "--switches", "hflop"), "did you mean 'hflip'"),
-        ((*ON, "--switches", "hflip", "--add", "{a: {}}"), "exclude each other"),
+        ((*ON, "--switches", "hflip", "--add", "{without_hflip: {model.lr: 1}}"), "that switch turned off. Choose"),
         (("--add", "{a: {model.label_smoothing: 2}}"), "label_smoothing is 2"),
         (("--add", "{base: {model.lr: 1}}"), "Choose another one"),
         (("--add", "{a: 3}"), "no changes"),

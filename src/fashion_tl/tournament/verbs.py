@@ -68,7 +68,7 @@ def ablate(
     keep_checkpoints: bool = False,
     plan_only: bool = False,
 ) -> None:
-    """Turn off every switch of a configuration alone, or add changes alone, and measure what that changes.
+    """Turn off switches of a configuration, each alone, or add changes alone, and measure what that changes.
 
     A switch is a setting that the configuration sets to another value than its default and that is a technique; data,
     sizes, network, learning rate, phases and length of the training are none. The results lie in
@@ -76,8 +76,8 @@ def ablate(
 
     Args:
         flags: All flags of ``fashion-tl fit``, -c FILE first: the configuration.
-        switches: Names of the switches to turn off, separated by commas; all if not given.
-        add: Changes to add instead, each alone: a YAML file, or ``{NAME: {FLAG: VALUE}}``.
+        switches: Names of the switches to turn off, separated by commas; without it and ``add`` all.
+        add: Changes to add, each alone: a YAML file, or ``{NAME: {FLAG: VALUE}}``.
         seeds: Seeds of each variant, from that of the configuration on.
         name: Name of the ablation; that of the configuration and ".ablation" if not given.
         processes: Processes that share the runs, each with its share of the CPU's cores, or a GPU of its own. The same
@@ -94,13 +94,13 @@ def ablate(
     from fashion_tl.tournament.switches import turned_off
 
     check_options(processes=(processes, 1))
-    if add is not None and switches is not None:
-        raise UserError("--add and --switches exclude each other: give one of them.")
     base = parse("fit", flags)
-    variants = turned_off(base, switches) if add is None else read_changes(add)
-    names = [variant.name for variant in variants]
-    if "base" in names:
-        raise UserError("--add: 'base' is the name of the configuration as it is. Choose another one.")
+    off = turned_off(base, switches) if add is None or switches is not None else []
+    variants = [*off, *(read_changes(add) if add is not None else [])]
+    taken = {"base": "the configuration as it is", **{each.name: "that switch turned off" for each in off}}
+    for variant in variants[len(off) :]:
+        if variant.name in taken:
+            raise UserError(f"--add: {variant.name!r} is the name of {taken[variant.name]}. Choose another one.")
     everything = [Strategy("base"), *variants]
     study = make_study(
         "ablation", name or f"{base.name}.ablation", flags, everything, [None], 1, seeds, keep_checkpoints
