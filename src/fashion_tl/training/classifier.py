@@ -23,7 +23,6 @@ from fashion_tl.data.transforms import InputSpec, Preprocess
 from fashion_tl.errors import UserError, check_known, check_ranges
 from fashion_tl.imports import class_path
 from fashion_tl.models.selection import SHORTCUTS, TrainSpec, entries_of
-from fashion_tl.models.split import SplitNetwork, split_network
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
 from fashion_tl.training.checkpoints import verify
 from fashion_tl.training.divergence import DivergenceGuard
@@ -228,10 +227,6 @@ class ImageClassifier(LightningModule):
     @property
     def _policy(self) -> BatchNormPolicy:
         return cast(BatchNormPolicy, self.plan.batch_norm)
-
-    def split(self, boundary: int) -> SplitNetwork:
-        """Split the network: logits are ``upper(*lower(preprocess(images)))`` while it is frozen below the boundary."""
-        return split_network(self.network, boundary, self.input_spec.image_size, self.preprocess.channels)
 
     def set_active_network(self, upper: nn.Module | None) -> None:
         """Compute logits from cached features by the upper part of the network, or from images by all of it (None)."""
