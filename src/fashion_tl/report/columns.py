@@ -10,7 +10,7 @@ from fashion_tl.metrics.cross_validation import NO_INTERVAL
 from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.plain_text import clean
 from fashion_tl.records.record import METRICS, PREDICTIONS, RECORD
-from fashion_tl.report.figures import Entry
+from fashion_tl.report.figures import SCALARS, Entry
 from fashion_tl.report.run_files import Run
 
 Value = str | float | None
@@ -161,9 +161,9 @@ def weights(run: Run) -> str | None:
     return text and (f"{text} ({digest[:16]})" if digest else text)
 
 
-def _figure(key: str, heading: str) -> Column:
+def _figure(key: str) -> Column:
     return Column(
-        key, heading, lambda e: e.figures.values[key] if e.figures else None, fixed(4), PREDICTIONS, interval=True
+        key, SCALARS[key], lambda e: e.figures.values[key] if e.figures else None, fixed(4), PREDICTIONS, interval=True
     )
 
 
@@ -180,15 +180,15 @@ def _number(key: str, heading: str, shown: Callable[[Value], str], *path: str) -
 
 
 COLUMNS = (
-    _figure("accuracy", "Accuracy"),
+    _figure("accuracy"),
     _study("accuracy", "Study\u2019s accuracy"),
-    _figure("balanced_accuracy", "Balanced accuracy"),
-    _figure("macro_f1", "Macro F1"),
+    _figure("balanced_accuracy"),
+    _figure("macro_f1"),
     _study("macro_f1", "Study\u2019s F1"),
-    _figure("loss", "Loss"),
+    _figure("loss"),
     _study("loss", "Study\u2019s loss"),
-    _figure("macro_precision", "Macro precision"),
-    _figure("calibration_error", "Calibration error"),
+    _figure("macro_precision"),
+    _figure("calibration_error"),
     Column("architecture", "Architecture", lambda e: e.run.text("model", "architecture")),
     Column("strategy", "What trains", lambda e: strategy(e.run)),
     Column("weights", "Initial weights", lambda e: weights(e.run)),
