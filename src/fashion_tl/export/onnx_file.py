@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fashion_tl.errors import UserError, one_line
-from fashion_tl.export.converters import FAILURES, quiet
+from fashion_tl.export.weights import FAILURES, quiet
 from fashion_tl.files import write_bytes
 from fashion_tl.imports import is_installed
 
