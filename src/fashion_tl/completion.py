@@ -6,7 +6,6 @@ The script is written once and needs no Python when it completes.
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import re
 import textwrap
@@ -43,14 +42,10 @@ def whole_parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="fashion-tl", description="Transfer-learning experiments on images.")
     whole.add_argument("--version", action="store_true", help="print the version")
     verbs = whole.add_subparsers(dest="verb")
-    for verb, told in cli.TRAINING.items():
-        _add_flags_of_fit(verbs.add_parser(verb, help=_plain(told)), verb)
     for verb, (_, told) in cli.CONFIGURED.items():
         _add_flags_of_fit(verbs.add_parser(verb, help=_plain(told)), verb)
     for verb, (home, told) in cli.FUNCTIONS.items():
-        module, _, name = home.partition(":")
-        command = getattr(importlib.import_module(f"fashion_tl.{module}"), name)
-        _add_function(verbs.add_parser(verb, help=_plain(told)), command)
+        _add_function(verbs.add_parser(verb, help=_plain(told)), cli.function_of(home))
     return whole
 
 
