@@ -211,14 +211,19 @@ def pixelate(images: Tensor, strength: float, random: RandomNumbers) -> Tensor:
 
 @corruption("JPEG", (25, 18, 15, 10, 7), "quality", f"{HENDRYCKS}, their strengths")
 def jpeg(images: Tensor, strength: float, random: RandomNumbers) -> Tensor:
-    """Compress as JPEG of a quality, 1 to 100, on the CPU, with Pillow: torchvision's coder is about to go."""
-    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    """Compress as JPEG of a quality, 1 to 100."""
+    pixels = as_jpeg((images * 255).round().to(torch.uint8), round(strength))
+    return pixels.to(images.device, images.dtype) / 255
+
+
+def as_jpeg(images: Tensor, quality: int) -> Tensor:
+    """Compress uint8 images (B, 1 or 3, H, W) as JPEG, on the CPU, with Pillow: torchvision's coder is about to go."""
     decoded = []
-    for one in pixels:
+    for one in images.permute(0, 2, 3, 1).cpu().numpy():
         file = io.BytesIO()
-        Image.fromarray(one[..., 0] if one.shape[2] == 1 else one).save(file, "JPEG", quality=round(strength))
+        Image.fromarray(one[..., 0] if one.shape[2] == 1 else one).save(file, "JPEG", quality=quality)
         decoded.append(np.asarray(Image.open(file)).reshape(one.shape))
-    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).to(images.device, images.dtype) / 255
+    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
 
 
 @corruption("shift", (1, 2, 3, 4, 6), "px", f"{MNIST_C} (translate), graded here")
