@@ -22,7 +22,6 @@ from fashion_tl.commands import BOOLEANS, Flag, hints_of, parser_of
 RUNS = "find lightning_logs -mindepth 2 -maxdepth 2 -name 'version_*' 2>/dev/null | cut -d/ -f2 | sort -u"
 NAMES_RUNS = {"run", "runs", "names", "start", "end"}  # parameters of verbs that name finished runs
 FILES = {"config", "ckpt_path"}  # flags of `fit` that take a file
-LINKED = {"class_names", "input_spec"}  # arguments of a classifier that come from the data
 
 
 def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
@@ -110,6 +109,8 @@ def _add_flags_of_fit(parser: argparse.ArgumentParser, verb: str) -> None:
 
 def _arguments(kinds: tuple[type, ...]) -> Iterator[tuple[str, str]]:
     """Yield the arguments of the constructors of classes, with what their docstrings say of them."""
+    from fashion_tl.runs.refusals import LINKED
+
     for kind in kinds:
         for base in kind.__mro__:
             own = inspect.signature(base).parameters

@@ -22,6 +22,7 @@ from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.parser import Config, arguments, parse, written
 from fashion_tl.runs.studies import (
+    ONE,
     NamedRuns,
     bounds,
     check_images,
@@ -34,8 +35,6 @@ from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.training.divergence import DivergedError
 
 Runner = Callable[..., Run]
-# What makes a single run of a configuration of several.
-ONE = {"seeds": 1, "folds": None, "search": None, "processes": 1}
 
 
 def search(
