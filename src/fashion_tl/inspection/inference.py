@@ -51,8 +51,8 @@ class _Logits(nn.Module):
 def classify_many(module: ImageClassifier, images: int, batch_size: int) -> Callable[[Tensor], Tensor]:
     """Return ``classify`` for many batches, whose network is folded or compiled where that pays.
 
-    See ``features.inference.prepare``: logits are those of eager mode but for rounding. A classifier with logits of its
-    own is left as it is.
+    See ``features.inference.Inference``: logits are those of eager mode but for rounding. A classifier with logits of
+    its own is left as it is.
 
     Args:
         module: A classifier; it is used in eval mode, on its device, and must stay as it is.
