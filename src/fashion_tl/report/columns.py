@@ -204,11 +204,11 @@ COLUMNS = (
 )
 
 
-def interval_text(entry: Entry, key: str, digits: int = 4) -> str:
+def interval_text(entry: Entry, key: str) -> str:
     """Return an interval as text, such as "0.9315 to 0.9410"."""
     if entry.figures is None:
         return NOT_RECORDED
     if key not in entry.figures.intervals:
         return NO_INTERVAL
     low, high = entry.figures.intervals[key]
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{low:.4f} to {high:.4f}"
