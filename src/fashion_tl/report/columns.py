@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fashion_tl.metrics.cross_validation import NO_INTERVAL
+from fashion_tl.metrics.cross_validation import interval_words
 from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.plain_text import clean
 from fashion_tl.records.record import METRICS, PREDICTIONS, RECORD
@@ -56,9 +56,9 @@ class Column:
         return "\u2013" if self.study and "study" in entry.run.record else NOT_RECORDED
 
 
-def fixed(digits: int) -> Callable[[Value], str]:
-    """Show numbers with so many decimals, and texts as they are."""
-    return lambda value: f"{value:.{digits}f}" if isinstance(value, int | float) else str(value)
+def fixed(value: Value) -> str:
+    """Show a number with four decimals, and a text as it is."""
+    return f"{value:.4f}" if isinstance(value, int | float) else str(value)
 
 
 def whole(value: Value) -> str:
@@ -163,7 +163,7 @@ def weights(run: Run) -> str | None:
 
 def _figure(key: str) -> Column:
     return Column(
-        key, SCALARS[key], lambda e: e.figures.values[key] if e.figures else None, fixed(4), PREDICTIONS, interval=True
+        key, SCALARS[key], lambda e: e.figures.values[key] if e.figures else None, fixed, PREDICTIONS, interval=True
     )
 
 
@@ -172,7 +172,7 @@ def _study(key: str, heading: str) -> Column:
         found = entry.run.number("study", key)
         return entry.run.text("study", key) if found is None else found
 
-    return Column(f"study_{key}", heading, value, fixed(4) if key == "loss" else plain, study=True)
+    return Column(f"study_{key}", heading, value, fixed if key == "loss" else plain, study=True)
 
 
 def _number(key: str, heading: str, shown: Callable[[Value], str], *path: str) -> Column:
@@ -208,7 +208,4 @@ def interval_text(entry: Entry, key: str) -> str:
     """Return an interval as text, such as "0.9315 to 0.9410"."""
     if entry.figures is None:
         return NOT_RECORDED
-    if key not in entry.figures.intervals:
-        return NO_INTERVAL
-    low, high = entry.figures.intervals[key]
-    return f"{low:.4f} to {high:.4f}"
+    return interval_words(entry.figures.intervals.get(key))
