@@ -64,7 +64,7 @@ def test_bash_offers(typed: str, folder: Path) -> None:
 
 def test_every_verb_is_offered(parser: argparse.ArgumentParser) -> None:
     (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    assert set(verbs.choices) == {*cli.TRAINING, *cli.CONFIGURED, *cli.FUNCTIONS}
+    assert set(verbs.choices) == set(cli.VERBS)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -181,7 +181,7 @@ def test_batch_size_changes_nothing(trained: RunPaths, pictures: Path, capsys: O
 def test_many_images_run_folded_and_give_the_same(
     trained: RunPaths, tmp_path: Path, capsys: Output, monkeypatch
 ) -> None:
-    from fashion_tl.features.inference import WORTH_COMPILING, Inference
+    from fashion_tl.features.inference import Inference
     from fashion_tl.inspection import inference
 
     rng = np.random.default_rng(0)
@@ -190,11 +190,11 @@ def test_many_images_run_folded_and_give_the_same(
     once = table(predict(capsys, trained.best, tmp_path))
     made: list[Inference] = []
 
-    def prepare(parts: Any, images: int, batch_size: int) -> Inference:
-        made.append(Inference(parts, images, batch_size, WORTH_COMPILING))
+    def noted(parts: Any, images: int, batch_size: int) -> Inference:
+        made.append(Inference(parts, images, batch_size))
         return made[-1]
 
-    monkeypatch.setattr(inference, "prepare", prepare)
+    monkeypatch.setattr(inference, "Inference", noted)
     often = table(predict(capsys, trained.best, tmp_path, "--batch_size", 4))
     assert made[0].folded > 0, made[0].fold_reason
     assert often[:3] == once[:3]

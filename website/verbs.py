@@ -46,18 +46,15 @@ class Argument:
 def page() -> str:
     """Write the page of all verbs as Markdown."""
     parts = [INTRODUCTION]
-    for verb, told in cli.TRAINING.items():
+    for verb, (_, told) in cli.CONFIGURED.items():
         usage, _, text = told.partition(": ")
         parts.append(f"\n## {verb}\n\n{_sentence(text)}\n\n    fashion-tl {verb} {usage}\n")
+        own = [flag for flag in run_flags(verb) if flag not in run_flags()]
         if verb == "fit":
             parts += [OWN_FLAGS, _table(run_flags())]
         else:
-            parts.append("\nFlags are those of [fit](#fit).\n")
-    for verb, (_, told) in cli.CONFIGURED.items():
-        own = [flag for flag in run_flags(verb) if flag not in run_flags()]
-        usage, _, text = told.partition(": ")
-        parts.append(f"\n## {verb}\n\n{_sentence(text)} Flags are those of [fit](#fit), and these.\n")
-        parts += [f"\n    fashion-tl {verb} {usage}\n", _table(own)]
+            parts.append(f"\nFlags are those of [fit](#fit){', and these' if own else ''}.\n")
+        parts += [_table(own)] if own else []
     for verb, (home, _) in cli.FUNCTIONS.items():
         parts.append(section(verb, home))
     return "".join(parts)

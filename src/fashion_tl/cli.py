@@ -7,20 +7,17 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fashion_tl import __version__
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, check_known
 
-# The verbs of Lightning's command line, which have a parser of their own: configurations and every field by flag.
-TRAINING = {
-    "fit": "-c FILE: train, validate, test the best checkpoint, leave a record",
-    "validate": "-c FILE --ckpt_path CHECKPOINT: evaluate on the validation images",
-    "test": "-c FILE --ckpt_path CHECKPOINT: evaluate on the test images",
-}
-# Each takes the same configurations and flags, and is run by MODULE:NAME.
+# Each is run by MODULE:NAME and has a parser of its own, as LightningCLI: configurations, and every field by flag.
 CONFIGURED = {
+    "fit": ("runs.verbs:train", "-c FILE: train, validate, test the best checkpoint, leave a record"),
+    "validate": ("runs.verbs:validate", "-c FILE --ckpt_path CHECKPOINT: evaluate on the validation images"),
+    "test": ("runs.verbs:test", "-c FILE --ckpt_path CHECKPOINT: evaluate on the test images"),
     "probe": ("probe.verb:main", "-c FILE: solve a linear classifier on the features of every stage"),
 }
 # Each is a function, MODULE:NAME, whose signature and docstring are its command line.
@@ -46,18 +43,25 @@ FUNCTIONS = {
     "doctor": ("doctor:doctor", "say what this machine offers, what is wrong, and how to mend it"),
     "completion": ("completion:completion", "print the script that completes verbs, flags and runs in a shell"),
 }
+VERBS = CONFIGURED | FUNCTIONS
 
 
 def help_text() -> str:
     """Return what `fashion-tl --help` prints."""
-    told = {**TRAINING, **{verb: text for verb, (_, text) in (CONFIGURED | FUNCTIONS).items()}}
     return "\n".join(
         (
             "usage: fashion-tl VERB ...\n\nTransfer-learning experiments on images.\n",
-            *(f"  {verb:12} {text}" for verb, text in told.items()),
+            *(f"  {verb:12} {text}" for verb, (_, text) in VERBS.items()),
             "\n`fashion-tl VERB --help` tells more; `fashion-tl --version` prints the version.\n",
         )
     )
+
+
+def function_of(home: str) -> Callable[..., Any]:
+    """Import what is run for a verb, by MODULE:NAME."""
+    module, _, name = home.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"fashion_tl.{module}"), name)
+    return found
 
 
 def run(verb: str, args: list[str]) -> None:
@@ -66,20 +70,13 @@ def run(verb: str, args: list[str]) -> None:
     Raises:
         UserError: If the user's input is wrong.
     """
-    if verb in TRAINING:
-        from fashion_tl.runs import verbs
-
-        verbs.run(verb, args)
-    elif verb in CONFIGURED:
-        module, _, name = CONFIGURED[verb][0].partition(":")
-        getattr(importlib.import_module(f"fashion_tl.{module}"), name)(args)
-    elif verb in FUNCTIONS:
+    check_known("verb", verb, VERBS, "`fashion-tl --help` explains them.")
+    if verb in CONFIGURED:
+        function_of(CONFIGURED[verb][0])(args)
+    else:
         from fashion_tl.commands import call
 
-        module, _, name = FUNCTIONS[verb][0].partition(":")
-        call(getattr(importlib.import_module(f"fashion_tl.{module}"), name), f"fashion-tl {verb}", args)
-    else:
-        raise unknown_name("verb", verb, (*TRAINING, *CONFIGURED, *FUNCTIONS), "`fashion-tl --help` explains them.")
+        call(function_of(FUNCTIONS[verb][0]), f"fashion-tl {verb}", args)
 
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -157,7 +154,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"fashion-tl {__version__}")
         return 0
     if given[0].startswith("-"):  # as LightningCLI's users write it: fashion-tl --config FILE fit
-        verb = next((i for i, arg in enumerate(given) if arg in {**TRAINING, **CONFIGURED, **FUNCTIONS}), 0)
+        verb = next((i for i, arg in enumerate(given) if arg in VERBS), 0)
         given.insert(0, given.pop(verb))
     let_threads_sleep()
     try:

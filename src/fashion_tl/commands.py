@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from docstring_parser import parse_from_object
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, check_known
 
 BOOLEANS = {"true": True, "false": False}
 
@@ -143,8 +143,7 @@ def _without_none(hint: Any) -> Any:  # noqa: ANN401 - a type
 
 def _choice(name: str, choices: Sequence[str]) -> Callable[[str], str]:
     def choose(text: str) -> str:
-        if text not in choices:
-            raise unknown_name(name, text, choices)
+        check_known(name, text, choices)
         return text
 
     return choose

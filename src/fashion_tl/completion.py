@@ -6,7 +6,6 @@ The script is written once and needs no Python when it completes.
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import re
 import textwrap
@@ -23,7 +22,6 @@ from fashion_tl.commands import BOOLEANS, Flag, hints_of, parser_of
 RUNS = "find lightning_logs -mindepth 2 -maxdepth 2 -name 'version_*' 2>/dev/null | cut -d/ -f2 | sort -u"
 NAMES_RUNS = {"run", "runs", "names", "start", "end"}  # parameters of verbs that name finished runs
 FILES = {"config", "ckpt_path"}  # flags of `fit` that take a file
-LINKED = {"class_names", "input_spec"}  # arguments of a classifier that come from the data
 
 
 def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
@@ -43,14 +41,10 @@ def whole_parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="fashion-tl", description="Transfer-learning experiments on images.")
     whole.add_argument("--version", action="store_true", help="print the version")
     verbs = whole.add_subparsers(dest="verb")
-    for verb, told in cli.TRAINING.items():
-        _add_flags_of_fit(verbs.add_parser(verb, help=_plain(told)), verb)
     for verb, (_, told) in cli.CONFIGURED.items():
         _add_flags_of_fit(verbs.add_parser(verb, help=_plain(told)), verb)
     for verb, (home, told) in cli.FUNCTIONS.items():
-        module, _, name = home.partition(":")
-        command = getattr(importlib.import_module(f"fashion_tl.{module}"), name)
-        _add_function(verbs.add_parser(verb, help=_plain(told)), command)
+        _add_function(verbs.add_parser(verb, help=_plain(told)), cli.function_of(home))
     return whole
 
 
@@ -115,6 +109,8 @@ def _add_flags_of_fit(parser: argparse.ArgumentParser, verb: str) -> None:
 
 def _arguments(kinds: tuple[type, ...]) -> Iterator[tuple[str, str]]:
     """Yield the arguments of the constructors of classes, with what their docstrings say of them."""
+    from fashion_tl.runs.refusals import LINKED
+
     for kind in kinds:
         for base in kind.__mro__:
             own = inspect.signature(base).parameters

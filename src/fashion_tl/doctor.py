@@ -9,13 +9,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from fashion_tl import __version__
 from fashion_tl.errors import UserError, one_line
+from fashion_tl.imports import installed_version
 
 DISTRIBUTION = "fashion-tl"
 LEAST_FREE = 2**30  # bytes of a disk that is written to
@@ -91,14 +92,14 @@ def libraries() -> Iterator[Finding]:
     if not needed:
         yield Finding("libraries", "fashion_tl is not installed", "pip install fashion-tl, or run `make setup`")
     for extra, wanted in extras.items():
-        missing = [each.name for each in wanted if _version(each.name) is None]
+        missing = [each.name for each in wanted if installed_version(each.name) is None]
         told = f"not installed ({', '.join(missing)}): pip install 'fashion-tl[{extra}]'" if missing else "installed"
         yield Finding(f"extra {extra}", told)
 
 
 def library(needed: Requirement) -> Finding:
     """Compare one installed library with what is needed."""
-    found = _version(needed.name)
+    found = installed_version(needed.name)
     if found is None:
         return Finding(needed.name, "not installed", f"pip install '{needed.name}{needed.specifier}'")
     if not needed.specifier.contains(found, prereleases=True):
@@ -185,13 +186,6 @@ def _requirements() -> list[str]:
         return requires(DISTRIBUTION) or []
     except PackageNotFoundError:
         return []
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _memory() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 
@@ -51,6 +51,12 @@ def unknown_name(what: str, given: str, allowed: Iterable[str], hint: str = "") 
     return UserError(f"{message} Allowed: {listed}.{' ' + hint if hint else ''}")
 
 
+def check_known(what: str, given: str, allowed: Collection[str], hint: str = "") -> None:
+    """Raise the error of ``unknown_name`` for a name that is not allowed."""
+    if given not in allowed:
+        raise unknown_name(what, given, allowed, hint)
+
+
 def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix: str = "") -> list[str]:
     """Describe every number that is out of its range, as infinities and NaN are of every one, and what is no number.
 
@@ -66,6 +72,12 @@ def out_of_range(ranges: Mapping[str, tuple[float | None, float, float]], prefix
             allowed = "or more" if high == math.inf else f"to {high}"
             problems.append(f"{prefix}{name} is {value}, allowed is {low} {allowed}")
     return problems
+
+
+def check_ranges(ranges: Mapping[str, tuple[float | None, float, float]], prefix: str = "") -> None:
+    """Raise one UserError for all numbers that ``out_of_range`` describes."""
+    if problems := out_of_range(ranges, prefix):
+        raise UserError("; ".join(problems) + ".")
 
 
 def wrong_types(content: dict[str, Any], types: Mapping[str, type]) -> list[str]:
@@ -102,6 +114,4 @@ def check_options(**least: tuple[float, float]) -> None:
     Args:
         least: Value and least value, by the option's name.
     """
-    problems = out_of_range({name: (value, low, math.inf) for name, (value, low) in least.items()}, "--")
-    if problems:
-        raise UserError("; ".join(problems) + ".")
+    check_ranges({name: (value, low, math.inf) for name, (value, low) in least.items()}, "--")

@@ -1,9 +1,11 @@
-"""Classes named by their import path."""
+"""Classes named by their import path, and what is installed."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,3 +46,19 @@ def import_class(path: str, base: type[T], what: str) -> type[T]:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{what}: {path} is no subclass of {class_path(base)}.")
     return found
+
+
+def is_installed(name: str) -> bool:
+    """Say whether a library can be imported; it is not."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version of a library by its name on PyPI; None if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

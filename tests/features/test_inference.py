@@ -18,7 +18,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from fashion_tl.features import inference
-from fashion_tl.features.inference import Inference, prepare
+from fashion_tl.features.inference import Inference
 from fashion_tl.models.split import chain_network
 from fashion_tl.models.staged import StagedNetwork, divide_timm
 
@@ -106,12 +106,11 @@ def test_compiled_outputs_equal_eager_ones_and_nothing_else_changes() -> None:
     before, values = state(staged), {k: v.clone() for k, v in staged.state_dict().items()}
     counted = torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
-    prepared = prepare(parts, 1000, BATCH, worth_compiling=0)
+    prepared = Inference(parts, 1000, BATCH, worth_compiling=0)
     assert_equal(prepared(batch(1)), eager(parts, batch(1)))
     assert not prepared.compiled
     assert_equal(prepared(batch()), eager(parts, batch()))
     assert prepared.compiled, prepared.reason
-    assert prepared.compile_seconds > 0
     for seed in (1, 2):
         found = prepared(batch(seed=seed))
         assert_equal(found, eager(parts, batch(seed=seed)))
@@ -149,7 +148,7 @@ def test_folded_outputs_equal_eager_ones_and_nothing_else_changes(name: str) -> 
     norms = sum(isinstance(module, nn.BatchNorm2d) for part in parts for module in part.modules())
     before, values = state(staged), {k: v.clone() for k, v in staged.state_dict().items()}
 
-    prepared = prepare(parts, 1000, BATCH)
+    prepared = Inference(parts, 1000, BATCH)
     assert_equal(prepared(batch(1)), eager(parts, batch(1)))
     assert not prepared.folded
     for seed in range(6):
@@ -202,7 +201,7 @@ class _Block(nn.Module):
 
 def block_equal(block: nn.Module, size: tuple[int, int] = (16, 16)) -> Inference:
     images = torch.randn(BATCH, 3, *size, generator=torch.Generator().manual_seed(0))
-    prepared = prepare([block], 1000, BATCH)
+    prepared = Inference([block], 1000, BATCH)
     for seed in range(3):
         given = (images + seed).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
@@ -278,7 +277,7 @@ def test_one_part_that_cannot_be_traced_leaves_the_others_folded() -> None:
             return super().forward(images[:, :3] if images.sum() > -1e9 else images[:, 3:])
 
     parts = (_Block(nn.ReLU(), False, kernel_size=3), Decides(nn.ReLU(), False, kernel_size=3))
-    prepared = prepare(parts, 1000, BATCH)
+    prepared = Inference(parts, 1000, BATCH)
     passed(prepared, parts)
     assert prepared.folded == 1
 
@@ -286,7 +285,7 @@ def test_one_part_that_cannot_be_traced_leaves_the_others_folded() -> None:
 def test_batch_norm_in_training_is_not_folded_and_moves_once_a_batch() -> None:
     block = _Block(nn.ReLU(), False, kernel_size=3)
     block.norm.train()
-    prepared = prepare([block], 1000, BATCH)
+    prepared = Inference([block], 1000, BATCH)
     prepared(batch())
     assert prepared.fold_reason == "BatchNorm in training"
     assert int(block.norm.num_batches_tracked) == 1
@@ -304,7 +303,7 @@ def test_what_differs_or_fails_is_not_folded(monkeypatch: pytest.MonkeyPatch) ->
     assert block_equal(block).fold_reason == "folded parts fail (division by zero)"
     monkeypatch.setattr(inference, "can_fold", lambda: False)
     assert block_equal(block).fold_reason == "no oneDNN"
-    assert prepare([block], 9 * BATCH - 1, BATCH).fold_reason == "few images"
+    assert Inference([block], 9 * BATCH - 1, BATCH).fold_reason == "few images"
 
 
 @pytest.mark.slow
@@ -318,7 +317,7 @@ def test_many_passes_of_a_process_are_compiled_each_for_itself(monkeypatch: pyte
     kept = []
     for _ in range(10):
         part = _Wrapped(nn.Conv2d(3, 2, 1).eval())
-        prepared = prepare([part], 1000, BATCH, worth_compiling=0)
+        prepared = Inference([part], 1000, BATCH, worth_compiling=0)
         prepared(batch())
         assert prepared.compiled, prepared.reason
         kept.append(prepared)
@@ -357,7 +356,7 @@ def test_a_long_pass_is_compiled_after_four_batches(
         return run(images)
 
     uses = compile_as(run_compiled, monkeypatch)
-    prepared = prepare(linear, 203 * BATCH, BATCH, worth_compiling=199)
+    prepared = Inference(linear, 203 * BATCH, BATCH, worth_compiling=199)
     passed(prepared, linear, 3)
     assert not uses
     passed(prepared, linear, 3)
@@ -365,7 +364,7 @@ def test_a_long_pass_is_compiled_after_four_batches(
     assert prepared.compiled
     assert freezing == [True, False, False]  # while it compiles alone
 
-    short = prepare(linear, 203 * BATCH, BATCH, worth_compiling=200)
+    short = Inference(linear, 203 * BATCH, BATCH, worth_compiling=200)
     passed(short, linear)
     assert len(uses) == 1
     assert short.reason == "about 199 s of eager mode ahead, compiling pays from 200 s"
@@ -374,7 +373,7 @@ def test_a_long_pass_is_compiled_after_four_batches(
 def test_few_images_are_not_compiled(linear: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     uses = compile_as(lambda run, images: run(images), monkeypatch)
     for images, reason in ((20, "few images"), (10 * BATCH, "s of eager mode ahead")):
-        prepared = prepare(linear, images, BATCH)
+        prepared = Inference(linear, images, BATCH)
         passed(prepared, linear)
         assert reason in str(prepared.reason)
     assert not uses
@@ -385,7 +384,7 @@ def test_without_a_compiler_batches_run_in_eager_mode(
 ) -> None:
     uses = compile_as(lambda run, images: run(images), monkeypatch)
     monkeypatch.setenv("CXX", "no-such-compiler -O3")
-    prepared = prepare(linear, 1000, BATCH, worth_compiling=0)
+    prepared = Inference(linear, 1000, BATCH, worth_compiling=0)
     passed(prepared, linear)
     assert prepared.reason == "no C++ compiler"
     assert not uses
@@ -402,7 +401,7 @@ def test_where_compiling_fails_batches_run_in_eager_mode(
 
     uses = compile_as(fail, monkeypatch)
     before = state(network())["inductor"]
-    prepared = prepare(linear, 1000, BATCH, worth_compiling=0)
+    prepared = Inference(linear, 1000, BATCH, worth_compiling=0)
     passed(prepared, linear)
     assert not prepared.compiled
     expected = {"RuntimeError": "no luck", "OSError": "disk full", "SyntaxError": "odd", "KeyError": "KeyError"}
@@ -417,7 +416,7 @@ def test_a_compiler_that_fails_is_no_failure(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("false",))
-    prepared = prepare(linear, 1000, BATCH, worth_compiling=0)
+    prepared = Inference(linear, 1000, BATCH, worth_compiling=0)
     passed(prepared, linear)
     assert "compiling failed" in str(prepared.reason)
 
@@ -427,7 +426,7 @@ def test_outputs_that_differ_are_not_used(
     factor: float, fits: bool, linear: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_as(lambda run, images: [tuple(t * factor for t in outputs) for outputs in run(images)], monkeypatch)
-    prepared = prepare(linear, 1000, BATCH, worth_compiling=0)
+    prepared = Inference(linear, 1000, BATCH, worth_compiling=0)
     passed(prepared, linear)
     assert prepared.compiled == fits
     assert fits or "differ from those of eager mode" in str(prepared.reason)
@@ -438,11 +437,11 @@ def test_other_precisions_run_in_eager_mode(
 ) -> None:
     uses = compile_as(lambda run, images: run(images), monkeypatch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        prepared = prepare(linear, 1000, BATCH, worth_compiling=0)
+        prepared = Inference(linear, 1000, BATCH, worth_compiling=0)
         assert prepared(batch())[0][0].dtype == torch.bfloat16
     assert "32-bit" in str(prepared.reason)
     half = tuple(part.bfloat16() for part in linear)
-    prepared = prepare(half, 1000, BATCH, worth_compiling=0)
+    prepared = Inference(half, 1000, BATCH, worth_compiling=0)
     assert prepared(batch().bfloat16())[1][0].dtype == torch.bfloat16
     assert "32-bit" in str(prepared.reason)
     assert not uses

@@ -43,7 +43,7 @@ PARTS = ("trainer", "model", "data", "help", "print_")
 def test_flags_of_a_run_are_those_of_its_parser() -> None:
     from fashion_tl.runs.parser import parser_of as run_parser_of
 
-    for verb in ("fit", *cli.CONFIGURED):
+    for verb in cli.CONFIGURED:
         own = {
             ", ".join(name for name in action.option_strings if not name.endswith("+"))
             for action in run_parser_of(verb)._actions
@@ -54,5 +54,5 @@ def test_flags_of_a_run_are_those_of_its_parser() -> None:
 
 def test_the_page_has_a_section_for_every_verb() -> None:
     headings = [line[3:] for line in verbs.page().splitlines() if line.startswith("## ")]
-    assert headings == [*cli.TRAINING, *cli.CONFIGURED, *cli.FUNCTIONS]
+    assert headings == [*cli.VERBS]
     assert "`timm`, `safetensors`, `torch`, `onnx`" in verbs.page()  # of a name for a Literal

@@ -10,7 +10,7 @@ from typing import Any
 from fashion_tl.cache.eviction import size_text, why_no_room
 from fashion_tl.cache.store import CacheWriteError, limit_bytes
 from fashion_tl.data.batches import declared
-from fashion_tl.errors import UserError, out_of_range, unknown_name
+from fashion_tl.errors import UserError, check_ranges, unknown_name
 from fashion_tl.features.extraction import DTYPES, Extraction
 from fashion_tl.features.validity import why_not
 from fashion_tl.features.views import DrawnEpoch
@@ -25,8 +25,7 @@ def check_storage(views: int | None, dtype: str | None) -> None:
     Raises:
         UserError: If it cannot.
     """
-    if problems := out_of_range({"cache_views": (views, 1, 1_000_000)}, "--"):
-        raise UserError("; ".join(problems) + ".")
+    check_ranges({"cache_views": (views, 1, 1_000_000)}, "--")
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("cache dtype", dtype, DTYPES, "Set it with --cache_dtype.")
 

@@ -98,12 +98,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's type
-        batch: Any,  # noqa: ANN401 - Lightning's type
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Keep the state within an epoch, after an optimizer step; not after the last: the end of the epoch follows."""
         if self.minutes is None and self.steps is None:

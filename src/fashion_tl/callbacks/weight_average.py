@@ -96,12 +96,7 @@ class WeightAverage(Callback):
         self._live = trained_tensors(_network(module))
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's type
-        batch: Any,  # noqa: ANN401 - Lightning's type
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Take the weights after an optimizer step into the average."""
         if trainer.global_step == self._step or not self.due(trainer, self._plan):

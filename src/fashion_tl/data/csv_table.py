@@ -14,7 +14,7 @@ from typing import Any
 from fashion_tl.data.folder_index import VALIDATION_NAMES
 from fashion_tl.data.rows import ListedImages, Row, first, index_rows
 from fashion_tl.data.sources import data_root
-from fashion_tl.errors import UserError, one_line, unknown_name
+from fashion_tl.errors import UserError, check_known, one_line
 
 DELIMITERS = ",;\t"
 _SEPARATOR_LINE = re.compile(r"""\A(\s*)"?sep=[^\r\n]"?[ \t]*(?=[\r\n])""", re.IGNORECASE)  # Excel's, not a row
@@ -83,8 +83,7 @@ def _read_rows(table: Path, folder: Path, columns: dict[str, str | None]) -> lis
         raise UserError(f"{table} is empty. It needs a header, such as `path,label`, and a row for each image.")
     header = [heading.strip() for heading in header]
     for name, heading in used.items():
-        if heading not in header:
-            raise unknown_name(f"column of {table}", heading, header, f"Set it with --data.source.{name}_column.")
+        check_known(f"column of {table}", heading, header, f"Set it with --data.source.{name}_column.")
         if header.count(heading) > 1:
             raise UserError(f"{table} has {header.count(heading)} columns {heading!r}. Give each a name of its own.")
     places = {name: header.index(heading) for name, heading in used.items()}

@@ -35,7 +35,7 @@ from fashion_tl.data.sources import Loaded, Source, load
 from fashion_tl.data.splits import divide
 from fashion_tl.data.transforms import InputSpec, resize_images, to_float
 from fashion_tl.data.views import DrawnViews
-from fashion_tl.errors import UserError, out_of_range, unknown_name
+from fashion_tl.errors import UserError, check_known, out_of_range
 from fashion_tl.plain_text import clean
 from fashion_tl.seeds import run_seed
 
@@ -134,8 +134,7 @@ class ImageDataModule(LightningDataModule):
         if size is None:
             problems.append(f"{self.source_name} needs --data.image_size: its files may have any size")
         odd = [name for name in source.class_names if clean(name) != name]
-        if sampler not in SAMPLERS:
-            raise unknown_name("sampler", sampler, SAMPLERS, "Set it with --data.sampler.")
+        check_known("sampler", sampler, SAMPLERS, "Set it with --data.sampler.")
         if odd:
             problems.append(
                 f"{self.source_name} has a class {odd[0]!r}: a class's name is UTF-8 text of one line, without control "

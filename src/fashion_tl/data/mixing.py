@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Beta
 from torch.nn import functional as F
 
-from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
+from fashion_tl.errors import UserError, check_known, out_of_range, shown
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,7 @@ def allowed_pairs(pairs: Any, class_names: Sequence[str]) -> Tensor:  # noqa: AN
                 f"data.mix.pairs has {shown(pair)}: a pair names two classes, such as [{names[0]}, {names[1]}]."
             )
         for name in pair:
-            if name not in names:
-                raise unknown_name("class", name, names, "data.mix.pairs names it.")
+            check_known("class", name, names, "data.mix.pairs names it.")
         first, second = (names.index(name) for name in pair)
         allowed[first, second] = allowed[second, first] = True
     return allowed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fashion_tl.errors import UserError, out_of_range, unknown_name
+from fashion_tl.errors import UserError, check_known, out_of_range
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 RESIZES = ("crop", "stretch", "pad")
@@ -41,10 +41,8 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         """Check the values a user can set."""
-        if self.interpolation not in INTERPOLATIONS:
-            raise unknown_name("interpolation", self.interpolation, INTERPOLATIONS, "Set it with --data.interpolation.")
-        if self.resize not in RESIZES:
-            raise unknown_name("resize", self.resize, RESIZES, "Set it with --data.source.resize.")
+        check_known("interpolation", self.interpolation, INTERPOLATIONS, "Set it with --data.interpolation.")
+        check_known("resize", self.resize, RESIZES, "Set it with --data.source.resize.")
         if not 0 < self.crop <= 1:
             raise UserError(f"data.source.crop is {self.crop}, it must be above 0 and at most 1.")
         sizes = {"image_size": (self.image_size, 4, LARGEST), "source.storage_size": (self.storage_size, 1, LARGEST)}

@@ -26,15 +26,18 @@ from fashion_tl.export.subject import (
     open_subject,
     run_images,
 )
+from fashion_tl.export.weights import backbone_files, torch_program, weights_file
 from fashion_tl.files import replacing_folder, write_bytes, write_text
 from fashion_tl.inspection.inference import classify, tracked
 from fashion_tl.inspection.run import OpenedRun
+from fashion_tl.models.staged import count_parameters
 from fashion_tl.plain_text import clean
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.transfer import TransferClassifier
 
 if TYPE_CHECKING:
     from fashion_tl.export.onnx_file import OnnxSession
+    from fashion_tl.export.verb import Format
 
 _USAGE = {
     "timm": 'import timm\n\nbackbone = timm.create_model("local-dir:FOLDER", pretrained=True)',
@@ -58,7 +61,7 @@ class Options:
         int8: Whether a quantised model is written, too.
     """
 
-    format: Literal["timm", "safetensors", "torch", "onnx"]
+    format: Format
     preprocessing: bool = True
     input_type: Literal["uint8", "float32"] = "uint8"
     int8: bool = False
@@ -92,18 +95,14 @@ def export_network(
     """
     about = _about(module, options)
     if options.format == "timm":
-        from fashion_tl.export.timm_files import backbone_files
-
         files = backbone_files(cast(TransferClassifier, module))
         facts = ["It holds the backbone, with its adapters merged, and not the head that names the classes."]
         told = f"local-dir:{folder}"
     elif options.format == "safetensors":
-        from fashion_tl.export.weights import weights_file
-
         files, facts, told = {WEIGHTS: weights_file(plain_network(module, False).network, _metadata(about))}, [], ""
     elif options.format == "torch":
-        files, facts = _program(module, options, about)
-        told = ""
+        network, example = plain_network(module, options.preprocessing), _example(module, options)
+        files, facts, told = {PROGRAM: torch_program(network, example, _metadata(about))}, [], ""
     else:
         opened = open_subject(subject, log_dir, checkpoint_dir, root)
         files, facts = _onnx(module, options, about, opened)
@@ -141,7 +140,7 @@ def _about(module: ImageClassifier, options: Options) -> Exported:
         task="image-feature-extraction" if options.format == "timm" else "image-classification",
         class_names=module.class_names,
         architecture=module.architecture,
-        parameters=sum(p.numel() for p in module.network.parameters()),
+        parameters=count_parameters(module.network),
         files={},
         usage=_USAGE[options.format],
         input=taken,
@@ -178,13 +177,6 @@ def _example(module: ImageClassifier, options: Options) -> Tensor:
     if options.preprocessing and options.input_type == "uint8":
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
-def _program(module: ImageClassifier, options: Options, about: Exported) -> tuple[dict[str, bytes], list[str]]:
-    from fashion_tl.export.weights import torch_program
-
-    example = _example(module, options)
-    return {PROGRAM: torch_program(plain_network(module, options.preprocessing), example, _metadata(about))}, []
 
 
 def _onnx(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +9,6 @@ from fashion_tl.data.transforms import InputSpec, Preprocess, interpolate, to_fl
 from fashion_tl.errors import UserError
 from fashion_tl.models.lora import merge_adapters
 from fashion_tl.training.classifier import ImageClassifier
-
-InputType = Literal["uint8", "float32"]
 
 
 def resize_matrix(stored: int, size: int, interpolation: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fashion_tl.errors import UserError, one_line
-from fashion_tl.export.converters import FAILURES, quiet
+from fashion_tl.export.weights import FAILURES, quiet
 from fashion_tl.files import write_bytes
+from fashion_tl.imports import is_installed
 
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-4  # largest difference of a logit, as a share of the largest logit where that is above 1
@@ -39,16 +39,9 @@ class OnnxModel:
 
 def check_libraries() -> None:
     """Raise a UserError if a library that ONNX files need is not installed."""
-    missing = [name for name in LIBRARIES if not _is_installed(name)]
+    missing = [name for name in LIBRARIES if not is_installed(name)]
     if missing:
         raise UserError(f"--format onnx needs {', '.join(missing)}: pip install 'fashion-tl[onnx]'.")
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def onnx_model(network: nn.Module, example: Tensor, metadata: Mapping[str, str]) -> OnnxModel:

@@ -1,18 +1,39 @@
-"""A network as a program of ``torch.export``, and its weights alone as safetensors."""
+"""A network as a program of ``torch.export``, its weights as safetensors, a backbone as the files that timm loads."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from fashion_tl.errors import UserError, one_line
-from fashion_tl.export.converters import FAILURES, quiet
+from fashion_tl.models.lora import merge_adapters
+from fashion_tl.training.transfer import TransferClassifier
 
 METADATA = "metadata.json"  # within the program
+FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError)  # of a converter
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what a converter logs and prints from the user, who can do nothing about them."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        # torch prints the graph that it cannot trace.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def torch_program(network: nn.Module, example: Tensor, metadata: Mapping[str, str]) -> bytes:
@@ -43,8 +64,33 @@ def torch_program(network: nn.Module, example: Tensor, metadata: Mapping[str, st
 
 def weights_file(network: nn.Module, metadata: Mapping[str, str]) -> bytes:
     """Pack the weights and buffers of a network, by their names in it, as safetensors with metadata."""
-    from safetensors.torch import save
-
     # A copy each: the format holds no tensor twice.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
     return save(tensors, metadata=dict(metadata))
+
+
+def backbone_files(module: TransferClassifier) -> dict[str, bytes]:
+    """Return the files of a backbone by name; its adapters are merged.
+
+    Args:
+        module: The classifier, whose head is left out.
+    """
+    info, size = module.backbone_info, module.input_spec.image_size
+    merge_adapters(info.module)
+    config: dict[str, Any] = {
+        "architecture": info.architecture,
+        "num_classes": 0,
+        "num_features": info.features,
+        "model_args": {k: v for k, v in info.arguments.items() if k != "img_size"},
+        "pretrained_cfg": {
+            **{k: info.module.pretrained_cfg[k] for k in ("first_conv", "classifier", "pool_size")},  # type: ignore[index]
+            "num_classes": 0,
+            "input_size": [info.channels, size, size],
+            "fixed_input_size": "img_size" in info.arguments,
+            "interpolation": module.input_spec.interpolation,
+            "mean": module.preprocess.mean.flatten().tolist(),
+            "std": module.preprocess.std.flatten().tolist(),
+        },
+    }
+    weights = save({k: v.contiguous() for k, v in info.module.state_dict().items()})
+    return {"model.safetensors": weights, "config.json": (json.dumps(config, indent=2) + "\n").encode()}

@@ -212,10 +212,10 @@ class Extraction:
 
     def _rows(self, boundaries: Sequence[int], count: int) -> Callable[[Mapping[str, Tensor]], _Rows]:
         """Return a function from images of each view, ``count`` in all, to the rows of each boundary and view."""
-        from fashion_tl.features.inference import prepare  # with timm, which a run from scratch can do without
+        from fashion_tl.features.inference import Inference  # with timm, which a run from scratch can do without
 
         parts = chain_network(self.network, boundaries, self.facts["image_size"], self.preprocess.channels)
-        lower = prepare(parts[:-1], count, self.batch_size)
+        lower = Inference(parts[:-1], count, self.batch_size)
 
         def rows_of(images: Mapping[str, Tensor]) -> _Rows:
             rows = []

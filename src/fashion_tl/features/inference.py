@@ -79,27 +79,46 @@ class Inference:
     Weights and modes must stay as they are while it is in use. The parts are left alone, compiled or not: their
     parameters go on to serve training, and compiled constants go with this object.
 
+    The first full batch is computed in eager mode. Where many are to come, what can be folded in the parts then is,
+    and checked against the outputs of this batch; that is all where anything was.
+
+    Otherwise the first full batches are computed in eager mode; from the fastest of three follows how long the rest
+    would take in it. At ``worth_compiling`` seconds or more the chain is compiled and checked against the outputs
+    of the batch at hand.
+
+    Parts stay in eager mode, for a ``fold_reason`` and a ``reason``, where there are few images, on a GPU, with numbers
+    of other than 32 bits (autocast included), without oneDNN or a C++ compiler, where rewriting or compiling fails, and
+    where outputs would differ by more than ``TOLERANCE``.
+
+    Configurations of torch, grad mode and modules are afterwards as before, and what others compile stays compiled.
+
+    Args:
+        parts: Modules in eval mode, as ``models.split.chain_network`` gives them without the last. The first takes
+            images, each other one what the part before it gave, a tuple of tensors.
+        images: Number of images to come, in all; views count.
+        batch_size: Images of a full batch. Only batches of this size are timed and compiled.
+        worth_compiling: Seconds of eager mode from which compiling pays; 0 compiles at the first full batch and leaves
+            out folding.
+
     Attributes:
         folded: How many BatchNorms were folded into convolutions for full batches; 0 before the first, and where
             parts run as they are.
         fold_reason: Why, in a few words, nothing is folded; None while that is open and once it is.
-        fold_seconds: Time that folding and the comparison took, in vain or not.
         compiled: Whether full batches run compiled code by now.
         reason: Why, in a few words, batches are not compiled; None while that is open and once they are.
-        compile_seconds: Time that compiling took, in vain or not.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], images: int, batch_size: int, worth_compiling: float) -> None:
+    def __init__(
+        self, parts: Sequence[nn.Module], images: int, batch_size: int, worth_compiling: float = WORTH_COMPILING
+    ) -> None:
         self._parts, self._left, self._batch_size, self._worth = tuple(parts), images, batch_size, worth_compiling
         self._run: Callable[[Tensor], Outputs] | None = None
         self._like: tuple[Any, ...] = ()
         self._seen = 0
         self._seconds: list[float] = []
         self.reason = self._why_never()
-        self.compile_seconds = 0.0
         self.compiled = False
         self.fold_reason = self._why_never_folded()
-        self.fold_seconds = 0.0
         self.folded = 0
 
     def __call__(self, images: Tensor) -> Outputs:
@@ -129,9 +148,7 @@ class Inference:
         outputs = _chained(self._parts, images)
         self._seen += 1
         if self.fold_reason is None:
-            began = time.perf_counter()
             self.fold_reason = self._fold(images, outputs)
-            self.fold_seconds = time.perf_counter() - began
             if self.folded:
                 self.reason = "folded, which compiling would hardly better"
             return outputs
@@ -140,9 +157,7 @@ class Inference:
         if len(self._seconds) == _TIMED or (self._seen == 1 and self._worth <= 0):
             self.reason = self._why_not(images)
             if self.reason is None:
-                began = time.perf_counter()
                 self.reason = self._compile(images, outputs)
-                self.compile_seconds = time.perf_counter() - began
         return outputs
 
     def _why_never_folded(self) -> str | None:
@@ -226,38 +241,6 @@ class Inference:
 
         self._run, self._like, self.compiled = guarded, _layout(images), True
         return None
-
-
-def prepare(
-    parts: Sequence[nn.Module], images: int, batch_size: int = 256, worth_compiling: float = WORTH_COMPILING
-) -> Inference:
-    """Prepare a chain of frozen parts to run over many images.
-
-    The first full batch is computed in eager mode. Where many are to come, what can be folded in the parts then is,
-    and checked against the outputs of this batch; that is all where anything was.
-
-    Otherwise the first full batches are computed in eager mode; from the fastest of three follows how long the rest
-    would take in it. At ``worth_compiling`` seconds or more the chain is compiled and checked against the outputs
-    of the batch at hand.
-
-    Parts stay in eager mode, for a ``fold_reason`` and a ``reason``, where there are few images, on a GPU, with numbers
-    of other than 32 bits (autocast included), without oneDNN or a C++ compiler, where rewriting or compiling fails, and
-    where outputs would differ by more than ``TOLERANCE``.
-
-    Configurations of torch, grad mode and modules are afterwards as before, and what others compile stays compiled.
-
-    Args:
-        parts: Modules in eval mode, as ``models.split.chain_network`` gives them without the last. The first takes
-            images, each other one what the part before it gave, a tuple of tensors.
-        images: Number of images to come, in all; views count.
-        batch_size: Images of a full batch. Only batches of this size are timed and compiled.
-        worth_compiling: Seconds of eager mode from which compiling pays; 0 compiles at the first full batch and leaves
-            out folding.
-
-    Returns:
-        A function of a batch of images to the outputs of all parts.
-    """
-    return Inference(parts, images, batch_size, worth_compiling)
 
 
 def _is_plain(images: Tensor) -> bool:

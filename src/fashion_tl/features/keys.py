@@ -7,13 +7,13 @@ import functools
 import hashlib
 import inspect
 import types
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fashion_tl.imports import installed_version
 from fashion_tl.models.lora import LoRA
 from fashion_tl.models.parts import Part
 from fashion_tl.models.stand_ins import StandIn
@@ -28,14 +28,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 def versions() -> dict[str, str | None]:
     """Return the versions of the libraries that compute features."""
-    return {name: _version(name) for name in LIBRARIES}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return {name: installed_version(name) for name in LIBRARIES}
 
 
 def function_hash(*modules: nn.Module) -> str:

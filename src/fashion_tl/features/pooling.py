@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fashion_tl.errors import unknown_name
+from fashion_tl.errors import check_known
 
 Pool = Literal["mean", "max", "both"]
 POOLS: tuple[str, ...] = get_args(Pool)
@@ -31,8 +31,7 @@ class Pooling:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in POOLS:
-            raise unknown_name("pooling", self.name, POOLS, "Set it with --pool.")
+        check_known("pooling", self.name, POOLS, "Set it with --pool.")
 
     @classmethod
     def of(cls, name: str, backbone: nn.Module) -> Pooling:

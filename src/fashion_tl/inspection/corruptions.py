@@ -211,19 +211,25 @@ def pixelate(images: Tensor, strength: float, random: RandomNumbers) -> Tensor:
 
 @corruption("JPEG", (25, 18, 15, 10, 7), "quality", f"{HENDRYCKS}, their strengths")
 def jpeg(images: Tensor, strength: float, random: RandomNumbers) -> Tensor:
-    """Compress as JPEG of a quality, 1 to 100, on the CPU, with Pillow: torchvision's coder is about to go.
+    """Compress as JPEG of a quality, 1 to 100."""
+    pixels = as_jpeg((images * 255).round().to(torch.uint8), round(strength))
+    return pixels.to(images.device, images.dtype) / 255
+
+
+def as_jpeg(images: Tensor, quality: int) -> Tensor:
+    """Compress uint8 images (B, C, H, W) as JPEG, on the CPU, with Pillow: torchvision's coder is about to go.
 
     JPEG knows grey and colour; other channels are compressed one by one, each as a grey image.
     """
-    pixels = (images * 255).round().to(torch.uint8).cpu().numpy()
+    pixels = images.cpu().numpy()
     planes = pixels if pixels.shape[1] == 3 else pixels.reshape(-1, 1, *pixels.shape[2:])
     decoded = []
     for plane in planes:
         file = io.BytesIO()
         drawn = plane[0] if len(plane) == 1 else plane.transpose(1, 2, 0)
-        Image.fromarray(drawn).save(file, "JPEG", quality=round(strength))
+        Image.fromarray(drawn).save(file, "JPEG", quality=quality)
         decoded.append(np.atleast_3d(np.asarray(Image.open(file))).transpose(2, 0, 1))
-    return torch.from_numpy(np.stack(decoded)).reshape(images.shape).to(images.device, images.dtype) / 255
+    return torch.from_numpy(np.stack(decoded)).reshape(images.shape)
 
 
 @corruption("shift", (1, 2, 3, 4, 6), "px", f"{MNIST_C} (translate), graded here")

@@ -8,7 +8,6 @@ is compared pixel by pixel under small shifts.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from fashion_tl.data.transforms import resize_images, to_float, to_grey, visible
+from fashion_tl.inspection.corruptions import as_jpeg
 from fashion_tl.metrics.duplicates import Singles, aligned_correlation, nearest, unit_rows
 from fashion_tl.metrics.metrics import Floats, Ints
 from fashion_tl.training.classifier import ImageClassifier
@@ -225,22 +224,11 @@ def alterations() -> dict[str, Callable[[Tensor], Tensor]]:
     """Return ways to alter copies of images (B, C, H, W), uint8, which a search for duplicates should see through."""
     return {
         "brighter, less contrast": lambda images: (images.float() * 0.8 + 30).round().to(torch.uint8),
-        "JPEG, quality 75": _as_jpeg,
+        "JPEG, quality 75": lambda images: as_jpeg(visible(images), 75),
         "shifted by 1/28 of the side": _shifted,
         "scaled to 90 % and back": _rescaled,
         "mirrored": lambda images: images.flip(-1),
     }
-
-
-def _as_jpeg(images: Tensor) -> Tensor:
-    decoded = []
-    for image in visible(images):
-        pixels = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=75)
-        again = torch.from_numpy(np.asarray(Image.open(file)).copy())
-        decoded.append(again[None] if again.ndim == 2 else again.permute(2, 0, 1))
-    return torch.stack(decoded)
 
 
 def _shifted(images: Tensor) -> Tensor:

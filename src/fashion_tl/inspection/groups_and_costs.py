@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, check_known
 from fashion_tl.metrics.decisions import check_costs
 from fashion_tl.metrics.errors import FASHION_MNIST_GROUPS, accuracy_by_group
 from fashion_tl.metrics.metrics import Floats
@@ -65,8 +65,7 @@ def _from_mapping(content: dict[Any, Any], class_names: Sequence[str]) -> list[l
 
 
 def _index(name: Any, class_names: Sequence[str]) -> int:  # noqa: ANN401 - any YAML value
-    if str(name) not in class_names:
-        raise unknown_name("class", str(name), class_names)
+    check_known("class", str(name), class_names)
     return list(class_names).index(str(name))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fashion_tl.errors import UserError
-from fashion_tl.features.inference import prepare
+from fashion_tl.features.inference import Inference
 from fashion_tl.inspection.calibration import digest
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.checks import check_scores
@@ -51,8 +51,8 @@ class _Logits(nn.Module):
 def classify_many(module: ImageClassifier, images: int, batch_size: int) -> Callable[[Tensor], Tensor]:
     """Return ``classify`` for many batches, whose network is folded or compiled where that pays.
 
-    See ``features.inference.prepare``: logits are those of eager mode but for rounding. A classifier with logits of its
-    own is left as it is.
+    See ``features.inference.Inference``: logits are those of eager mode but for rounding. A classifier with logits of
+    its own is left as it is.
 
     Args:
         module: A classifier; it is used in eval mode, on its device, and must stay as it is.
@@ -61,7 +61,7 @@ def classify_many(module: ImageClassifier, images: int, batch_size: int) -> Call
     """
     if not module.is_plain:
         return partial(classify, module)
-    run = prepare([_Logits(module.eval().network)], images, batch_size)
+    run = Inference([_Logits(module.eval().network)], images, batch_size)
 
     def classified(batch: Tensor) -> Tensor:
         with torch.inference_mode():

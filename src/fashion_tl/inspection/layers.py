@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, check_known
 from fashion_tl.models.staged import StagedNetwork
 
 Layout = Literal["NCHW", "NHWC", "tokens"]
@@ -99,8 +99,7 @@ def choose_target(targets: Mapping[str, Target], network: StagedNetwork, stage: 
         raise UserError(
             f"the output of stage {stage!r} is no map over the image. Stages with one: {', '.join(targets)}."
         )
-    if stage not in targets:
-        raise unknown_name("stage", stage, targets, "Set it with --stage.")
+    check_known("stage", stage, targets, "Set it with --stage.")
     return targets[stage]
 
 

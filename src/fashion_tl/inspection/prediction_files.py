@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from fashion_tl import __version__
 from fashion_tl.errors import UserError, shown
 from fashion_tl.files import as_csv, replacing
+from fashion_tl.imports import is_installed
 
 CSV, JSON_LINES, PARQUET = ".csv", ".jsonl", ".parquet"
 ALLOWED = ("", ".txt", CSV, JSON_LINES, PARQUET)  # other suffixes would promise what is not in the file
@@ -163,7 +163,7 @@ def _parquet_rows(file: BinaryIO, class_names: Sequence[str]) -> Iterator[WriteR
 
 def _check_parquet(output: Path, images: Sequence[Path]) -> None:
     """Refuse Parquet without its library, and paths that its text, UTF-8, cannot hold."""
-    if not _has_pyarrow():
+    if not is_installed("pyarrow"):
         raise UserError(f"--output {output} needs the library `pyarrow`: pip install 'fashion-tl[hub]'.")
     odd = next((text for text in map(str, images) if not _is_utf8(text)), None)
     if odd is not None:
@@ -180,20 +180,13 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _has_pyarrow() -> bool:
-    try:
-        return importlib.util.find_spec("pyarrow") is not None
-    except (ImportError, ValueError):
-        return False
-
-
 def _is_former(output: Path) -> bool:
     """Say whether a file is a table of this command; one without rows is empty as JSON lines."""
     with output.open("rb") as file:
         beginning = file.read(20)
     if not beginning or beginning.startswith(_BEGINNINGS):
         return True
-    if not (beginning.startswith(b"PAR1") and _has_pyarrow()):
+    if not (beginning.startswith(b"PAR1") and is_installed("pyarrow")):
         return False
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema

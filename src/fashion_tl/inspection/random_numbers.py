@@ -40,9 +40,9 @@ class RandomNumbers:
         """Draw standard normal numbers (B, *shape), float32."""
         return torch.erfinv(self.uniform(*shape, part=part) * 2 - 1) * math.sqrt(2)
 
-    def sign(self, part: int = 0) -> Tensor:
+    def sign(self) -> Tensor:
         """Draw -1 or 1 for each image (B,)."""
-        return torch.where(self.uniform(1, part=part)[:, 0] < 0.5, -1.0, 1.0)
+        return torch.where(self.uniform(1)[:, 0] < 0.5, -1.0, 1.0)
 
 
 def _scramble(values: Tensor) -> Tensor:

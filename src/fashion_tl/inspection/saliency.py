@@ -155,7 +155,7 @@ class Step:
 
 
 def randomise_downwards(
-    network: StagedNetwork, target: Target, images: Tensor, classes: Tensor, saliency: Saliency, seed: int = 0
+    network: StagedNetwork, target: Target, images: Tensor, classes: Tensor, saliency: Saliency
 ) -> tuple[Tensor, list[Step]]:
     """Make a copy of the network random, stage by stage from the head down, and compute the maps anew each time.
 
@@ -168,14 +168,13 @@ def randomise_downwards(
         images: Preprocessed images (B, C, H, W).
         classes: A class for each image (B,), the same for all steps.
         saliency: Computes the maps.
-        seed: Seed of the shuffling.
 
     Returns:
         The trained network's maps (B, h, w), and the steps, head first.
     """
     trained = saliency(network, target, images, classes)
     changed = copy.deepcopy(network).eval()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     names = [*network.stage_names, HEAD]
     norms = {name: layer for name, layer in changed.backbone.named_modules() if isinstance(layer, _BatchNorm)}
     steps, random_norms = [], []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fashion_tl.errors import unknown_name
+from fashion_tl.errors import check_known
 from fashion_tl.inspection.channels import check_channels
 from fashion_tl.inspection.explained_images import ExplainedRun
 from fashion_tl.inspection.inference import progress, reading
@@ -83,8 +83,7 @@ def parse_objectives(wanted: Iterable[str], class_names: Iterable[str], target: 
             objectives.append(Objective("channel", int(text), f"channel {text}"))
             continue
         name = text.removeprefix("class:")
-        if name not in names:
-            raise unknown_name("class", name, names, "A number means a channel of the stage; 'class:NAME' a class.")
+        check_known("class", name, names, "A number means a channel of the stage; 'class:NAME' a class.")
         objectives.append(Objective("class", names.index(name), name))
     return objectives
 

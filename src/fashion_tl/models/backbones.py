@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fashion_tl.errors import UserError, out_of_range, unknown_name
+from fashion_tl.errors import UserError, check_ranges, unknown_name
 from fashion_tl.files import sha256
 from fashion_tl.models.staged import probe
 
@@ -73,8 +73,7 @@ def create_backbone(name: str, pretrained: bool, image_size: int, arguments: dic
         for name, value in given.items()
         if re.search(r"drop.*_rate$", name) and isinstance(value, int | float)
     }
-    if problems := out_of_range({name: (rate, 0, 1) for name, rate in drops.items()}, "model.backbone_args."):
-        raise UserError("; ".join(problems) + ".")
+    check_ranges({name: (rate, 0, 1) for name, rate in drops.items()}, "model.backbone_args.")
     if described.get("pretrained_cfg", {}).get("fixed_input_size", False):
         given["img_size"] = image_size
     created = name if pretrained or not name.startswith(LOCAL) else str(described["architecture"])

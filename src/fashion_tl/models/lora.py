@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
+from fashion_tl.errors import UserError, check_known, check_ranges, shown, unknown_name
 from fashion_tl.models.selection import plain_name
 
 MOST = 4096
@@ -66,16 +66,14 @@ def check_lora(settings: Mapping[str, Any]) -> tuple[int, float, list[str]]:
         UserError: If one of them is not allowed.
     """
     for name in settings:
-        if name not in ("rank", "alpha", "layers"):
-            raise unknown_name("setting of model.lora", str(name), ("rank", "alpha", "layers"))
+        check_known("setting of model.lora", str(name), ("rank", "alpha", "layers"))
     rank = settings.get("rank", 4)
     if isinstance(rank, bool) or not isinstance(rank, int):
         raise UserError(f"model.lora.rank is {shown(rank)}, allowed is a whole number from 1 to {MOST}.")
     alpha, layers = settings.get("alpha", 2 * rank), settings.get("layers", "*")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise UserError(f"model.lora.alpha is {shown(alpha)}, allowed is a number above 0.")
-    if problems := out_of_range({"rank": (rank, 1, MOST), "alpha": (alpha, 1e-9, math.inf)}, "model.lora."):
-        raise UserError("; ".join(problems) + ".")
+    check_ranges({"rank": (rank, 1, MOST), "alpha": (alpha, 1e-9, math.inf)}, "model.lora.")
     patterns = [layers] if isinstance(layers, str) else layers
     if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(each, str) for each in patterns):
         raise UserError(f"model.lora.layers is {shown(layers)}: give a shell pattern, such as '*.attn.*', or a list.")

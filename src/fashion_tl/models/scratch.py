@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fashion_tl.errors import UserError, out_of_range
+from fashion_tl.errors import UserError, check_ranges
 
 MOST = 8192  # filters or units of a layer
 DEEPEST = 100  # residual blocks at one resolution
@@ -16,8 +16,7 @@ def _check(widths: Sequence[int], **counts: int) -> None:
     """Raise one UserError for all layers that are too small or too large."""
     ranges = {name: (count, 1, MOST) for name, count in counts.items()}
     ranges |= {f"widths[{i}]": (width, 1, MOST) for i, width in enumerate(widths)}
-    if problems := out_of_range(ranges, "model.network_args."):
-        raise UserError("; ".join(problems) + ".")
+    check_ranges(ranges, "model.network_args.")
 
 
 class PlainCNN(nn.Module):
@@ -96,8 +95,7 @@ class LightCNN(nn.Module):
         super().__init__()
         _check(widths)
         repeats = {f"blocks[{i}]": (count, 0, DEEPEST) for i, count in enumerate(blocks)}
-        if problems := out_of_range(repeats, "model.network_args."):
-            raise UserError("; ".join(problems) + ".")
+        check_ranges(repeats, "model.network_args.")
         for name, values in (("widths", widths), ("blocks", blocks)):
             if len(values) != 3:
                 raise UserError(f"model.network_args.{name} has {len(values)} values; network 'light' needs 3.")

@@ -124,13 +124,13 @@ def overlay(image: Picture, saliency: Picture) -> Picture:
     return laid
 
 
-def outlined(image: Picture, saliency: Picture, level: float = 0.5) -> Picture:
-    """Darken an image where saliency is below a level, and outline the rest: (size, size, 3)."""
+def outlined(image: Picture, saliency: Picture) -> Picture:
+    """Darken an image where saliency is below 0.5, and outline the rest: (size, size, 3)."""
     from scipy.ndimage import binary_erosion
 
     size = max(image.shape[0], saliency.shape[0], NATIVE)
     grown = _enlarged(image, size)
-    inside = _resized(saliency, size) >= level
+    inside = _resized(saliency, size) >= 0.5
     lit: Picture = np.where(inside[..., None], grown, grown * 0.35)
     lit[inside & ~binary_erosion(inside)] = (1.0, 0.65, 0.0)
     return lit

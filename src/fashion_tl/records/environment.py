@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from fashion_tl.imports import installed_version
 
 LIBRARIES = ("fashion_tl", "torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy")
 
@@ -20,16 +21,9 @@ def environment() -> dict[str, Any]:
     """Return the versions of Python and libraries and the git commit of the working folder, as plain values."""
     return {
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: installed_version(name) for name in LIBRARIES},
         "git_commit": _git_commit(),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> str | None:

@@ -87,6 +87,14 @@ def labelled_axes(
     return figure, axes
 
 
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows of a plot of horizontal bars, from the top."""
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+
+
 def _curves(entries: list[Entry], slug: str, quantity: str, axis: str) -> Plot | None:
     drawn = []
     for entry in entries:
@@ -150,10 +158,8 @@ def _bars(entries: list[Entry], slug: str, key: str, what: str) -> Plot:
         text = f"{value:.4f}  ({low:.3f}\u2013{high:.3f})"
         axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         told.append(f"{entry.label} {value:.4f} ({low:.4f} to {high:.4f})")
-    axes.set_yticks(range(len(entries)), [short(entry.label) for entry in entries])
-    axes.set(xlim=(0, 1), ylim=(len(entries) - 0.4, -0.6), xlabel=f"{what[0].lower()}{what[1:]}")
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, [entry.label for entry in entries])
+    axes.set(xlim=(0, 1), xlabel=f"{what[0].lower()}{what[1:]}")
     caption = f"{what} on the test images"
     return finish(figure, f"{slug}_{key}", caption, f"{caption}, with 95 % intervals: {'; '.join(told)}.")
 

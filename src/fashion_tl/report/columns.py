@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fashion_tl.metrics.cross_validation import NO_INTERVAL
+from fashion_tl.metrics.cross_validation import interval_words
 from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.plain_text import clean
 from fashion_tl.records.record import METRICS, PREDICTIONS, RECORD
-from fashion_tl.report.figures import Entry
+from fashion_tl.report.figures import SCALARS, Entry
 from fashion_tl.report.run_files import Run
 
 Value = str | float | None
@@ -56,9 +56,9 @@ class Column:
         return "\u2013" if self.study and "study" in entry.run.record else NOT_RECORDED
 
 
-def fixed(digits: int) -> Callable[[Value], str]:
-    """Show numbers with so many decimals, and texts as they are."""
-    return lambda value: f"{value:.{digits}f}" if isinstance(value, int | float) else str(value)
+def fixed(value: Value) -> str:
+    """Show a number with four decimals, and a text as it is."""
+    return f"{value:.4f}" if isinstance(value, int | float) else str(value)
 
 
 def whole(value: Value) -> str:
@@ -161,9 +161,9 @@ def weights(run: Run) -> str | None:
     return text and (f"{text} ({digest[:16]})" if digest else text)
 
 
-def _figure(key: str, heading: str) -> Column:
+def _figure(key: str) -> Column:
     return Column(
-        key, heading, lambda e: e.figures.values[key] if e.figures else None, fixed(4), PREDICTIONS, interval=True
+        key, SCALARS[key], lambda e: e.figures.values[key] if e.figures else None, fixed, PREDICTIONS, interval=True
     )
 
 
@@ -172,7 +172,7 @@ def _study(key: str, heading: str) -> Column:
         found = entry.run.number("study", key)
         return entry.run.text("study", key) if found is None else found
 
-    return Column(f"study_{key}", heading, value, fixed(4) if key == "loss" else plain, study=True)
+    return Column(f"study_{key}", heading, value, fixed if key == "loss" else plain, study=True)
 
 
 def _number(key: str, heading: str, shown: Callable[[Value], str], *path: str) -> Column:
@@ -180,15 +180,15 @@ def _number(key: str, heading: str, shown: Callable[[Value], str], *path: str) -
 
 
 COLUMNS = (
-    _figure("accuracy", "Accuracy"),
+    _figure("accuracy"),
     _study("accuracy", "Study\u2019s accuracy"),
-    _figure("balanced_accuracy", "Balanced accuracy"),
-    _figure("macro_f1", "Macro F1"),
+    _figure("balanced_accuracy"),
+    _figure("macro_f1"),
     _study("macro_f1", "Study\u2019s F1"),
-    _figure("loss", "Loss"),
+    _figure("loss"),
     _study("loss", "Study\u2019s loss"),
-    _figure("macro_precision", "Macro precision"),
-    _figure("calibration_error", "Calibration error"),
+    _figure("macro_precision"),
+    _figure("calibration_error"),
     Column("architecture", "Architecture", lambda e: e.run.text("model", "architecture")),
     Column("strategy", "What trains", lambda e: strategy(e.run)),
     Column("weights", "Initial weights", lambda e: weights(e.run)),
@@ -204,11 +204,8 @@ COLUMNS = (
 )
 
 
-def interval_text(entry: Entry, key: str, digits: int = 4) -> str:
+def interval_text(entry: Entry, key: str) -> str:
     """Return an interval as text, such as "0.9315 to 0.9410"."""
     if entry.figures is None:
         return NOT_RECORDED
-    if key not in entry.figures.intervals:
-        return NO_INTERVAL
-    low, high = entry.figures.intervals[key]
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+    return interval_words(entry.figures.intervals.get(key))

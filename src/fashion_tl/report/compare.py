@@ -13,12 +13,12 @@ from fashion_tl.errors import UserError
 from fashion_tl.files import draft_beside, naming, write_bytes, write_text
 from fashion_tl.plots.style import style
 from fashion_tl.report.charts import charts
-from fashion_tl.report.exports import csv_text, markdown_text
+from fashion_tl.report.exports import PAGE, csv_text, markdown_text, plot_files
 from fashion_tl.report.figures import compare_section
 from fashion_tl.report.page import page
 from fashion_tl.report.sections import collect
 
-PAGE, MANIFEST = "index.html", "manifest.json"
+MANIFEST = "manifest.json"
 LAST = (PAGE, MANIFEST)
 
 
@@ -39,14 +39,8 @@ def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = P
     with style():
         plots = {plot.name: plot for c in compared for plot in charts(c.entries, c.section.slug)}
         whole_page = page(compared, plots, left_out, log_dir)
-    contents: dict[str, str | bytes] = {}
-    for plot in plots.values():
-        contents[f"plots/{plot.name}.svg"] = plot.svg
-        contents[f"plots/{plot.name}.png"] = plot.png
-    contents["comparison.csv"] = csv_text(compared)
-    contents["comparison.md"] = markdown_text(compared, left_out)
-    contents[PAGE] = whole_page
-    write_report(output, contents)
+    texts = {"comparison.csv": csv_text(compared), "comparison.md": markdown_text(compared, left_out), PAGE: whole_page}
+    write_report(output, {**plot_files(plots.values()), **texts})
 
     for item in left_out:
         print(f"left out {item.run}: {item.why}", file=sys.stderr)

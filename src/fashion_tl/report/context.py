@@ -11,9 +11,9 @@ from fashion_tl.metrics.metrics import counted
 from fashion_tl.plots.filters import filter_grid
 from fashion_tl.report.analyses import analyses
 from fashion_tl.report.charts import COSTS, reliability_diagram
-from fashion_tl.report.columns import COLUMNS, Column, class_counts, fixed, interval_text, seconds
+from fashion_tl.report.columns import COLUMNS, Column, class_counts, interval_text, seconds
 from fashion_tl.report.exports import spread_text
-from fashion_tl.report.figures import Comparison, Entry, Spread
+from fashion_tl.report.figures import SCALARS, Comparison, Entry, Spread
 from fashion_tl.report.folds import fold_table, folds_of
 from fashion_tl.report.pairs import CORNER, MATRIX_CLASSES, SIGNIFICANT, configurations, p_text, significance, two_runs
 from fashion_tl.report.run_files import FILTERS
@@ -29,15 +29,7 @@ CLASS_FIGURES = (  # of each class, their mean, a title
 NOWHERE = "the class does not occur in the test and is not predicted: it counts in no mean"
 ABSENT = {"f1": NOWHERE, "precision": NOWHERE, "recall": "the class does not occur in the test: it counts in no mean"}
 LONG = 40  # letters from which a text has a wider column
-SPREAD = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "loss": "Loss",
-    "macro_precision": "Macro precision",
-    "calibration_error": "Calibration error",
-    "fit_seconds": "Seconds",
-}
+SPREAD = {**SCALARS, "fit_seconds": "Seconds"}
 
 
 def section(compared: Comparison, plots: dict[str, Plot], log_dir: Path) -> dict[str, Any]:
@@ -103,7 +95,7 @@ def lead(compared: Comparison) -> tuple[str, str]:
     level = [entry.label for entry, accuracy in zip(scored, accuracies, strict=True) if accuracy == accuracies[0]]
     spent = best.run.number("time", "fit_seconds")
     after = f", after {seconds(spent)} s of training" if spent is not None else ""
-    reached = f"{fixed(4)(accuracies[0])} ({interval_text(best, 'accuracy')})"
+    reached = f"{accuracies[0]:.4f} ({interval_text(best, 'accuracy')})"
     if len(level) > 1:
         return ", ".join(level), f" are equally accurate: {reached}."
     if len(scored) == 1:

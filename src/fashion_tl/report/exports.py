@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fashion_tl.files import as_csv
+from fashion_tl.plots.style import style
 from fashion_tl.report.columns import COLUMNS, interval_text
 from fashion_tl.report.figures import SCALARS, Comparison, Spread
 from fashion_tl.report.folds import fold_rows, folds_of
 from fashion_tl.report.selection import LeftOut
 from fashion_tl.report.svg import Plot
 
-HEADLINE = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1", "loss": "Loss"}
+HEADLINE = {name: SCALARS[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")}
 PAGE, RESULTS, MARKDOWN = "index.html", "results.json", "table.md"  # of a study
 
 
@@ -112,19 +113,30 @@ def _cell(text: str) -> str:
     return escaped
 
 
-def study_contents(results: Mapping[str, Any], plots: Sequence[Plot], page: str, table: str) -> dict[str, str | bytes]:
-    """Return the files of a study's report: page, table in Markdown, results, plots.
+def plot_files(plots: Iterable[Plot]) -> dict[str, str | bytes]:
+    """Return the files of plots by path."""
+    return {f"plots/{plot.name}.{kind}": getattr(plot, kind) for plot in plots for kind in ("svg", "png")}
+
+
+def study_contents(
+    results: Mapping[str, Any],
+    charts: Callable[[Mapping[str, Any]], Iterable[Plot]],
+    page: Callable[[Mapping[str, Any], Sequence[Plot]], str],
+    markdown: Callable[[Mapping[str, Any]], str],
+) -> dict[str, str | bytes]:
+    """Write the files of a study's report: page, table in Markdown, results, plots.
 
     Args:
         results: The results, as plain values.
-        plots: Its plots.
-        page: Its page.
-        table: Its table in Markdown.
+        charts: Draws its plots.
+        page: Writes its page, with the plots.
+        markdown: Writes its table.
 
     Returns:
         Contents by path.
     """
-    contents: dict[str, str | bytes] = {RESULTS: json.dumps(results, indent=1, allow_nan=False) + "\n"}
-    for plot in plots:
-        contents[f"plots/{plot.name}.svg"], contents[f"plots/{plot.name}.png"] = plot.svg, plot.png
-    return {**contents, MARKDOWN: table, PAGE: page}
+    with style():
+        plots = list(charts(results))
+        whole = page(results, plots)
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    return {RESULTS: text, **plot_files(plots), MARKDOWN: markdown(results), PAGE: whole}

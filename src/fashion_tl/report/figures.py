@@ -24,7 +24,14 @@ from fashion_tl.records.predictions import Predictions
 from fashion_tl.report.run_files import Run
 from fashion_tl.report.sections import Section
 
-SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "macro_precision", "calibration_error")
+SCALARS = {  # by their names in a record
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "loss": "Loss",
+    "macro_precision": "Macro precision",
+    "calibration_error": "Calibration error",
+}
 TOLERANCE = 1e-6  # relative; a record's figures come from the same logits
 
 

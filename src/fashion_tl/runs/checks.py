@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from fashion_tl.callbacks.weight_average import WeightAverage
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.file_list import PASSED_OVER, counted_endings
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, check_known
 from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.process import is_first_process, on_cpu, slow_precision
@@ -103,15 +103,13 @@ def to_record(config: Namespace) -> Namespace:
 
 def check_monitor(monitor: str, model: ImageClassifier, callbacks: Callback | list[Callback] | None) -> None:
     """Refuse a figure to choose by that nothing logs, of the run or of its callbacks."""
-    if monitor not in model.figures:
-        raise unknown_name("monitor", monitor, model.figures, "Set it with --monitor.")
+    check_known("monitor", monitor, model.figures, "Set it with --monitor.")
     given = [callbacks] if isinstance(callbacks, Callback) else callbacks or []
     logged = (*model.figures, "train/loss", "train/accuracy")
     if all(type(callback).__module__.partition(".")[0] == "lightning" for callback in given):  # others may log more
         for callback in given:
             figure = getattr(callback, "monitor", None) or monitor
-            if figure not in logged:
-                raise unknown_name("monitor", figure, logged, f"{type(callback).__name__} of trainer.callbacks has it.")
+            check_known("monitor", figure, logged, f"{type(callback).__name__} of trainer.callbacks has it.")
 
 
 def bounds_of(trainer: Trainer, data: ImageDataModule) -> tuple[int, int, float, int]:

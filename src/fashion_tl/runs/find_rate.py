@@ -139,7 +139,7 @@ class _RisingRate(Callback):
         groups = trainer.optimizers[0].param_groups
         self._peaks = [rate / module.plan.lr for rate in group_rates(module.network, groups, module.plan, 0)]
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - Lightning's type
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Set the rate of the step."""
         step = trainer.global_step
         if step == len(self.rates):
@@ -149,15 +149,10 @@ class _RisingRate(Callback):
             group["lr"] = peak * self.rates[step]
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's type
-        batch: Any,  # noqa: ANN401 - Lightning's type
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Take the loss, and stop once it has exploded."""
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        loss: Any = outputs["loss"] if isinstance(outputs, dict) else outputs
         self.losses[-1] = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
         if not self.losses[-1] <= EXPLODED * max(self.losses[0], 1e-6):
             trainer.should_stop = True

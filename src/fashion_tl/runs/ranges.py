@@ -26,7 +26,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.folds import MOST
 from fashion_tl.data.mixing import Mix
 from fashion_tl.data.sampling import BALANCED, SAMPLERS
-from fashion_tl.errors import UserError, out_of_range, shown, unknown_name
+from fashion_tl.errors import UserError, check_known, check_ranges, out_of_range, shown, unknown_name
 from fashion_tl.features.pooling import POOLS
 from fashion_tl.files import draft_beside
 from fashion_tl.imports import class_path, import_class
@@ -101,8 +101,7 @@ def check_settings(config: Namespace, verb: str) -> None:
     if problems:
         more = f" (and {len(problems) - 5} more)" if problems[5:] else ""
         raise UserError("; ".join(problems[:5]) + f"{more}.")
-    if config.cache not in MODES:
-        raise unknown_name("cache mode", config.cache, MODES, "Set it with --cache.")
+    check_known("cache mode", config.cache, MODES, "Set it with --cache.")
     check_storage(config.cache_views, config.cache_dtype)
     _check_sampler(config)
     for flag in ("ckpt_path", "compile"):
@@ -136,8 +135,7 @@ def check_settings(config: Namespace, verb: str) -> None:
 def _check_sampler(config: Namespace) -> None:
     """Refuse a balanced sampler beside what would correct twice, or where nothing is drawn."""
     sampler = config.data.sampler
-    if sampler not in SAMPLERS:
-        raise unknown_name("sampler", sampler, SAMPLERS, "Set it with --data.sampler.")
+    check_known("sampler", sampler, SAMPLERS, "Set it with --data.sampler.")
     check_balanced_once(config.model.init_args.get("class_weights"), sampler)
     if sampler == BALANCED and config.trainer.overfit_batches:
         raise UserError(
@@ -369,8 +367,7 @@ def check_least(trainer: Any, plan: Plan, batches: float, began: Progress) -> No
 
 def _check_probe(config: Namespace) -> None:
     """Refuse what a probe cannot use, and strengths that are no penalty."""
-    if config.pool not in POOLS:
-        raise unknown_name("pooling", config.pool, POOLS, "Set it with --pool.")
+    check_known("pooling", config.pool, POOLS, "Set it with --pool.")
     if config.data.sampler == BALANCED:
         raise UserError(f"data.sampler is {BALANCED}: a probe is solved on every training image once. Leave it out.")
     if config.strengths is not None and not config.strengths:
@@ -380,8 +377,7 @@ def _check_probe(config: Namespace) -> None:
         if given:
             raise UserError(f"--{flag} is for training: a probe is solved, the same each time. Leave it out.")
     tried = {f"strengths[{i}]": (strength, *STRENGTHS) for i, strength in enumerate(config.strengths or ())}
-    if problems := out_of_range(tried):
-        raise UserError("; ".join(problems) + ".")
+    check_ranges(tried)
 
 
 def check_lengths(trainer: Any, data: ImageDataModule) -> None:  # noqa: ANN401 - the Trainer, whose type does not tell

@@ -22,6 +22,7 @@ from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.parser import Config, arguments, parse, written
 from fashion_tl.runs.studies import (
+    ONE,
     NamedRuns,
     bounds,
     check_images,
@@ -34,8 +35,6 @@ from fashion_tl.runs.workers import Channel, share_work
 from fashion_tl.training.divergence import DivergedError
 
 Runner = Callable[..., Run]
-# What makes a single run of a configuration of several.
-ONE = {"seeds": 1, "folds": None, "search": None, "processes": 1}
 
 
 def search(
@@ -110,7 +109,6 @@ def repeat(
     seeds: int,
     changes: Mapping[str, Any] | None = None,
     processes: int = 1,
-    runner: Runner = fit,
     folds: int | None = None,
     varied: Collection[str] = (),
 ) -> list[Run]:
@@ -121,7 +119,6 @@ def repeat(
         seeds: Number of seeds.
         changes: Settings to change in all of them.
         processes: Processes that share the runs, see ``search``.
-        runner: What runs each, as ``fit`` does.
         folds: Number of folds: with each seed, as many runs are made, each of which tests another fold; see
             ``ImageDataModule`` and ``conclude_folds``.
         varied: Settings in which other versions of the name may differ, beside those in which these runs do.
@@ -147,7 +144,7 @@ def repeat(
     folder = parsed.log_dir / parsed.name
     # A run of another seed or fold has other versions in the place of the runs that it names.
     own = ("seed_everything", *NAMED, *(("data.fold",) if folds else ()))
-    several = _Several(args, parts, (*own, *varied), folder, True, processes > 1, runner)
+    several = _Several(args, parts, (*own, *varied), folder, True, processes > 1, fit)
     return [run for run in several.make(processes) if run is not None]
 
 

@@ -23,6 +23,7 @@ from fashion_tl.runs.parser import arguments, instantiate, make_trainer, parse, 
 from fashion_tl.runs.refusals import as_user_errors
 from fashion_tl.runs.resume import decided
 
+ONE = {"seeds": 1, "folds": None, "search": None, "processes": 1}  # what makes one run of a configuration of several
 ALONE = ("ckpt_path", "trainer.fast_dev_run")  # settings of a single run
 JUDGES = {"val": "validation", "test": "test"}  # parts whose images decide
 LIMITS = {  # settings beside those of the data that decide on their images
@@ -62,10 +63,7 @@ def run_settings(records: Path, checkpoints: Path) -> dict[str, Any]:
     return {
         "log_dir": str(records),
         "checkpoint_dir": str(checkpoints),
-        "seeds": 1,
-        "folds": None,
-        "search": None,
-        "processes": 1,
+        **ONE,
         "resume": True,
         "trainer.logger": False,
         "trainer.enable_progress_bar": False,

@@ -16,16 +16,9 @@ from fashion_tl.runs.search import repeat, search
 from fashion_tl.seeds import seeded
 
 
-def run(verb: str, flags: list[str]) -> None:
-    """Run ``fit``, ``validate`` or ``test`` with command-line arguments."""
-    with as_user_errors():
-        if verb == "fit":
-            _fit(flags)
-        else:
-            _evaluate(verb, flags)
-
-
-def _fit(flags: list[str]) -> None:
+@as_user_errors()
+def train(flags: list[str]) -> None:
+    """Run ``fit`` with command-line arguments."""
     config = parse("fit", flags)
     if config.seeds == 1 and not config.search and not config.folds:
         fit(flags)
@@ -47,6 +40,17 @@ def _fit(flags: list[str]) -> None:
         print("\n".join(conclude_folds(runs)))
 
 
+def validate(flags: list[str]) -> None:
+    """Run ``validate`` with command-line arguments."""
+    _evaluate("validate", flags)
+
+
+def test(flags: list[str]) -> None:
+    """Run ``test`` with command-line arguments."""
+    _evaluate("test", flags)
+
+
+@as_user_errors()
 def _evaluate(verb: str, flags: list[str]) -> None:
     keep_freed_memory()
     stop_looking_for_gpus()

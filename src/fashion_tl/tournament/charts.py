@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from fashion_tl.plots.style import INK, colour, marker, short
-from fashion_tl.report.charts import counted, labelled_axes
+from fashion_tl.plots.style import INK, colour, marker
+from fashion_tl.report.charts import counted, labelled_axes, name_rows
 from fashion_tl.report.svg import Plot, finish, mark
 from fashion_tl.tournament.conclusion import SIGNIFICANT, cells_at
 
@@ -125,9 +125,7 @@ def _differences(results: Results) -> Plot:
             change, row, ls="", marker=marker(lines[pair["b"]].number), ms=7, mec=tone, mfc=tone if clear else "none"
         )
         told.append(f"{pair['b']} {change:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})")
-    axes.set_yticks(range(len(pairs)), [short(pair["b"]) for pair in pairs])
-    axes.set(ylim=(len(pairs) - 0.4, -0.6), xlabel="change in test accuracy against the base")
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, [pair["b"] for pair in pairs])
+    axes.set(xlabel="change in test accuracy against the base")
     caption = "Change in test accuracy of each variant; filled markers are significant"
     return finish(figure, "differences", caption, f"{caption}: {'; '.join(told)}.")

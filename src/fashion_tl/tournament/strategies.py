@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fashion_tl.errors import UserError, shown, unknown_name
+from fashion_tl.errors import UserError, check_known, shown
 from fashion_tl.runs.configs import read_config, read_yaml
 
 Changes = dict[str, Any]
@@ -120,8 +120,7 @@ def pick(strategies: Sequence[Strategy], names: str | None) -> list[Strategy]:
     by_name = {strategy.name: strategy for strategy in strategies}
     picked = [name.strip() for name in names.split(",")]
     for name in picked:
-        if name not in by_name:
-            raise unknown_name("strategy", name, by_name, "Name them with --only A,B.")
+        check_known("strategy", name, by_name, "Name them with --only A,B.")
     return [by_name[name] for name in dict.fromkeys(picked)]
 
 
@@ -195,8 +194,7 @@ def _changes(value: object, what: str) -> Changes:
 
 def _check_keys(content: dict[Any, Any], allowed: Sequence[str], what: str) -> None:
     for key in content:
-        if key not in allowed:
-            raise unknown_name(f"key in {what}", str(key), allowed)
+        check_known(f"key in {what}", str(key), allowed)
 
 
 def _replaced(value: Any, stage: str) -> Any:  # noqa: ANN401 - any YAML value

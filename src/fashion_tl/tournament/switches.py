@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, check_known
 from fashion_tl.runs.configs import read_yaml
 from fashion_tl.runs.parser import arguments, dump, parse
 from fashion_tl.runs.refusals import parameters_of
@@ -60,8 +60,7 @@ def turned_off(base: Namespace, names: str | None = None) -> list[Strategy]:
         )
     picked = list(by_name) if names is None else [name.strip() for name in names.split(",")]
     for name in picked:
-        if name not in by_name:
-            raise unknown_name("switch", name, by_name, "These are what the configuration turns on.")
+        check_known("switch", name, by_name, "These are what the configuration turns on.")
     found = []
     for name in dict.fromkeys(picked):
         key = by_name[name]

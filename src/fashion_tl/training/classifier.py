@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from fashion_tl.data.batches import pair_of
 from fashion_tl.data.transforms import InputSpec, Preprocess
-from fashion_tl.errors import UserError, out_of_range, unknown_name
+from fashion_tl.errors import UserError, check_known, check_ranges
 from fashion_tl.imports import class_path
 from fashion_tl.models.selection import SHORTCUTS, TrainSpec, entries_of
-from fashion_tl.models.split import SplitNetwork, split_network
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork
 from fashion_tl.training.checkpoints import verify
 from fashion_tl.training.divergence import DivergenceGuard
@@ -167,10 +166,8 @@ class ImageClassifier(LightningModule):
             "plateau_patience": plateau_patience,
             "label_smoothing": label_smoothing,
         }
-        if problems := out_of_range({name: (value, *_RANGES[name]) for name, value in numbers.items()}, "model."):
-            raise UserError("; ".join(problems) + ".")
-        if batch_norm not in BATCH_NORM:
-            raise unknown_name("batch_norm", batch_norm, BATCH_NORM)
+        check_ranges({name: (value, *_RANGES[name]) for name, value in numbers.items()}, "model.")
+        check_known("batch_norm", batch_norm, BATCH_NORM)
         if len(class_names) < 2:
             raise UserError(f"a classifier needs at least 2 classes; got {list(class_names)}.")
         self.class_names = tuple(class_names)
@@ -231,10 +228,6 @@ class ImageClassifier(LightningModule):
     def _policy(self) -> BatchNormPolicy:
         return cast(BatchNormPolicy, self.plan.batch_norm)
 
-    def split(self, boundary: int) -> SplitNetwork:
-        """Split the network: logits are ``upper(*lower(preprocess(images)))`` while it is frozen below the boundary."""
-        return split_network(self.network, boundary, self.input_spec.image_size, self.preprocess.channels)
-
     def set_active_network(self, upper: nn.Module | None) -> None:
         """Compute logits from cached features by the upper part of the network, or from images by all of it (None)."""
         if upper is not None and self._compile_backend is not None:
@@ -254,8 +247,7 @@ class ImageClassifier(LightningModule):
         """
         name = backend if isinstance(backend, str) else "inductor"
         backends = torch.compiler.list_backends(exclude_tags=())
-        if name not in backends:
-            raise unknown_name("compile backend", name, backends, "Set it with --compile.")
+        check_known("compile backend", name, backends, "Set it with --compile.")
         self._compile_backend = name
         self.network.compile(backend=name, dynamic=False)
 

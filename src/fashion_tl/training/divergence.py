@@ -32,12 +32,7 @@ class DivergenceGuard(Callback):
         self._note_rate(trainer)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's type
-        batch: Any,  # noqa: ANN401 - Lightning's type
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Look at the weights that train, every few batches.
 

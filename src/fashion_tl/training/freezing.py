@@ -161,18 +161,13 @@ class FreezeUnfreeze(Callback):
         self._plan = module.current_plan()
         self._apply(trainer, module, self._plan, progress)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Put the statistics of what is frozen back, should another callback have reset them."""
         if batch_idx == 0:
             self._keep_frozen(cast(PlannedModule, pl_module))
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's type
-        batch: Any,  # noqa: ANN401 - Lightning's type
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Stop after the plan's steps, or where its last phase ends since one before it ended early."""
         early = self._plan.longest and self._plan.ended(progress_of(trainer))

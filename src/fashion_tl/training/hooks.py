@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fashion_tl.seeds import run_seed, seed_batch
-from fashion_tl.training.figures import EvaluationFigures, TrainingFigures
 from fashion_tl.training.progress import progress_of
-from fashion_tl.training.seen import Seen
 
-
-class ClassifierModule(Protocol):
-    """What the callback needs of the module; ``ImageClassifier`` has it."""
-
-    training_figures: TrainingFigures
-    validation_figures: EvaluationFigures
-    test_figures: EvaluationFigures
-    seen: Seen
-
-    def prepare_training(self) -> None:
-        """Have the objective take what it needs of the data."""
-
-    def begin_training_figures(self) -> None:
-        """Begin the figures of an epoch."""
-
-    def log_training_figures(self) -> None:
-        """Log loss and accuracy of the epoch, once."""
+if TYPE_CHECKING:
+    from fashion_tl.training.classifier import ImageClassifier
 
 
 class ClassifierHooks(Callback):
@@ -53,12 +36,7 @@ class ClassifierHooks(Callback):
         _seed(trainer, 0)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's type
-        batch: Any,  # noqa: ANN401 - Lightning's type
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Log an epoch whose batches are done, and seed the next batch."""
         if trainer.is_last_batch or trainer.should_stop:
@@ -101,8 +79,8 @@ class ClassifierHooks(Callback):
             pl_module.log_dict(figures.final("test"))
 
 
-def _classifier(module: LightningModule) -> ClassifierModule:
-    return cast(ClassifierModule, module)
+def _classifier(module: LightningModule) -> ImageClassifier:
+    return cast("ImageClassifier", module)
 
 
 def _seed(trainer: Trainer, batch: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, check_known
 from fashion_tl.models.staged import HEAD, StagedNetwork
 from fashion_tl.training.plan import Plan
 
@@ -136,7 +136,6 @@ class AdamW(FollowsFreezing, torch.optim.AdamW):
 
 def check_optimizer(name: str, lr: float) -> None:
     """Raise a UserError for an optimizer that does not exist or a learning rate that is not above 0."""
-    if name not in OPTIMIZERS:
-        raise unknown_name("optimizer", name, OPTIMIZERS, "Set it with --model.optimizer.")
+    check_known("optimizer", name, OPTIMIZERS, "Set it with --model.optimizer.")
     if not 0 < lr < math.inf:
         raise UserError(f"model.lr is {lr}: a learning rate must be above 0, such as 0.001.")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, check_known
 from fashion_tl.training.phases import Phase as Phase
 from fashion_tl.training.phases import improves, place, written
 from fashion_tl.training.phases import parse_phases as parse_phases
@@ -114,8 +114,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Refuse a schedule that does not exist."""
-        if self.name not in SCHEDULES:
-            raise unknown_name("schedule", self.name, SCHEDULES, "Set it with --model.schedule.")
+        check_known("schedule", self.name, SCHEDULES, "Set it with --model.schedule.")
 
     def factor(self, position: float, length: float, losses: tuple[float, ...] = ()) -> float:
         """Compute what the peak rate is multiplied by.

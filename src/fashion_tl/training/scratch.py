@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fashion_tl.errors import UserError, unknown_name
+from fashion_tl.errors import UserError, check_known
 from fashion_tl.models.scratch import LightCNN, PlainCNN
 from fashion_tl.models.staged import StagedNetwork, divide_by_children, probe
 from fashion_tl.training.classifier import ImageClassifier
@@ -35,14 +35,12 @@ class ScratchClassifier(ImageClassifier):
         **kwargs: Any,  # noqa: ANN401 - the arguments of ImageClassifier, checked there
     ) -> None:
         super().__init__(class_names, **kwargs)
-        if network not in NETWORKS:
-            raise unknown_name("network", network, NETWORKS, "Set it with --model.network.")
+        check_known("network", network, NETWORKS, "Set it with --model.network.")
         spec = self.input_spec
         allowed = set(inspect.signature(NETWORKS[network]).parameters) - {"in_channels", "image_size"}
         given = network_args or {}
         for name in given:
-            if name not in allowed:
-                raise unknown_name(f"argument of network {network!r}", name, sorted(allowed))
+            check_known(f"argument of network {network!r}", name, sorted(allowed))
         size: dict[str, Any] = {"image_size": spec.image_size} if network == "plain" else {}
         try:
             body = NETWORKS[network](in_channels=spec.channels, **size, **given)

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fashion_tl.plots.style import FAINT, INK, colour, short
-from fashion_tl.report.charts import labelled_axes
+from fashion_tl.report.charts import labelled_axes, name_rows
 from fashion_tl.report.svg import Plot, finish
 from fashion_tl.runs.parser import written
 
@@ -57,10 +57,8 @@ def _importance(importance: Mapping[str, float]) -> Plot:
     for row, (_, share) in enumerate(ranked):
         axes.barh(row, share, 0.62, color=colour(0))
         axes.text(1.02, row, f"{share:.2f}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-    axes.set_yticks(range(len(ranked)), [short(key) for key, _ in ranked])
-    axes.set(xlim=(0, 1), ylim=(len(ranked) - 0.4, -0.6), xlabel="importance")
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, [key for key, _ in ranked])
+    axes.set(xlim=(0, 1), xlabel="importance")
     caption = "Importance of the settings for a good figure (PED-ANOVA)"
     told = "; ".join(f"{key} {share:.2f}" for key, share in ranked)
     return finish(figure, "importance", caption, f"{caption}: {told}.")

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fashion_tl.plots.style import style
 from fashion_tl.report.exports import markdown_table, study_contents
 from fashion_tl.report.page import render
 from fashion_tl.report.svg import Plot
@@ -20,24 +19,12 @@ Results = Mapping[str, Any]
 
 
 def contents_of(results: Results) -> dict[str, str | bytes]:
-    """Write the files of a report: page, table in Markdown, results, plots.
-
-    Returns:
-        Contents by path.
-    """
-    with style():
-        plots = list(charts(results))
-        whole = page(results, plots)
-    return study_contents(results, plots, whole, markdown(results))
+    """Write the files of a report; see ``study_contents``."""
+    return study_contents(results, charts, page, markdown)
 
 
 def page(results: Results, plots: Sequence[Plot]) -> str:
-    """Write the page.
-
-    Args:
-        results: The results.
-        plots: Its plots.
-    """
+    """Write the page, with the plots."""
     return render(
         "tuning.html.j2",
         results=results,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from statistics import median
-from types import TracebackType
 from typing import Any
 
 from fashion_tl.plain_text import duration
@@ -42,9 +41,7 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fashion_tl.errors import UserError, shown, unknown_name
+from fashion_tl.errors import UserError, check_known, shown
 from fashion_tl.runs.configs import read_config
 from fashion_tl.runs.parser import written
 from fashion_tl.runs.search import words
@@ -150,8 +150,7 @@ def _setting(key: str, value: object, where: str) -> Setting:
         hint = f" Did you mean {{choices: {value}}}?" if isinstance(value, list) else ""
         raise UserError(f"{where} is {shown(value)}: give {HOW}.{hint}")
     for each in value:
-        if each not in (*KINDS, "log", "step"):
-            raise unknown_name(f"key in {where}", str(each), (*KINDS, "log", "step"))
+        check_known(f"key in {where}", str(each), (*KINDS, "log", "step"))
     kinds = [kind for kind in KINDS if kind in value]
     if len(kinds) != 1:
         raise UserError(f"{where} has {' and '.join(kinds) or 'none of them'}: give one of {', '.join(KINDS)}.")

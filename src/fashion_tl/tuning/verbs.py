@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fashion_tl.commands import Flag
 from fashion_tl.errors import UserError, check_options
+from fashion_tl.imports import is_installed
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -55,7 +55,7 @@ def tune(
     Raises:
         UserError: If a setting, a value or a flag is not allowed, or Optuna is not there.
     """
-    if importlib.util.find_spec("optuna") is None:
+    if not is_installed("optuna"):
         raise UserError("`fashion-tl tune` needs Optuna: pip install 'fashion-tl[tune]'.")
     if space is None:
         raise UserError("`fashion-tl tune` needs the settings to search: --space FILE.")

@@ -9,20 +9,23 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from optuna.trial import TrialState
+from torch.utils.tensorboard.summary import hparams
 
 from fashion_tl.errors import UserError, one_line
+from fashion_tl.events import EventWriter
 from fashion_tl.files import claimed
 from fashion_tl.records.record import METRICS, PRUNED, RunPaths, paths_of, read_record, versions
 from fashion_tl.runs.fit import fit
 from fashion_tl.runs.jobs import work_off
+from fashion_tl.runs.parser import written
 from fashion_tl.runs.studies import bounds, check_run
 from fashion_tl.runs.workers import Channel
 from fashion_tl.training.divergence import DivergedError
-from fashion_tl.tuning.events import write_trial
 from fashion_tl.tuning.plan import Tuning
 from fashion_tl.tuning.space import brief
 from fashion_tl.tuning.study import BEAT, storage_errors
@@ -129,12 +132,28 @@ def _run(trials: Trials, number: int) -> News:
     trials.tell(number, outcome.value, outcome.why, about)
     if outcome.paths is not None:
         reported = trials.read(number).intermediate_values
-        write_trial(outcome.paths.logs, settings, trials.tuning.monitor, reported, outcome.value)
+        _write_events(outcome.paths.logs, settings, trials.tuning.monitor, reported, outcome.value)
     monitor = trials.tuning.monitor
     told = outcome.why or f"{monitor} {outcome.value:.4f}"
     best = trials.best
     found = None if best is None or best.value is None else (best.value, trials.place(best))
     return News(place, settings, told, time.perf_counter() - began, len(trials.finished), found)
+
+
+def _write_events(
+    folder: Path, settings: Mapping[str, Any], monitor: str, reported: Mapping[int, float], value: float | None
+) -> None:
+    """Show a trial in TensorBoard: its values in the table of hyperparameters, its figure by epoch, and at last."""
+    plain = {key: each if isinstance(each, int | float | str) else written(each) for key, each in settings.items()}
+    final = f"final/{monitor.replace('/', '_')}"
+    writer = EventWriter(folder)
+    for summary in cast(Any, hparams)(plain, {final: 0.0}):
+        writer.file_writer.add_summary(summary)
+    for epoch, figure in reported.items():
+        writer.add_scalar(monitor, figure, epoch)
+    if value is not None:
+        writer.add_scalar(final, value)
+    writer.close()
 
 
 def _outcome(trials: Trials, number: int, place: int, settings: Mapping[str, Any]) -> Outcome:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fashion_tl.errors import UserError, out_of_range
+from fashion_tl.errors import UserError, check_ranges
 from fashion_tl.training.objectives.structured import group_index
 from fashion_tl.training.objectives.terms import Term
 
@@ -66,8 +66,7 @@ class Auxiliary(Term):
 
     def __init__(self, groups: dict[str, list[str]] | None = None, weight: float = 0.5) -> None:
         super().__init__()
-        if problems := out_of_range({"weight": (weight, 0, float("inf"))}, "model.terms.auxiliary."):
-            raise UserError("; ".join(problems) + ".")
+        check_ranges({"weight": (weight, 0, float("inf"))}, "model.terms.auxiliary.")
         self.groups, self.weight = groups, weight
 
     def attach(self, module: ImageClassifier) -> None:

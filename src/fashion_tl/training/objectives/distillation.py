@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fashion_tl.cache.once import computed_once
 from fashion_tl.cache.store import Append, CacheWriteError, Plain
 from fashion_tl.data.batches import VIEWS, Split, declared
-from fashion_tl.errors import UserError, out_of_range
+from fashion_tl.errors import UserError, check_ranges
 from fashion_tl.features.keys import function_hash, object_hash, versions
 from fashion_tl.training.certificate import hash_tensors
 from fashion_tl.training.objectives.terms import Term
@@ -51,8 +51,7 @@ class Distillation(Term):
     def __init__(self, teachers: str | list[str] = "", temperature: float = 4.0, weight: float = 0.9) -> None:
         super().__init__()
         numbers = {"temperature": (temperature, 1e-3, 1e3), "weight": (weight, 0, 1)}
-        if problems := out_of_range(numbers, "model.terms.distillation."):
-            raise UserError("; ".join(problems) + ".")
+        check_ranges(numbers, "model.terms.distillation.")
         names = [teachers] if isinstance(teachers, str) else teachers
         if not names or not all(isinstance(name, str) and name for name in names):
             raise UserError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fashion_tl.errors import UserError, out_of_range
+from fashion_tl.errors import check_ranges
 from fashion_tl.models.staged import StagedNetwork
 from fashion_tl.training.objectives.terms import Term
 
@@ -30,8 +30,7 @@ class L2SP(Term):
     def __init__(self, alpha: float = 0.1, beta: float = 0.01) -> None:
         super().__init__()
         numbers = {"alpha": (alpha, 0, float("inf")), "beta": (beta, 0, float("inf"))}
-        if problems := out_of_range(numbers, "model.terms.l2_sp."):
-            raise UserError("; ".join(problems) + ".")
+        check_ranges(numbers, "model.terms.l2_sp.")
         self.alpha, self.beta = alpha, beta
         # In a tuple: the network is no part of its objective.
         self._network: tuple[StagedNetwork, ...] = ()

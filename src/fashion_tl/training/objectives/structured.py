@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fashion_tl.errors import UserError, out_of_range, unknown_name
+from fashion_tl.errors import UserError, check_known, check_ranges
 from fashion_tl.metrics.decisions import check_costs
 from fashion_tl.metrics.errors import FASHION_MNIST_GROUPS
 from fashion_tl.training.objectives.base import Objective
@@ -44,8 +44,7 @@ class Hierarchical(Objective):
         weight: float = 1.0,
     ) -> None:
         super().__init__(class_weights, label_smoothing)
-        if problems := out_of_range({"weight": (weight, 0, float("inf"))}, "model.objective_args."):
-            raise UserError("; ".join(problems) + ".")
+        check_ranges({"weight": (weight, 0, float("inf"))}, "model.objective_args.")
         self.groups, self.weight = groups, weight
 
     def attach(self, module: ImageClassifier) -> None:
@@ -91,8 +90,7 @@ class ExpectedCost(Objective):
     ) -> None:
         super().__init__(class_weights, label_smoothing)
         numbers = {"weight": (weight, 0, float("inf")), "cross_entropy": (cross_entropy, 0, float("inf"))}
-        if problems := out_of_range(numbers, "model.objective_args."):
-            raise UserError("; ".join(problems) + ".")
+        check_ranges(numbers, "model.objective_args.")
         if costs is None:
             raise UserError("objective 'expected_cost' needs model.objective_args.costs: K rows of K numbers.")
         matrix = torch.from_numpy(check_costs(costs)).float()
@@ -143,8 +141,7 @@ def group_index(groups: Groups | None, class_names: Sequence[str], where: str) -
         if isinstance(members, str) or not isinstance(members, Sequence):
             raise UserError(f"{where}: group {group!r} is {members!r}, it must be a list of class names.")
         for name in map(str, members):
-            if name not in class_names:
-                raise unknown_name("class", name, class_names, f"Group {group!r} of {where} names it.")
+            check_known("class", name, class_names, f"Group {group!r} of {where} names it.")
             if name in found:
                 raise UserError(f"{where}: class {name!r} is in two groups.")
             found[name] = number
