@@ -184,14 +184,13 @@ def _best(counts: Groups, parts: Sequence[Part]) -> Groups | None:
     valid = np.ones(len(everyone), np.bool_)
     for place in range(len(part_of)):
         valid &= ((everyone == place).astype(np.float32) @ has > 0).all(1)
-    everyone = part_of[everyone[valid]]
-    if not len(everyone):
+    divisions: Groups = part_of[everyone[valid]]
+    if not len(divisions):
         return None
-    errors = sum(
-        ((((everyone == number).astype(np.float64) @ shares) - part.share) ** 2).sum(1)
-        for number, part in enumerate(parts)
-    )
-    found: Groups = everyone[np.argmin(errors)]
+    errors = np.zeros(len(divisions))
+    for number, part in enumerate(parts):
+        errors += (((divisions == number).astype(np.float64) @ shares - part.share) ** 2).sum(1)
+    found: Groups = divisions[errors.argmin()]
     return found
 
 
