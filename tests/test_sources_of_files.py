@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 
 from fashion_tl.cli import main
+from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.sources import Loaded, Source
 from fashion_tl.records.predictions import read_predictions
@@ -217,11 +221,56 @@ def test_channels_that_the_network_does_not_take(workdir: Path, capsys: pytest.C
     assert "Give such images; or train a network that takes 3: `fit` with" in told  # predict has no such option
 
 
+def rgb_16(path: Path, level: int) -> None:
+    """Write a 9 x 9 RGB image of 16 bits, as PNG or PPM, which Pillow does not write; half of it transparent in PNG."""
+    if path.suffix == ".ppm":
+        path.write_bytes(b"P6 9 9 65535 " + struct.pack(">243H", *[level] * 243))
+        return
+    rows = b"".join(b"\0" + struct.pack(">36H", *[level, level, level, 65535] * 9) for _ in range(9))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, 6, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    told = (
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(told))
+
+
+def scans(folder: Path, ending: str, levels: tuple[int, int]) -> None:
+    for label, level in zip(("dark", "light"), levels, strict=True):
+        (folder / label).mkdir(parents=True)
+        for number in range(4):
+            path = folder / label / f"{number}.{ending}"
+            if ending == "grey.png":
+                Image.fromarray(np.full((9, 9), level + number, np.uint16)).save(path)
+            else:
+                rgb_16(path, level + number)
+
+
 @pytest.mark.slow
 def test_a_run_says_that_12_bits_in_16_are_almost_black(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for label, level in (("dark", 1000), ("light", 4000)):
-        (workdir / "scans" / label).mkdir(parents=True)
-        for number in range(4):
-            Image.fromarray(np.full((9, 9), level + number, np.uint16)).save(workdir / f"scans/{label}/{number}.png")
+    scans(workdir / "scans", "grey.png", (1000, 4000))
     assert main(["fit", "--data.source", "ImageFolder", "--data.source.folder", "scans", *SMALL]) == 0
-    assert "grey levels of 16-bit files are 4003 of 65535 at most" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("levels of 16-bit files are 4003 of 65535 at most") == 1
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["few", "indexed"])
+@pytest.mark.parametrize("path", ["held", "streamed", "streamed_whole", "kept"])
+@pytest.mark.parametrize(("ending", "told"), [("grey.png", 4003), ("rgb.png", 3855), ("ppm", 4112)])
+def test_12_bits_in_16_are_told_however_files_are_read(
+    tmp_path: Path, ending: str, told: int, path: str, indexed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("fashion_tl.data.file_index.INDEXED_FROM", 1 if indexed else 1000)
+    if path.startswith("streamed"):
+        monkeypatch.setattr("fashion_tl.data.image_folder.memory_limit", lambda: 0)
+    given: dict[str, Any] = {"skip_unreadable": path == "streamed_whole", "keep_decoded": path == "kept"}
+    scans(tmp_path / "scans", ending, (1000, 4000))
+    for _ in range(2):  # of which the second one may know it from the index
+        (remark,) = ImageFolder(tmp_path / "scans", storage_size=8, **given).load().remarks
+        assert f"levels of 16-bit files are {told} of 65535 at most" in remark
+    scans(tmp_path / "whole", ending, (1000, 60000))
+    assert ImageFolder(tmp_path / "whole", storage_size=8, **given).load().remarks == ()
+    for label in ("dark", "light"):
+        (tmp_path / "eight" / label).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGBA", (9, 9), (number, 0, 0, 255)).save(tmp_path / f"eight/{label}/{number}.png")
+    assert ImageFolder(tmp_path / "eight", storage_size=8, **given).load().remarks == ()

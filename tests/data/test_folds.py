@@ -164,26 +164,60 @@ class Grouped(Numbered):
         return Loaded(InMemoryImages(images, self.labels), None, "grouped", groups=self.groups)
 
 
-@pytest.mark.parametrize(
-    ("labels", "groups", "folds", "told"),
-    [
-        # Every fold has each class; what is left of one cannot be divided.
-        ("02112101012", "10033034202", 3, "class '.' is left for .* in fold 2: the class has . groups"),
-        ("22201000121111", "36155106301232", 2, "class '.' is left for .* in fold 2: the class has . groups"),
-        # Classes have enough groups, folds have not.
-        ("0001100000111", "5352363163414", 2, "class 'b' has 4 groups of images, but no division of the groups was"),
-    ],
-)
+HARD = [("02112101012", "10033034202", 3), ("0001100000111", "5352363163414", 2)]  # one by one they were refused
+NO_DIVISION = [  # though each class has groups enough
+    ("0101121202", "0011223344", 3, "class '.' has . groups .* there is no division of the groups of which"),
+    ("22201000121111", "36155106301232", 2, "class '.' is left for .* in fold 2: .*no division of all groups leaves"),
+]
+
+
+@pytest.mark.parametrize(("labels", "groups", "folds"), HARD)
+def test_folds_of_groups_are_found_where_there_are_any(labels: str, groups: str, folds: int) -> None:
+    tested = []
+    for fold in range(1, folds + 1):
+        data = divided(Grouped(labels, groups), folds=folds, fold=fold)
+        owned = [{groups[index] for index in split.indices.tolist()} for split in data.splits.values()]
+        assert sum(map(len, owned)) == len(set.union(*owned))
+        for split in data.splits.values():
+            assert set(split.labels.tolist()) == {int(each) for each in labels}
+        tested += data.splits["test"].indices.tolist()
+    assert sorted(tested) == list(range(len(labels)))
+
+
+@pytest.mark.parametrize(("labels", "groups", "folds", "told"), NO_DIVISION)
 def test_groups_that_fold_by_fold_cannot_be_divided_are_refused_in_the_first(
     labels: str, groups: str, folds: int, told: str
 ) -> None:
     for fold in range(1, folds + 1):
-        with pytest.raises(UserError, match=rf"{told}.*another --data\.split_seed"):
+        with pytest.raises(UserError, match=told) as caught:
+            divided(Grouped(labels, groups), folds=folds, fold=fold)
+        assert "seed" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("labels", "groups", "folds"), HARD)
+def test_folds_that_a_search_gave_up_are_told_as_not_found(
+    labels: str, groups: str, folds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gives_up(monkeypatch)
+    for fold in range(1, folds + 1):
+        with pytest.raises(
+            UserError, match=r"has . groups of images, but no .* was found .*another --data\.split_seed"
+        ):
             divided(Grouped(labels, groups), folds=folds, fold=fold)
 
 
-def test_a_class_that_is_lost_though_it_has_groups_enough() -> None:
-    with pytest.raises(UserError, match=r"'\w' is left for \w+: the class has \d groups of images, but no division"):
+def gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the search for divisions end with its first step."""
+    monkeypatch.setattr("fashion_tl.data.groups.STEPS", 0)
+    monkeypatch.setattr("fashion_tl.data.groups.ALL", 0)
+
+
+def test_a_class_that_is_lost_though_it_has_groups_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = r"'\w' is left for \w+: the class has \d groups of images, but no division of all groups"
+    with pytest.raises(UserError, match=rf"{told} leaves each class one .* or remove the class\.$"):
+        divided(Grouped("0101121202", "0011223344"))
+    gives_up(monkeypatch)
+    with pytest.raises(UserError, match=rf"{told} was found that leaves .*another --data\.split_seed"):
         divided(Grouped("01220201102111", "20004641261150"))
 
 

@@ -15,6 +15,7 @@ import torch
 
 from fashion_tl.cli import main
 from fashion_tl.inspection.inference import classify
+from fashion_tl.metrics.metrics import summarise
 from fashion_tl.records.record import RunPaths, read_record, write_record
 from fashion_tl.training.loading import load_classifier
 from fashion_tl.training.scratch import ScratchClassifier
@@ -128,6 +129,29 @@ def test_the_card_of_a_run_that_is_not_completed_says_so(beside: RunPaths, small
     assert main(["export", str(beside.best), "out", "--format", "safetensors"]) == 0
     assert "| the run is not completed | interrupted: stopped by Ctrl-C |" in card()
     write_record(beside.logs, record)
+
+
+def test_the_card_has_no_figures_of_a_class_that_the_test_set_lacks(beside: RunPaths, small: RunPaths) -> None:
+    names = read_record(small.logs)["data"]["class_names"]
+    matrix = np.diag([5] * len(names))
+    matrix[2, 2], matrix[3, 3], matrix[4, 4], matrix[0, 3] = 0, 0, 0, 1  # 3 is predicted, once; 4 occurs, as 0
+    matrix[4, 0] = 5
+    logits, labels = [], []
+    for truth, row in enumerate(matrix):
+        for predicted, count in enumerate(row):
+            logits += [np.eye(len(names))[predicted]] * count
+            labels += [truth] * count
+    record = read_record(small.logs)
+    try:
+        write_record(small.logs, {**record, "test": summarise(np.array(logits), np.array(labels), names)})
+        assert main(["export", "small", "out", "--format", "safetensors"]) == 0
+    finally:
+        write_record(small.logs, record)
+    text, none = card(), "none: no such image"
+    assert f"| {names[1]} | 1.0000 | 1.0000 | 1.0000 |" in text
+    assert f"| {names[2]} | {none} | {none} | {none} |" in text
+    assert f"| {names[3]} | 0.0000 | {none} | 0.0000 |" in text
+    assert f"| {names[4]} | 0.0000 | 0.0000 | 0.0000 |" in text
 
 
 def test_the_card_names_the_epoch_in_which_a_phase_began(beside: RunPaths, small: RunPaths) -> None:

@@ -18,6 +18,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.errors import UserError
 from fashion_tl.records.record import versions
+from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.tournament.plan import Cell
 from fashion_tl.tournament.progress import FewImages
 from fashion_tl.tournament.strategies import Strategy, read_budgets
@@ -26,6 +27,7 @@ from .conftest import RESULTS, Verb, results_of, shown_in, without_seconds
 
 FILE = ("--strategies", "strategies.yaml")
 SMALL = (*FILE, "--budgets", "4,8", "--seeds", "2", "--trials", "2")
+TIMER = "lightning.pytorch.callbacks.Timer"
 
 
 @pytest.mark.slow
@@ -237,12 +239,25 @@ def test_runs_are_expected_to_take_as_many_epochs_as_their_steps(verb: Verb, cap
     assert 0.4 < told[0] / told[1] < 2.5  # 7 batches an epoch
 
 
+@pytest.mark.parametrize("one", [TIMER, {"class_path": TIMER}, [{"class_path": TIMER}]], ids=["name", "class", "list"])
+def test_the_cut_of_a_timing_run_joins_callbacks_that_are_given_in_any_form(one: Any, tmp_path: Path) -> None:
+    cut = {"class_path": "fashion_tl.tournament.progress.FewImages", "init_args": {"images": 5}}
+    (tmp_path / "it.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": one}}))
+    given = ["-c", str(tmp_path / "it.yaml"), "--data.source", "SyntheticGarments"]
+    config = parse("fit", arguments(given, {"trainer.callbacks+": cut}))
+    assert [each.class_path for each in config.trainer.callbacks] == [TIMER, cut["class_path"]]
+
+
 def test_a_timing_run_takes_few_images() -> None:
     data = ImageDataModule(SyntheticGarments(num_train=240, num_test=40))
     data.setup("fit")
     before = data.splits["train"].indices
     FewImages(40).setup(cast(Any, SimpleNamespace(datamodule=data)), cast(Any, None), "fit")
-    assert {name: len(split) for name, split in data.splits.items()} == {"train": 40, "val": 20, "test": 40}
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 40,
+        "val": 4,
+        "test": 40,
+    }  # of 220 and 20
     assert data.splits["train"].indices.tolist() == before[::5].tolist()[:40]  # from all over it
     FewImages(40).setup(cast(Any, SimpleNamespace(datamodule=None)), cast(Any, None), "fit")
 

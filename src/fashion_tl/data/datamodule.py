@@ -26,7 +26,8 @@ from fashion_tl.data.batches import (
     fingerprint,
 )
 from fashion_tl.data.fashion_mnist import FashionMNIST
-from fashion_tl.data.folds import MOST, check_folds
+from fashion_tl.data.folds import MOST, check_folds, parts_needed
+from fashion_tl.data.groups import divisible
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.memory import RESIDENT_SHARE
 from fashion_tl.data.mixing import Mix, Mixer
@@ -235,9 +236,12 @@ class ImageDataModule(LightningDataModule):
             return UserError(
                 f"{told}: a class needs at least {needed} groups of images, for {parts}. {add}, or remove the class."
             )
+        told = f"{told}: the class has {count} groups of images, but no division of all groups"
+        total = needed if self.folds is None else parts_needed(self.folds, needed - 1)
+        if divisible(loaded.train.labels, loaded.groups, total) is False:
+            return UserError(f"{told} leaves each class one for {parts}. {add}, or remove the class.")
         return UserError(
-            f"{told}: the class has {count} groups of images, but no division of all groups was found that leaves each "
-            f"class one for {parts}. {add}, or try another --data.split_seed."
+            f"{told} was found that leaves each class one for {parts}. {add}, or try another --data.split_seed."
         )
 
     def has_the_same(self, part: str, other: ImageDataModule) -> bool:

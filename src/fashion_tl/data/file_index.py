@@ -19,7 +19,7 @@ from fashion_tl.data.file_list import UNKNOWN, FileList, LabelledFiles, split_na
 from fashion_tl.data.files import UnreadableImageError, check_image, read_image
 from fashion_tl.data.threads import in_order, tracked
 
-VERSION = 1
+VERSION = 2
 INDEXED_FROM = 1000  # files; fewer are read as fast as they are looked up
 UNREADABLE, OPENED, DECODED = 0, 1, 2  # states: how far a file could be read
 _SETTLED = 2 * 10**9  # ns: a file that changes again within a tick of its system's clock keeps its time
@@ -34,12 +34,37 @@ class Contents:
     Attributes:
         digests: uint8 (N, 32), SHA-256 of the content of each file; undefined for one that cannot be read.
         reasons: What is wrong with the unreadable ones, by their index.
-        highest_level: The highest of 16-bit grey levels; None if there are no such files, or they were not decoded.
+        highest_level: The highest level of files of 16 bits; None if there are none.
     """
 
     digests: NDArray[np.uint8]
     reasons: Mapping[int, str]
     highest_level: int | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What has been found out, of N files.
+
+    Attributes:
+        digests: uint8 (N, 32).
+        states: uint8 (N,), how far each could be read; 0 of one that is not known, too.
+        levels: int32 (N,), the highest level of each of 16 bits, -1 of others.
+    """
+
+    digests: NDArray[np.uint8]
+    states: NDArray[np.uint8]
+    levels: NDArray[np.int32]
+
+    @classmethod
+    def nothing(cls, count: int) -> _Found:
+        """Know nothing of so many files."""
+        return cls(np.zeros((count, 32), np.uint8), np.zeros(count, np.uint8), np.full(count, -1, np.int32))
+
+    def contents(self, reasons: Mapping[int, str]) -> Contents:
+        """Put together what is in the files, with what is wrong with some."""
+        highest = int(self.levels.max(initial=-1))
+        return Contents(self.digests, reasons, None if highest < 0 else highest)
 
 
 @contextmanager
@@ -66,23 +91,23 @@ def contents(files: LabelledFiles, whole: bool, owner: str) -> Contents:
     """
     needed = DECODED if whole else OPENED
     if not isinstance(files, FileList) or len(files) < INDEXED_FROM or _anew:
-        return _read(files, needed, *_nothing(len(files)))
+        return _read(files, needed, _Found.nothing(len(files)))
     folder, about = store.cache_dir(), _description(files, owner)
-    digests, states, fits = _known(files, folder, about)
-    if fits and (states >= needed).all():
-        return Contents(digests, {})
+    known, fits = _known(files, folder, about)
+    if fits and (known.states >= needed).all():
+        return known.contents({})
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(store.lock(folder, store.key_of(about)))
         except store.CacheWriteError as error:
             _warn(str(error))
-            return _read(files, needed, digests, states)
+            return _read(files, needed, known)
         started = time.time_ns()
-        digests, states, fits = _known(files, folder, about)
-        before = states.copy()
-        found = _read(files, needed, digests, states)
-        if not fits or (states != before).any():
-            _keep(files, digests, states, started, folder, about)
+        known, fits = _known(files, folder, about)
+        before = known.states.copy()
+        found = _read(files, needed, known)
+        if not fits or (known.states != before).any():
+            _keep(files, known, started, folder, about)
     return found
 
 
@@ -95,22 +120,12 @@ def _description(files: FileList, owner: str) -> dict[str, store.Plain]:
     }
 
 
-def _nothing(count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    return np.zeros((count, 32), dtype=np.uint8), np.zeros(count, dtype=np.uint8)
-
-
-def _known(
-    files: FileList, folder: Path, about: Mapping[str, store.Plain]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], bool]:
-    """Look up files that have the size and time that they had.
-
-    Returns:
-        Their digests and states, zeros for the others, and whether the same files were known before.
-    """
-    digests, states = _nothing(len(files))
+def _known(files: FileList, folder: Path, about: Mapping[str, store.Plain]) -> tuple[_Found, bool]:
+    """Look up files that have the size and time that they had, and say whether the same files were known before."""
+    known = _Found.nothing(len(files))
     kept = store.read(folder, about)
     if kept is None:
-        return digests, states, False
+        return known, False
     text = kept["text"].tobytes()
     fits = text == files.text and np.array_equal(kept["ends"], files.ends)
     if fits:
@@ -123,36 +138,36 @@ def _known(
         there = there[here]
     same = (kept["sizes"][there] == files.sizes[here]) & (kept["times"][there] == files.times[here])
     same &= files.sizes[here] != UNKNOWN
-    digests[here[same]], states[here[same]] = kept["digests"][there[same]], kept["states"][there[same]]
-    return digests, states, fits
+    for column in ("digests", "states", "levels"):
+        getattr(known, column)[here[same]] = kept[column][there[same]]
+    return known, fits
 
 
-def _read(files: LabelledFiles, needed: int, digests: NDArray[np.uint8], states: NDArray[np.uint8]) -> Contents:
+def _read(files: LabelledFiles, needed: int, known: _Found) -> Contents:
     """Read the files whose state is not what is needed, and fill in what is found."""
-    missing = np.flatnonzero(states < needed)
+    missing = np.flatnonzero(known.states < needed)
     reasons: dict[int, str] = {}
 
     def look(number: int) -> None:
         index = int(missing[number])
         try:
             file = files.file(index)
-            digest = read_image(file, 1, "stretch")[0] if needed == DECODED else check_image(file)
+            digest, *_, highest = read_image(file, 1, "stretch") if needed == DECODED else check_image(file)
         except UnreadableImageError as error:
             reasons[index] = error.reason
-            states[index] = UNREADABLE
+            known.states[index] = UNREADABLE
         else:
-            digests[index] = np.frombuffer(digest, dtype=np.uint8)
-            states[index] = needed
+            known.digests[index] = np.frombuffer(digest, dtype=np.uint8)
+            known.states[index], known.levels[index] = needed, -1 if highest is None else highest
 
     for _ in tracked(in_order(look, len(missing)), len(missing), "reading files"):
         pass
-    return Contents(digests, dict(sorted(reasons.items())))
+    return known.contents(dict(sorted(reasons.items())))
 
 
 def _keep(
     files: FileList,
-    digests: NDArray[np.uint8],
-    states: NDArray[np.uint8],
+    known: _Found,
     started: int,
     folder: Path,
     about: Mapping[str, store.Plain],
@@ -164,8 +179,9 @@ def _keep(
         "ends": files.ends,
         "sizes": np.where(settled, files.sizes, UNKNOWN),
         "times": files.times,
-        "digests": digests,
-        "states": states,
+        "digests": known.digests,
+        "states": known.states,
+        "levels": known.levels,
     }
     arrays: store.Arrays = {name: (values.dtype, values.shape) for name, values in columns.items()}
     try:

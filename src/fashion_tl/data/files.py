@@ -83,7 +83,7 @@ ImageFile: TypeAlias = Path | PackedImage
 def decode_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> Tensor:
     """Decode one image file of any mode to a square RGB image.
 
-    The EXIF rotation is applied, transparency is laid on white, 16-bit grey levels are scaled to 8 bits, and the first
+    The EXIF rotation is applied, transparency is laid on white, levels of 16 bits are scaled to 8 bits, and the first
     frame of an animation is taken. Resizing is bilinear with antialias.
 
     Args:
@@ -107,26 +107,26 @@ def read_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> tu
     """Hash an image file and decode it, in one opening; see ``decode_image``.
 
     Returns:
-        SHA-256 of its content, 32 bytes; the image, uint8 (3, size, size); and the highest of 16-bit grey levels, None
-        for other images.
+        SHA-256 of its content, 32 bytes; the image, uint8 (3, size, size); and the highest level of an image of 16
+        bits, None for others.
     """
     with _opened(file) as opened:
         return _hash(opened), *_decode(opened, size, resize, crop)
 
 
-def check_image(file: ImageFile) -> bytes:
-    """Hash an image file and look at its header; its pixels are not decoded.
+def check_image(file: ImageFile) -> tuple[bytes, int | None]:
+    """Hash an image file and look at its header; its pixels are decoded only if they have 16 bits.
 
     Returns:
-        SHA-256 of its content, 32 bytes.
+        SHA-256 of its content, 32 bytes, and the highest level of an image of 16 bits, None for others.
 
     Raises:
         UnreadableImageError: If the file is missing, empty, not an image, or too large to decode safely.
     """
     with _opened(file) as opened:
         digest = _hash(opened)
-        with Image.open(opened):
-            return digest
+        with Image.open(opened) as image:
+            return digest, _highest_level(image) if _has_16_bits(image) else None
 
 
 def _hash(opened: BufferedReader | BytesIO) -> bytes:
@@ -138,7 +138,7 @@ def _hash(opened: BufferedReader | BytesIO) -> bytes:
 
 
 def _decode(opened: BufferedReader | BytesIO, size: int, resize: str, crop: float) -> tuple[Tensor, int | None]:
-    """Decode an open file, and find the highest of 16-bit grey levels.
+    """Decode an open file, and find the highest level of one of 16 bits.
 
     The checksums of a PNG file are compared, which decoding does not always do.
     """
@@ -148,9 +148,31 @@ def _decode(opened: BufferedReader | BytesIO, size: int, resize: str, crop: floa
         opened.seek(0)
         image = Image.open(opened)
     with image:
+        deep = _has_16_bits(image)
         ImageOps.exif_transpose(image, in_place=True)
-        highest = int(np.asarray(image).max()) if image.mode.startswith("I") else None
-        return to_square(image, size, resize, crop), highest
+        return to_square(image, size, resize, crop), _highest_level(image) if deep else None
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Say whether an image file that is not decoded yet has 16 bits a channel; Pillow's mode says so of grey alone."""
+    if image.mode.startswith("I"):
+        return True
+    for tile in getattr(image, "tile", ()):
+        args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        # "RGB;16B" of a PNG or TIFF; of a PPM its highest value, from which Pillow scales it to 8 bits.
+        if any(";16" in each for each in args if isinstance(each, str)) or (
+            tile[0].startswith("ppm") and 65535 in args
+        ):
+            return True
+    return False
+
+
+def _highest_level(image: Image.Image) -> int:
+    """Return the highest level of an image of 16 bits, without alpha; of colours about, for Pillow reads 8 bits."""
+    levels = np.asarray(image)
+    if image.mode.startswith("I"):
+        return int(levels.max())
+    return int((levels[..., :-1] if image.mode in ("LA", "RGBA") else levels).max()) * 257
 
 
 def to_square(image: Image.Image, size: int, resize: str, crop: float = 1.0) -> Tensor:

@@ -8,25 +8,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fashion_tl.data.groups import Part, complete, divisible
 from fashion_tl.data.sources import Loaded
 from fashion_tl.errors import UserError
 
 MOST = 1000  # folds
 
 
-def assign_folds(labels: Tensor, groups: Tensor | None, folds: int, seed: int) -> Tensor:
+def assign_folds(labels: Tensor, groups: Tensor | None, folds: int, seed: int, others: int = 1) -> Tensor:
     """Divide images into folds, stratified, so that no group is divided.
 
     Without groups, the images of each class are dealt to the folds in turn, in an order drawn by seed: counts of a
     class, and sizes of folds, differ by at most one. Groups are dealt one by one, those first whose rarest class is in
     the fewest groups and among them the largest, each to the fold where it keeps the shares of its classes most equal
-    (least squares).
+    (least squares). Where a class would be lost, another division is searched for (``groups.complete``).
 
     Args:
         labels: Integer labels (N,).
         groups: Integer groups (N,), or None if each image stands for itself.
         folds: Number of folds K, at least 2.
         seed: The same seed gives the same folds.
+        others: Parts that groups outside each fold can be divided into, each with every class.
 
     Returns:
         The fold (N,) of each image, 1 to K.
@@ -55,8 +57,21 @@ def assign_folds(labels: Tensor, groups: Tensor | None, folds: int, seed: int) -
         ]
         chosen = min(range(folds), key=added.__getitem__)
         held[chosen].update(counts[group])
-        fold_of[group] = chosen + 1
-    return fold_of[members]
+        fold_of[group] = chosen
+    parts = [Part(1 / folds, parts_needed(folds, others) // folds)] * folds
+    return complete(labels, groups, fold_of[members], parts, seed) + 1
+
+
+def parts_needed(folds: int, others: int) -> int:
+    """Return how many parts groups must allow, each with every class, for all of the runs.
+
+    Of three folds or more one may validate while the others train; of two the other one has to do both.
+
+    Args:
+        folds: Number of folds K.
+        others: Parts that what is left of each fold is divided into.
+    """
+    return folds * -(-others // (folds - 1))
 
 
 def check_folds(loaded: Loaded, folds: int, seed: int, class_names: Sequence[str]) -> None:
@@ -76,7 +91,7 @@ def check_folds(loaded: Loaded, folds: int, seed: int, class_names: Sequence[str
     """
     labels, others = loaded.train.labels, len(loaded.divided) - 1
     owners = torch.arange(len(labels)) if loaded.groups is None else loaded.groups
-    assigned = assign_folds(labels, loaded.groups, folds, seed)
+    assigned = assign_folds(labels, loaded.groups, folds, seed, others)
     counts = torch.zeros(len(class_names), folds + 1, dtype=torch.int64)  # images or groups, by class and fold
     found = torch.unique(torch.stack([labels, assigned, owners], 1), dim=0)
     counts.index_put_((found[:, 0], found[:, 1]), torch.ones(len(found), dtype=torch.int64), accumulate=True)
@@ -88,10 +103,12 @@ def check_folds(loaded: Loaded, folds: int, seed: int, class_names: Sequence[str
         units = "images" if loaded.groups is None else "groups of images"
         largest = -(-count // folds)  # if each fold has as many
         if count >= folds and count - largest >= others:
+            none = divisible(labels, owners, parts_needed(folds, others)) is False
             raise UserError(
-                f"data.folds is {folds}: class {name!r} has {count} {units}, but no division of the groups was found "
-                f"of which each fold has one of every class, and what is left {others}. Try another --data.split_seed, "
-                "or give fewer folds."
+                f"data.folds is {folds}: class {name!r} has {count} {units}, but "
+                f"{'there is no division of the groups' if none else 'no division of the groups was found'} "
+                f"of which each fold has one of every class, and what is left {others}. "
+                f"{'Give' if none else 'Try another --data.split_seed, or give'} fewer folds."
             )
         raise UserError(
             f"data.folds is {folds}: class {name!r} has too few {units}, {count}. Each fold needs one of every class, "

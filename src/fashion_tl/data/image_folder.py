@@ -24,7 +24,7 @@ from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError
 
 _SHORT = 8  # bytes of a SHA-256 that tell images apart: among a million two are alike once in 30 million sets
-_TWELVE_BITS = 4096  # levels, as of many cameras and scanners
+_TWELVE_BITS = 16  # of 255, what the highest level of many cameras and scanners, 4095 of 65535, becomes
 
 
 class ImageFiles(Source):
@@ -179,12 +179,12 @@ def decode_all(files: LabelledFiles, size: int, resize: str, crop: float) -> tup
 
 
 def _remarks(found: Contents) -> tuple[str, ...]:
-    """Say that 16-bit grey levels use a small part of their range, if they do."""
-    if found.highest_level is None or found.highest_level >= _TWELVE_BITS:
+    """Say that levels of 16 bits use a small part of their range, if they do."""
+    if found.highest_level is None or (highest := round(found.highest_level / 257)) > _TWELVE_BITS:
         return ()
     return (
-        f"grey levels of 16-bit files are {found.highest_level} of 65535 at most: as 8 bits they are almost black "
-        f"({round(found.highest_level / 257)} of 255). Scale them to the whole range.",
+        f"levels of 16-bit files are {found.highest_level} of 65535 at most: as 8 bits they are almost black "
+        f"({highest} of 255). Scale them to the whole range.",
     )
 
 

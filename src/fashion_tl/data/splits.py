@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fashion_tl.data.folds import assign_folds
+from fashion_tl.data.groups import Part, complete
 from fashion_tl.data.sources import Loaded
 
 _ROUNDS = 4  # of the groups, in which those taken early may be put back
@@ -48,7 +49,7 @@ def divide(
 
     train, test = torch.arange(len(labels)), torch.arange(len(loaded.sets["test"]))
     if loaded.test is None and fold is not None:
-        held = assign_folds(labels, groups, fold[1], seed) == fold[0]
+        held = assign_folds(labels, groups, fold[1], seed, len(loaded.divided) - 1) == fold[0]
         train, test = train[~held], train[held]
     elif loaded.test is None:
         train, test = hold_out(train, test_fraction, 1 if loaded.val is not None else 2)
@@ -95,14 +96,15 @@ def grouped_split(labels: Tensor, groups: Tensor, fraction: float, seed: int, ke
     """Split indices so that no group is divided and each class gives about the same share.
 
     Groups come in an order drawn by seed, a few times; one changes sides if that brings the shares of its classes
-    nearer to the fraction (least squares). A class of which nothing was held out then gives its smallest group.
+    nearer to the fraction (least squares). A class of which nothing was held out then gives its smallest group. Where
+    a class would still be lost, another division is searched for (``groups.complete``).
 
     Args:
         labels: Integer labels (N,).
         groups: Integer groups (N,), such as of the patient, the scene or the film that an image comes from.
         fraction: Share of each class that is held out, above 0 and below 1.
         seed: The same seed gives the same split.
-        keep: Groups of each class that stay at least.
+        keep: Parts that what stays can be divided into, each with every class.
 
     Returns:
         Sorted indices that stay, and sorted indices that are held out.
@@ -141,7 +143,8 @@ def grouped_split(labels: Tensor, groups: Tensor, fraction: float, seed: int, ke
         left = [group for group in order if group not in chosen and label in counts[group] and may(group)]
         if left and not held[label]:
             move(min(left, key=lambda group: sum(counts[group].values())))
-    mask = torch.isin(groups, torch.tensor(sorted(chosen), dtype=groups.dtype))
+    assigned = torch.isin(groups, torch.tensor(sorted(chosen), dtype=groups.dtype)).long()
+    mask = complete(labels, groups, assigned, [Part(1 - fraction, keep), Part(fraction)], seed) == 1
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()
 
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fashion_tl import __version__
 from fashion_tl.errors import UserError
 from fashion_tl.export.local_paths import command_without_folders, without_folders
 from fashion_tl.export.subject import Subject
 from fashion_tl.inspection.calibration import UNSCALED, Calibration, read_calibration
 from fashion_tl.metrics.imbalance import imbalance
-from fashion_tl.metrics.metrics import softmax
+from fashion_tl.metrics.metrics import counted, softmax
 from fashion_tl.metrics.uncertainty import bootstrap_intervals, calibration_interval, wilson_interval
 from fashion_tl.plain_text import clean
 from fashion_tl.records.predictions import read_predictions
@@ -29,6 +31,7 @@ FIGURES = {
     "calibration_error": "calibration error",
 }
 _NOT = "not recorded"
+_NONE = "none: no such image"
 _TO_FILL = "*To be filled in by whoever passes this model on: {}*"
 
 
@@ -164,13 +167,24 @@ def _test(subject: Subject, class_names: Sequence[str]) -> list[str]:
     )
     parts = [head, f"{about}{f' Some are missing: {_text(why)}.' if why else ''}"]
     parts.append(_table(("figure", "value", "95 % interval"), rows))
-    per_class = test.get("per_class", {})
-    named = [
-        (_text(name), *(f"{found[one]:.4f}" if one in found else _NOT for one in ("precision", "recall", "f1")))
-        for name, found in ((name, per_class.get(name)) for name in class_names)
-        if isinstance(found, dict)
-    ]
-    return [*parts, _table(("class", "precision", "recall", "F1"), named)] if named else parts
+    table = _classes(test, class_names)
+    return [*parts, table] if table else parts
+
+
+def _classes(test: Mapping[str, Any], class_names: Sequence[str]) -> str | None:
+    """Lay out the figures of each class; the record has a 0 where there is none, which its confusion matrix tells."""
+    per_class, matrix = test.get("per_class", {}), np.asarray(test.get("confusion_matrix", ()))
+    there = counted(matrix) if matrix.shape == (len(class_names),) * 2 else None
+    rows = []
+    for place, name in enumerate(class_names):
+        found = per_class.get(name)
+        if isinstance(found, dict):
+            cells = [
+                _NOT if one not in found else f"{found[one]:.4f}" if there is None or there[one][place] else _NONE
+                for one in ("precision", "recall", "f1")
+            ]
+            rows.append((_text(name), *cells))
+    return _table(("class", "precision", "recall", "F1"), rows) if rows else None
 
 
 def _intervals(

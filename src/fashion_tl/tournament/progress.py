@@ -194,7 +194,8 @@ class Timed:
     Attributes:
         overhead: Seconds beside its images.
         phases: Seconds of a training image in each phase.
-        cached: Seconds of an image whose features are computed for the cache, with all of its views.
+        cached: Seconds of a training image whose features are computed for the cache, with all of its views, and with
+            its share of the validation images.
     """
 
     overhead: float = 0.0
@@ -205,8 +206,10 @@ class Timed:
 class FewImages(Callback):
     """Cuts training and validation images, so that what is computed once for all of them takes little.
 
+    The same share of both is left: what a training image takes then counts as many validation images as in a run.
+
     Args:
-        images: Images to leave of each.
+        images: Training images to leave.
     """
 
     def __init__(self, images: int) -> None:
@@ -215,9 +218,10 @@ class FewImages(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Cut them, before anything is computed."""
         splits = getattr(getattr(trainer, "datamodule", None), "splits", {})
-        for part in splits.keys() & {"train", "val"}:
-            whole = splits[part]
-            splits[part] = Split(whole.images, _spread(whole.indices, self.images), whole.fingerprint)
+        lengths = {part: len(splits[part]) for part in ("train", "val") if part in splits}
+        for part, length in lengths.items():
+            whole, count = splits[part], max(1, round(length * min(1.0, self.images / lengths["train"])))
+            splits[part] = Split(whole.images, _spread(whole.indices, count), whole.fingerprint)
 
 
 def _spread(indices: Tensor, count: int) -> Tensor:
