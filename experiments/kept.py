@@ -25,6 +25,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.files import read_json, replacing_folder, write_json
 from fashion_tl.inspection.verify import verify
 from fashion_tl.metrics.repeated import mean_interval, paired_differences
+from fashion_tl.metrics.significance import holm
 from fashion_tl.metrics.uncertainty import wilson_interval
 from fashion_tl.records.record import (
     CHECKED,
@@ -86,7 +87,7 @@ def main(args: list[str] | None = None) -> int:
             kind(name, options.log_dir, options.kept / METHODS if options.methods else options.kept)
         found = records_of(options.kept)
         tables = [own_table(found), table(found), *(study_table(found, each) for each in backbones(found))]
-        tables += [ablation_table(read_json(path)) for path in ablations(options.kept)]
+        tables += [ablation_table(path) for path in ablations(options.kept)]
         print("\n\n".join([*tables, *method_tables(options.kept / METHODS)]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -139,18 +140,24 @@ def ablations(kept: Path) -> list[Path]:
     return sorted(kept.glob(f"{FOLDER}/*/{RESULTS}"))
 
 
-def ablation_table(results: Mapping[str, Any]) -> str:
-    """Return the table of an ablation in Markdown: its configuration first, then each change and what it is worth."""
-    against = {pair["b"]: pair for pair in results["pairs"]}
+def ablation_table(path: Path) -> str:
+    """Return the table of an ablation in Markdown: its configuration first, then each change and what it is worth.
+
+    Args:
+        path: Its ``results.json``, which names its runs; figures are computed from their records.
+    """
+    cells = read_json(path)["cells"]
+    correct = [[right(path.parent / RUNS / run) for run in cell["runs"]] for cell in cells]
+    pairs = paired_differences(correct, [(place, 0) for place in range(1, len(cells))])
+    told = [f"{each.value:+.4f} | {each.low:+.4f} to {each.high:+.4f}" for each in pairs]
+    adjusted = [f"{p:.2g}" for p in holm(each.p for each in pairs)]
     rows = [ABLATION_HEADER]
-    for cell in results["cells"]:
-        each = ", ".join(f"{accuracy:.4f}" for accuracy in cell["accuracies"])
-        row = f"| {cell['strategy'].replace('_', ' ')} | {cell['mean']:.4f} | {each} |"
-        if (pair := against.get(cell["strategy"])) is None:
-            rows.append(f"{row} | | |")
-            continue
-        high, low = (-end for end in pair["interval"])  # the pair says what the configuration is ahead by
-        rows.append(f"{row} {-pair['difference']:+.4f} | {low:+.4f} to {high:+.4f} | {pair['p_adjusted']:.2g} |")
+    for cell, runs, end in zip(
+        cells, correct, ["| |", *map(" | ".join, zip(told, adjusted, strict=True))], strict=True
+    ):
+        accuracies = [sum(each) / len(each) for each in runs]
+        each = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
+        rows.append(f"| {cell['strategy'].replace('_', ' ')} | {_mean(accuracies):.4f} | {each} | {end} |")
     return "\n".join(rows)
 
 
@@ -186,7 +193,9 @@ def combination_table(combined: Sequence[Mapping[str, Any]], found: Mapping[str,
     for record in combined:
         members = [found[member["name"]] for member in record["members"]]
         best = max(members, key=lambda member: member["best"]["value"])
-        (pair,) = paired_differences([[right(kept, one)] for one in (record, best)], [(0, 1)])
+        (pair,) = paired_differences(
+            [[right(kept / one["name"] / f"version_{one['version']}")] for one in (record, best)], [(0, 1)]
+        )
         test = record["test"]
         rows.append(
             f"| `{record['name']}` | {record['model']['strategy']} | {test['accuracy']:.4f} | {test['loss']:.3f} | "
@@ -196,9 +205,9 @@ def combination_table(combined: Sequence[Mapping[str, Any]], found: Mapping[str,
     return "\n".join(rows)
 
 
-def right(kept: Path, record: Mapping[str, Any]) -> list[bool]:
-    """Say of each test image whether a run that is kept tells its class."""
-    with np.load(kept / record["name"] / f"version_{record['version']}" / PREDICTIONS) as arrays:
+def right(folder: Path) -> list[bool]:
+    """Say of each test image whether the run in a folder tells its class."""
+    with np.load(folder / PREDICTIONS) as arrays:
         found: list[bool] = (arrays["logits"].argmax(1) == arrays["label"]).tolist()
     return found
 

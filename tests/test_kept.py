@@ -68,7 +68,7 @@ def test_the_tables_of_ablations_are_those_of_the_records(kept: ModuleType) -> N
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     for path in kept.ablations(RECORDS):
         results = kept.read_json(path)
-        assert kept.ablation_table(results) in page, f"put into docs/recipes.md:\n{kept.ablation_table(results)}"
+        assert kept.ablation_table(path) in page, f"put into docs/recipes.md:\n{kept.ablation_table(path)}"
         base = results["cells"][0]["accuracies"]
         for cell, pair in zip(results["cells"], [None, *results["pairs"]], strict=True):
             records = [kept.read_record(path.parent / kept.RUNS / run) for run in cell["runs"]]
@@ -150,7 +150,7 @@ def test_an_ablation_is_kept_with_its_runs(kept: ModuleType, workdir: Path, caps
     for _ in range(2):  # once more changes nothing
         assert kept.main(["worth", "--kept", "kept"]) == 0
     (path,) = kept.ablations(Path("kept"))
-    table = kept.ablation_table(kept.read_json(path))
+    table = kept.ablation_table(path)
     assert table in capsys.readouterr().out
     assert [row.split(" | ")[0] for row in table.splitlines()[2:]] == ["| base", "| without hflip"]
     assert main(["verify", "--quick", "--log_dir", str(path.parent / "runs")]) == 0
