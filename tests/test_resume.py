@@ -114,11 +114,12 @@ def train(
     )
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     state = trainer.optimizers[0].state_dict()["state"]
+    figures = trainer.callback_metrics
     moments = {f"{i} {name}": value for i, each in state.items() for name, value in each.items()}
     return {
         **module.state_dict(),
         **{name: value for name, value in moments.items() if isinstance(value, Tensor)},
-        "figures": torch.stack([trainer.callback_metrics[name] for name in sorted(trainer.callback_metrics)]),
+        "figures": torch.stack([torch.zeros(()), *(figures[name] for name in sorted(figures))]),
     }
 
 

@@ -140,7 +140,7 @@ class FreezeUnfreeze(Callback):
             if _cut_before_validation(self._saved):
                 _end_epoch(trainer)
                 progress = progress_of(trainer)
-        self.began = replace(progress, skipped=(self._saved or {}).get("skipped", 0))
+        self.began = replace(progress, starts=tuple((self._saved or {}).get("starts", ())))
         plan = module.current_plan()
         check_validations(plan, trainer, trainer.enable_validation)
         _check_optimizers(module, plan, trainer.optimizers)
@@ -316,7 +316,7 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
         "accumulate": progress.accumulate,
         "processes": trainer.world_size,
         "steps": progress.steps,
-        "skipped": 0 if trainer.train_dataloader is None else module.current_plan().skipped,
+        "starts": [] if trainer.train_dataloader is None else list(module.current_plan().starts(progress)),
         "averaging": averaging_of(trainer),
         "cache": cache_of(trainer, getattr(trainer, "datamodule", None)),
     }
@@ -324,8 +324,8 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
 
 def progress_in(saved: Mapping[str, Any]) -> Progress:
     """Return where training stood by the ``run_state`` in a checkpoint."""
-    batches, skipped = saved["batches"] or math.inf, saved.get("skipped", 0)
-    return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], skipped)
+    batches, starts = saved["batches"] or math.inf, tuple(saved["starts"])
+    return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], starts)
 
 
 def averaging_of(trainer: Any) -> str | None:  # noqa: ANN401 - the Trainer, whose type does not tell its callbacks
@@ -359,7 +359,7 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     Raises:
         UserError: If they do not fit; the message names each difference.
     """
-    told = differences(saved["plan"], now["plan"], progress_in(saved), saved.get("losses"))
+    told = differences(saved["plan"], now["plan"], progress_in(saved))
     inside = bool(saved["batch"])
     for key, what in (("seed", "seed"), ("batches", "batches in an epoch"), ("accumulate", "accumulate_grad_batches")):
         if saved[key] != now[key] and (inside or key == "seed"):
