@@ -35,6 +35,7 @@ from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.transforms import Preprocess
 from fashion_tl.errors import UserError
 from fashion_tl.features.keys import function_hash
+from fashion_tl.training.classifier import ImageClassifier
 
 from .conftest import Fit
 
@@ -95,6 +96,41 @@ class Rates(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.seen.append(trainer.optimizers[0].param_groups[-1]["lr"])
+
+
+# Classifiers in any mode
+
+
+class Modes(Callback):
+    """Keeps the mode of every module at each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, bool]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.seen.append({name: module.training for name, module in pl_module.named_modules()})
+
+
+@pytest.mark.parametrize("train", ["all", {0: "head", 1: "all"}])
+def test_the_phase_decides_the_mode_whatever_mode_a_classifier_was_handed_over_in(train: Any, tmp_path: Path) -> None:
+    def fitted(module: ImageClassifier) -> tuple[list[dict[str, bool]], dict[str, Tensor]]:
+        modes = Modes()
+        trainer(tmp_path, modes).fit(module, loader(), loader())
+        return modes.seen, module.state_dict()
+
+    first = trainer(tmp_path)
+    first.fit(scratch(network_args={"widths": [3, 4], "dropout": 0.3}, train=train), loader(), loader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    modes, state = fitted(ScratchClassifier.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True))
+    head = {name: mode for name, mode in modes[0].items() if name.startswith("network.head")}
+    assert all(head.values())
+    assert any(name.startswith("network.backbone") and mode for name, mode in modes[-1].items())
+    loaded = load_classifier(tmp_path / "a.ckpt")
+    again, weights = fitted(loaded)
+    assert again == modes
+    assert all(torch.equal(state[name], weights[name]) for name in state)
+    loaded.network.eval()
+    assert fitted(loaded)[0] == modes, "a second training"
 
 
 # Loaders and data modules of other people

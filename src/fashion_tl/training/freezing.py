@@ -100,7 +100,9 @@ class FreezeUnfreeze(Callback):
         places = {id(self): -1} | {id(each): 1 for each in given.callbacks if isinstance(each, ClassifierHooks)}
         self._given, given.callbacks = given.callbacks, sorted(given.callbacks, key=lambda c: places.get(id(c), 0))
         module = cast(PlannedModule, pl_module)
-        module.enter_phase(0)
+        if not pl_module.training:  # handed over in eval mode as a whole, such as by load_classifier
+            pl_module.train()
+        _enter(module, 0)
         self._wrapped = _trained(module)
         self.began, self.resumed, self._index, self._trainer = None, None, None, trainer
         if stands_at_start(trainer):
@@ -217,7 +219,7 @@ class FreezeUnfreeze(Callback):
             self._best.restore(module.network)
         if index != self._index:
             self._index = index
-            module.enter_phase(index)
+            _enter(module, index)
             self._synchronise(trainer, module)
             for optimizer in trainer.optimizers:
                 if isinstance(optimizer, FollowsFreezing):
@@ -494,6 +496,12 @@ def _end_epoch(trainer: Trainer) -> None:
         epoch.reset_restart_stage()
         epoch.val_loop.reset_restart_stage()
     fit.reset_restart_stage()  # it would leave out the start of the next epoch
+
+
+def _enter(module: PlannedModule, index: int) -> None:
+    """Enter a phase, which decides the mode of every part of the network, whatever mode it was handed over in."""
+    module.enter_phase(index)
+    module.network.train()
 
 
 def _trained(module: PlannedModule) -> set[str]:
