@@ -168,6 +168,34 @@ def test_what_loaders_cannot_give_is_told(tmp_path: Path) -> None:
         trainer(tmp_path, FeatureCache("require")).fit(frozen, loader())
     with pytest.raises(UserError, match=r"until: plateau, .* there is no validation"):
         trainer(tmp_path).fit(ends, loader())
+    with pytest.raises(UserError, match=r"model\.schedule is plateau, .* there is no validation.*another schedule"):
+        trainer(tmp_path).fit(scratch(schedule="plateau"), loader())
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"augment": Augment(hflip=0.5)}, "that augments training images"),
+        ({"augment": Augment(translate=2), "mix": Mix(mixup=0.2)}, "that augments and mixes training images"),
+        ({"mix": Mix(mixup=0.2)}, "that mixes training images"),
+    ],
+)
+def test_loaders_of_a_data_module_that_does_more_are_refused(more: dict[str, Any], told: str, tmp_path: Path) -> None:
+    data = ImageDataModule(SyntheticGarments(60), batch_size=8, val_fraction=0.2, **more)
+    data.setup()
+    with pytest.raises(UserError, match=rf"{told} .*trainer\.fit\(model, datamodule=data\)"):
+        trainer(tmp_path).fit(ten(), data.train_dataloader(), data.val_dataloader())
+    trainer(tmp_path, max_epochs=1).fit(ten(), datamodule=data)
+    with pytest.raises(UserError, match=told):
+        trainer(tmp_path).fit(ten(), data.train_dataloader(), data.val_dataloader())
+
+
+def test_a_loader_of_one_process_is_refused_in_several(tmp_path: Path) -> None:
+    data = garments()
+    data.setup()
+    trainer(tmp_path, max_epochs=1).fit(ten(), data.train_dataloader(), data.val_dataloader())
+    with pytest.raises(UserError, match=r"for 1 process\(es\), and 2 train: they would see the same images"):
+        check_loader(data.train_dataloader(), data, 2)
 
 
 @pytest.mark.parametrize("scale", [1, 255])

@@ -409,7 +409,7 @@ def validates_at_ends(trainer: Any) -> bool:  # noqa: ANN401 - the Trainer, whos
 
 
 def check_validations(plan: Plan, trainer: Any, validates: bool = True) -> None:  # noqa: ANN401 - as above
-    """Refuse none and more than one validation in an epoch, where one may end a phase or cut the rates.
+    """Refuse none and more than one validation in an epoch, where it may end a phase or cut the rates.
 
     Args:
         plan: The plan.
@@ -419,13 +419,16 @@ def check_validations(plan: Plan, trainer: Any, validates: bool = True) -> None:
     Raises:
         UserError: If there are none, or more.
     """
-    if plan.may_end_early and not validates:
+    if not plan.may_end_early and plan.schedule.name != "plateau":
+        return
+    what = "model.train says until: plateau" if plan.may_end_early else "model.schedule is plateau"
+    if not validates:
+        other = "leave until out" if plan.may_end_early else "choose another schedule"
         raise UserError(
-            "model.train says until: plateau, which looks at the validation loss, and there is no validation: give the "
-            "trainer validation images, or leave until out."
+            f"{what}, which looks at the validation loss, and there is no validation: give the trainer validation "
+            f"images, or {other}."
         )
-    if (plan.may_end_early or plan.schedule.name == "plateau") and not validates_at_ends(trainer):
-        what = "model.train says until: plateau" if plan.may_end_early else "model.schedule is plateau"
+    if not validates_at_ends(trainer):
         raise UserError(
             f"{what}, which counts one validation an epoch, and trainer.val_check_interval is "
             f"{getattr(trainer, 'val_check_interval', 'a time')}: leave it out."
