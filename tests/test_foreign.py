@@ -265,6 +265,18 @@ def test_a_foreign_data_module_that_declares_its_views_trains_on_cached_features
     assert close(on, off)
 
 
+@pytest.mark.parametrize("mode", ["off", "auto", "require"])
+def test_a_foreign_data_module_is_taught_on_cached_features_too(mode: str, tmp_path: Path, capsys) -> None:
+    first = trainer(tmp_path, max_epochs=1)
+    first.fit(scratch(), datamodule=Foreign())
+    first.save_checkpoint(tmp_path / "teacher.ckpt")
+    terms = {"distillation": {"teachers": str(tmp_path / "teacher.ckpt")}}
+    taught, alone = (trained(scratch(train="head", terms=t), Foreign(), tmp_path, mode) for t in (terms, None))
+    assert not close(taught, alone)
+    assert ("cache" in capsys.readouterr().out) == (mode != "off")
+    assert close(taught, trained(scratch(train="head", terms=terms), Foreign(), tmp_path, "off"))
+
+
 class Silent(Foreign):
     """A subclass that changes its images, and does not say which views it has."""
 

@@ -13,7 +13,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -300,9 +300,11 @@ class Split(Dataset[Batch]):
         """Return a batch by positions (B,), with what its source must read."""
         return Batch(positions, self.labels[positions], self.source.read(positions))
 
-    def fetch(self, batch: Batch, training: bool) -> tuple[Inputs, Tensor]:
-        """Return inputs and labels of a batch that has reached its device."""
-        return self.source.fetch(batch, training), batch.labels
+    def fetch(self, batch: Batch, training: bool) -> Samples:
+        """Return inputs and labels of a batch that has reached its device, and which samples they are of."""
+        inputs = self.source.fetch(batch, training)
+        images = cast(Tensor, inputs) if self.holds_images else None
+        return Samples(inputs, batch.labels, batch, images)
 
     def in_order(self, batch_size: int, workers: int = 0) -> Iterator[Tensor]:
         """Yield all images as stored (B, C, H, W), in the order of the split, whatever source is in use."""

@@ -343,10 +343,10 @@ class ImageDataModule(LightningDataModule):
         training = trainer is not None and trainer.training
         tests = trainer is not None and (trainer.testing or trainer.predicting)
         split = self.splits["train" if training else "test" if tests else "val"]
-        inputs, targets = split.fetch(batch, training)
-        if not split.holds_images:
-            return Samples(inputs, targets, batch)
-        images = cast(Tensor, inputs)
+        fetched = split.fetch(batch, training)
+        if fetched.images is None:
+            return fetched
+        images, targets = fetched.images, fetched.targets
         if training:
             images = self._augmented(images, batch)
             if self.mix is not None:

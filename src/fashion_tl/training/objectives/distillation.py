@@ -125,7 +125,10 @@ class Distillation(Term):
         images = getattr(batch, "images", None)
         images = batch[0] if images is None else images
         if not isinstance(images, Tensor):
-            raise UserError("model.terms.distillation needs images, and the batch has features: use --cache off.")
+            raise UserError(
+                "model.terms.distillation needs images, or to know of which samples the features of a batch are: have "
+                "the data module return what Split.fetch gives, or use --cache off."
+            )
         return self.softened(images, device)
 
     def softened(self, images: Tensor, device: torch.device) -> Tensor:
