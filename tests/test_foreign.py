@@ -30,8 +30,9 @@ from fashion_tl import (
     load_classifier,
 )
 from fashion_tl.data.augment import Augment
-from fashion_tl.data.batches import Split
+from fashion_tl.data.batches import Split, check_loader
 from fashion_tl.data.images import InMemoryImages
+from fashion_tl.data.mixing import Mix
 from fashion_tl.data.transforms import Preprocess
 from fashion_tl.errors import UserError
 from fashion_tl.features.keys import function_hash

@@ -355,7 +355,12 @@ class BatchLoader:
         pin_memory: Whether to pin what travels to a GPU.
         sampler: What shuffling draws: "random" every sample once, "balanced" classes equally often; see
             ``balanced_order``.
+
+    Attributes:
+        afterwards: What its data module does to a training batch after the transfer, such as "augments".
     """
+
+    afterwards: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -287,7 +287,10 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Return shuffled training batches; the order depends on the seed and the epoch alone."""
-        return self._loader("train", self.batch_size, shuffle=self._shuffles())
+        loader = self._loader("train", self.batch_size, shuffle=self._shuffles())
+        plain = declared(self.augment, "views") == {"identity": 1.0}
+        loader.afterwards = (*(() if plain else ("augments",)), *(() if self.mix is None else ("mixes",)))
+        return loader
 
     def _shuffles(self) -> bool:
         return not getattr(self.trainer, "overfit_batches", 0)
