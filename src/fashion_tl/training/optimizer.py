@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import nn
 
 from fashion_tl.errors import UserError, unknown_name
-from fashion_tl.models.staged import HEAD, StagedNetwork
+from fashion_tl.models.staged import HEAD, BatchNormPolicy, StagedNetwork
 from fashion_tl.training.plan import Plan
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
@@ -45,7 +45,7 @@ def parameter_groups(network: StagedNetwork, weight_decay: float) -> list[Parame
 
 
 def group_rates(network: StagedNetwork, groups: list[Any], plan: Plan, index: int) -> list[float]:
-    """Compute the peak learning rate of each group in a phase; 0 where nothing of it trains.
+    """Compute the peak learning rate of each group in a phase; 0 where nothing of it trains, by the plan's BatchNorm.
 
     Args:
         network: The network that the groups were made of.
@@ -54,9 +54,10 @@ def group_rates(network: StagedNetwork, groups: list[Any], plan: Plan, index: in
         index: The phase.
     """
     selection, top = network.select(plan.phases[index].train), len(network.stage_names)
-    trained = {id(parameter) for name, _, parameter in network.staged_parameters() if name in selection.names}
+    names = network.trained_names(selection, cast(BatchNormPolicy, plan.batch_norm))
+    still = {id(parameter) for name, _, parameter in network.staged_parameters() if name not in names}
     rates = [plan.rate(index, int(group["stage"]), selection.boundary, top) for group in groups]
-    moving = [any(id(parameter) in trained for parameter in group["params"]) for group in groups]
+    moving = [any(id(parameter) not in still for parameter in group["params"]) for group in groups]
     return [rate if moves else 0.0 for rate, moves in zip(rates, moving, strict=True)]
 
 
