@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     StochasticWeightAveraging,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fashion_tl import (
@@ -37,6 +37,7 @@ from fashion_tl.data.transforms import Preprocess
 from fashion_tl.errors import UserError
 from fashion_tl.features.keys import function_hash
 from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.objective import Objective
 
 from .conftest import Fit
 
@@ -99,7 +100,7 @@ class Rates(Callback):
         self.seen.append(trainer.optimizers[0].param_groups[-1]["lr"])
 
 
-# Classifiers in any mode
+# Classifiers in any mode, and with parameters of their own
 
 
 class Modes(Callback):
@@ -132,6 +133,55 @@ def test_the_phase_decides_the_mode_whatever_mode_a_classifier_was_handed_over_i
     assert all(torch.equal(state[name], weights[name]) for name in state)
     loaded.network.eval()
     assert fitted(loaded)[0] == modes, "a second training"
+
+
+class Learned(Objective):
+    """Cross-entropy at a temperature that is learned."""
+
+    def __init__(self, class_weights: list[float] | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__(class_weights, label_smoothing)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.fixed = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def losses(self, logits: Tensor) -> Tensor:
+        return -torch.log_softmax(logits * self.scale * self.fixed, 1)
+
+
+class Tempered(ScratchClassifier):
+    """Logits by a temperature and a layer of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mixing, self.frozen = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
+
+    def logits(self, inputs: Any) -> Tensor:
+        found: Tensor = self.frozen(self.mixing(super().logits(inputs)))
+        return found
+
+
+def test_parameters_beside_the_network_train_at_the_heads_rate_in_every_phase(tmp_path: Path) -> None:
+    module = scratch(Tempered, objective=f"{__name__}.Learned", train={0: "head", 1: "block2"}, weight_decay=0.5)
+    own = ["mixing.weight", "mixing.bias", "objective.scale"]
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    rates = Rates()
+    first = trainer(tmp_path, rates)
+    first.fit(module, loader(), loader())
+    assert all(not torch.equal(before[name], module.state_dict()[name]) for name in own)
+    assert all(torch.equal(before[name], module.state_dict()[name]) for name in ("frozen.weight", "objective.fixed"))
+    groups = {group["name"]: group for group in first.optimizers[0].param_groups}
+    named = {id(parameter): name for name, parameter in module.named_parameters()}
+    assert [named[id(each)] for each in groups["04-own"]["params"]] == ["mixing.weight"]
+    assert [named[id(each)] for each in groups["04-own-no_decay"]["params"]] == ["objective.scale", "mixing.bias"]
+    assert groups["04-own"]["weight_decay"] == 0.5
+    assert rates.seen[0] > 0
+    assert groups["04-own"]["lr"] == groups["03-head"]["lr"]
+    assert not any("own" in name for name in _group_names(scratch()))
+
+
+def _group_names(module: ScratchClassifier) -> list[str]:
+    made: Any = module.configure_optimizers
+    module.trainer = trainer(Path())
+    return [group["name"] for group in made()["optimizer"].param_groups]
 
 
 # Loaders and data modules of other people

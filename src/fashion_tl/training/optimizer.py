@@ -14,10 +14,11 @@ from fashion_tl.models.staged import HEAD, BatchNormPolicy, StagedNetwork
 from fashion_tl.training.plan import Plan
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
+OWN = "own"  # what trains beside the network
 
 
 class ParameterGroup(TypedDict):
-    """One group of an optimizer: a stage, and whether weight decay applies to it."""
+    """One group of an optimizer: a stage, and whether weight decay applies to it; "own" has that of the head."""
 
     name: str
     stage: int
@@ -25,19 +26,27 @@ class ParameterGroup(TypedDict):
     weight_decay: float
 
 
-def parameter_groups(network: StagedNetwork, weight_decay: float) -> list[ParameterGroup]:
+def parameter_groups(
+    network: StagedNetwork, weight_decay: float, own: Iterable[nn.Parameter] = ()
+) -> list[ParameterGroup]:
     """Put every parameter into the group of its stage, vectors (biases, norms) apart and without weight decay.
 
     Frozen parameters are there too: they have no gradient, so the optimizer leaves them alone, and resuming,
     schedulers and loggers see the same groups in every phase.
+
+    Args:
+        network: The network.
+        weight_decay: Weight decay of matrices and filters.
+        own: Parameters beside the network, of an objective or a subclass; they train in every phase, as the head does.
     """
     groups: dict[tuple[int, bool], ParameterGroup] = {}
-    names = (*network.stage_names, HEAD)
-    for _, stage, parameter in network.staged_parameters():
-        decayed = parameter.ndim > 1
-        label = f"{stage:02d}-{names[stage]}{'' if decayed else '-no_decay'}"
+    names = (*network.stage_names, HEAD, OWN)
+    staged = [(stage, parameter) for _, stage, parameter in network.staged_parameters()]
+    for place, parameter in [*staged, *((len(names) - 1, parameter) for parameter in own)]:
+        decayed, stage = parameter.ndim > 1, min(place, len(network.stage_names))
+        label = f"{place:02d}-{names[place]}{'' if decayed else '-no_decay'}"
         group = groups.setdefault(
-            (stage, decayed),
+            (place, decayed),
             {"name": label, "stage": stage, "params": [], "weight_decay": weight_decay if decayed else 0.0},
         )
         group["params"].append(parameter)
