@@ -126,8 +126,8 @@ class Distillation(Term):
         images = batch[0] if images is None else images
         if not isinstance(images, Tensor):
             raise UserError(
-                "model.terms.distillation needs images, or to know of which samples the features of a batch are: have "
-                "the data module return what Split.fetch gives, or use --cache off."
+                "model.terms.distillation needs images, and the batch has features: use --cache off, or have the data "
+                "module return what Split.fetch gives, which tells of which images they are."
             )
         return self.softened(images, device)
 
