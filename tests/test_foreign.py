@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     StochasticWeightAveraging,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fashion_tl import (
@@ -30,11 +30,14 @@ from fashion_tl import (
     load_classifier,
 )
 from fashion_tl.data.augment import Augment
-from fashion_tl.data.batches import Split
+from fashion_tl.data.batches import Split, check_loader
 from fashion_tl.data.images import InMemoryImages
+from fashion_tl.data.mixing import Mix
 from fashion_tl.data.transforms import Preprocess
 from fashion_tl.errors import UserError
 from fashion_tl.features.keys import function_hash
+from fashion_tl.training.classifier import ImageClassifier
+from fashion_tl.training.objective import Objective
 
 from .conftest import Fit
 
@@ -97,6 +100,90 @@ class Rates(Callback):
         self.seen.append(trainer.optimizers[0].param_groups[-1]["lr"])
 
 
+# Classifiers in any mode, and with parameters of their own
+
+
+class Modes(Callback):
+    """Keeps the mode of every module at each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, bool]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.seen.append({name: module.training for name, module in pl_module.named_modules()})
+
+
+@pytest.mark.parametrize("train", ["all", {0: "head", 1: "all"}])
+def test_the_phase_decides_the_mode_whatever_mode_a_classifier_was_handed_over_in(train: Any, tmp_path: Path) -> None:
+    def fitted(module: ImageClassifier) -> tuple[list[dict[str, bool]], dict[str, Tensor]]:
+        modes = Modes()
+        trainer(tmp_path, modes).fit(module, loader(), loader())
+        return modes.seen, module.state_dict()
+
+    first = trainer(tmp_path)
+    first.fit(scratch(network_args={"widths": [3, 4], "dropout": 0.3}, train=train), loader(), loader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    modes, state = fitted(ScratchClassifier.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True))
+    head = {name: mode for name, mode in modes[0].items() if name.startswith("network.head")}
+    assert all(head.values())
+    assert any(name.startswith("network.backbone") and mode for name, mode in modes[-1].items())
+    loaded = load_classifier(tmp_path / "a.ckpt")
+    again, weights = fitted(loaded)
+    assert again == modes
+    assert all(torch.equal(state[name], weights[name]) for name in state)
+    loaded.network.eval()
+    assert fitted(loaded)[0] == modes, "a second training"
+
+
+class Learned(Objective):
+    """Cross-entropy at a temperature that is learned."""
+
+    def __init__(self, class_weights: list[float] | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__(class_weights, label_smoothing)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.fixed = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def losses(self, logits: Tensor) -> Tensor:
+        return -torch.log_softmax(logits * self.scale * self.fixed, 1)
+
+
+class Tempered(ScratchClassifier):
+    """Logits by a temperature and a layer of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mixing, self.frozen = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
+
+    def logits(self, inputs: Any) -> Tensor:
+        found: Tensor = self.frozen(self.mixing(super().logits(inputs)))
+        return found
+
+
+def test_parameters_beside_the_network_train_at_the_heads_rate_in_every_phase(tmp_path: Path) -> None:
+    module = scratch(Tempered, objective=f"{__name__}.Learned", train={0: "head", 1: "block2"}, weight_decay=0.5)
+    own = ["mixing.weight", "mixing.bias", "objective.scale"]
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    rates = Rates()
+    first = trainer(tmp_path, rates)
+    first.fit(module, loader(), loader())
+    assert all(not torch.equal(before[name], module.state_dict()[name]) for name in own)
+    assert all(torch.equal(before[name], module.state_dict()[name]) for name in ("frozen.weight", "objective.fixed"))
+    groups = {group["name"]: group for group in first.optimizers[0].param_groups}
+    named = {id(parameter): name for name, parameter in module.named_parameters()}
+    assert [named[id(each)] for each in groups["04-own"]["params"]] == ["mixing.weight"]
+    assert [named[id(each)] for each in groups["04-own-no_decay"]["params"]] == ["objective.scale", "mixing.bias"]
+    assert groups["04-own"]["weight_decay"] == 0.5
+    assert rates.seen[0] > 0
+    assert groups["04-own"]["lr"] == groups["03-head"]["lr"]
+    assert not any("own" in name for name in _group_names(scratch()))
+
+
+def _group_names(module: ScratchClassifier) -> list[str]:
+    made: Any = module.configure_optimizers
+    module.trainer = trainer(Path())
+    return [group["name"] for group in made()["optimizer"].param_groups]
+
+
 # Loaders and data modules of other people
 
 
@@ -132,6 +219,34 @@ def test_what_loaders_cannot_give_is_told(tmp_path: Path) -> None:
         trainer(tmp_path, FeatureCache("require")).fit(frozen, loader())
     with pytest.raises(UserError, match=r"until: plateau, .* there is no validation"):
         trainer(tmp_path).fit(ends, loader())
+    with pytest.raises(UserError, match=r"model\.schedule is plateau, .* there is no validation.*another schedule"):
+        trainer(tmp_path).fit(scratch(schedule="plateau"), loader())
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"augment": Augment(hflip=0.5)}, "that augments training images"),
+        ({"augment": Augment(translate=2), "mix": Mix(mixup=0.2)}, "that augments and mixes training images"),
+        ({"mix": Mix(mixup=0.2)}, "that mixes training images"),
+    ],
+)
+def test_loaders_of_a_data_module_that_does_more_are_refused(more: dict[str, Any], told: str, tmp_path: Path) -> None:
+    data = ImageDataModule(SyntheticGarments(60), batch_size=8, val_fraction=0.2, **more)
+    data.setup()
+    with pytest.raises(UserError, match=rf"{told} .*trainer\.fit\(model, datamodule=data\)"):
+        trainer(tmp_path).fit(ten(), data.train_dataloader(), data.val_dataloader())
+    trainer(tmp_path, max_epochs=1).fit(ten(), datamodule=data)
+    with pytest.raises(UserError, match=told):
+        trainer(tmp_path).fit(ten(), data.train_dataloader(), data.val_dataloader())
+
+
+def test_a_loader_of_one_process_is_refused_in_several(tmp_path: Path) -> None:
+    data = garments()
+    data.setup()
+    trainer(tmp_path, max_epochs=1).fit(ten(), data.train_dataloader(), data.val_dataloader())
+    with pytest.raises(UserError, match=r"for 1 process\(es\), and 2 train: they would see the same images"):
+        check_loader(data.train_dataloader(), data, 2)
 
 
 @pytest.mark.parametrize("scale", [1, 255])
@@ -199,6 +314,18 @@ def test_a_foreign_data_module_that_declares_its_views_trains_on_cached_features
     on, off = (trained(scratch(train="head"), Foreign(), tmp_path, mode) for mode in ("require", "off"))
     assert "computed once" in capsys.readouterr().out
     assert close(on, off)
+
+
+@pytest.mark.parametrize("mode", ["off", "auto", "require"])
+def test_a_foreign_data_module_is_taught_on_cached_features_too(mode: str, tmp_path: Path, capsys) -> None:
+    first = trainer(tmp_path, max_epochs=1)
+    first.fit(scratch(), datamodule=Foreign())
+    first.save_checkpoint(tmp_path / "teacher.ckpt")
+    terms = {"distillation": {"teachers": str(tmp_path / "teacher.ckpt")}}
+    taught, alone = (trained(scratch(train="head", terms=t), Foreign(), tmp_path, mode) for t in (terms, None))
+    assert not close(taught, alone)
+    assert ("cache" in capsys.readouterr().out) == (mode != "off")
+    assert close(taught, trained(scratch(train="head", terms=terms), Foreign(), tmp_path, "off"))
 
 
 class Silent(Foreign):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.records.record import read_record
 
 from .conftest import Fit
-from .test_resume import SaveAt, classifier, data_module, different, train
+from .test_resume import Rates, SaveAt, classifier, data_module, different, train
 
 pytestmark = [
     # Frozen modules are meant to be in eval mode.
@@ -124,6 +125,53 @@ def test_what_had_begun_by_a_plateau_must_be_as_it_was(tmp_path: Path) -> None:
     assert different(whole, again) == []
 
 
+# Runs that go on with another length
+
+
+def trained(module: Any, folder: Path, epochs: int, start: Path | None = None, *callbacks: Any) -> dict[int, int]:
+    """Train to a number of epochs, and save at the end; returns the boundary of each epoch that trained."""
+    watch = Watch()
+    train(module, data_module({}), folder, watch, SaveEnds(folder), *callbacks, start=start, max_epochs=epochs)
+    return watch.boundaries
+
+
+class SaveEnds(Checkpoint):
+    """Saves at the end of each epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:the phase .* is left out:UserWarning")
+@pytest.mark.parametrize("first", [2, 3])
+def test_a_phase_that_the_end_cut_off_begins_where_a_longer_run_goes_on(first: int, tmp_path: Path) -> None:
+    """The head's loss stops falling after two epochs, and it trains on, for the run ends before the next phase."""
+    rates, module = Rates(), classifier(train=STILL, schedule="cosine", warmup=0.5)
+    assert trained(classifier(train=STILL, schedule="cosine", warmup=0.5), tmp_path, first) == dict.fromkeys(
+        range(first), len(module.network.stage_names)
+    )
+    end = 7 - (3 - first)  # the phase is as long as it was planned
+    went_on = trained(module, tmp_path, 7, tmp_path / f"{first - 1}.ckpt", rates)
+    assert went_on == dict.fromkeys(range(first, end), 0)
+    assert rates.seen[first] == pytest.approx(0.001), "its warm-up begins"
+    assert max(rates.seen.values()) == pytest.approx(0.01)
+    again = classifier(train=STILL, schedule="cosine", warmup=0.5)
+    assert trained(again, tmp_path, 7, tmp_path / f"{first + 1}.ckpt") == dict.fromkeys(range(first + 2, end), 0)
+    assert [phase.start for phase in again.plan.phases] == [0, 3]
+
+
+@pytest.mark.filterwarnings("ignore:the phase .* is left out:UserWarning")
+@pytest.mark.parametrize("epochs", [3, 4, 5, 6])
+def test_a_phase_that_has_begun_stays_in_a_shorter_run(epochs: int, tmp_path: Path) -> None:
+    until = {0: STILL[0], 4: UNTIL[4]}
+    assert trained(classifier(train=until), tmp_path, 10)[3] == 0
+    went_on = trained(classifier(train=until), tmp_path, epochs, tmp_path / "2.ckpt")
+    assert went_on == ({3: 0} if epochs == 6 else {})  # the run ends two epochs earlier, as the first phase has
+
+
 class SaveValidated(Checkpoint):
     """Saves when an epoch is validated, before it ends, as ModelCheckpoint does with a monitor."""
 
@@ -176,6 +224,19 @@ def test_the_record_tells_what_trained_and_where_phases_began(fit: Fit, capsys) 
     module = TransferClassifier(["a"] * 10, "test_resnet", False, input_spec={"image_size": 32})
     layer4 = sum(p.numel() for p in module.network.backbone.get_submodule("layer4").parameters())
     assert second["trained_parameters"] == layer4 + first["trained_parameters"]
+
+
+@pytest.mark.filterwarnings("ignore:the phase .* is left out:UserWarning")
+@pytest.mark.slow
+def test_the_record_of_a_longer_run_says_where_its_cut_phase_began(fit: Fit) -> None:
+    assert fit("--model.train", EARLY, epochs=3) == 0
+    assert fit("--model.train", EARLY, "--ckpt_path", "last", epochs=5) == 0
+    folder = Path("lightning_logs/run/version_1")
+    phases = read_record(folder)["model"]["phases"]
+    assert [phase["began"] for phase in phases] == [0, 3]
+    with (folder / "metrics.csv").open() as file:
+        counts = [int(row["trained_parameters"]) for row in csv.DictReader(file)]
+    assert counts == [phases[0]["trained_parameters"]] * 3 + [phases[1]["trained_parameters"]] * 2
 
 
 @pytest.mark.slow

@@ -114,11 +114,12 @@ def train(
     )
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     state = trainer.optimizers[0].state_dict()["state"]
+    figures = trainer.callback_metrics
     moments = {f"{i} {name}": value for i, each in state.items() for name, value in each.items()}
     return {
         **module.state_dict(),
         **{name: value for name, value in moments.items() if isinstance(value, Tensor)},
-        "figures": torch.stack([trainer.callback_metrics[name] for name in sorted(trainer.callback_metrics)]),
+        "figures": torch.stack([torch.zeros(()), *(figures[name] for name in sorted(figures))]),
     }
 
 
@@ -233,6 +234,31 @@ def test_another_seed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PL_GLOBAL_SEED", "4")
     with pytest.raises(UserError, match="seed: 3, now 4"):
         train(classifier(), data_module({}), tmp_path, start=tmp_path / "end.ckpt")
+
+
+class Positions(Callback):
+    """Keeps which images came, and saves after the third batch."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path, self.seen, self.saved = path, list[int](), list[int]()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen += batch.positions.tolist()
+        if batch_idx == 2 and self.path is not None:
+            trainer.save_checkpoint(self.path)
+            self.saved = list(self.seen)
+
+
+def test_without_a_seed_the_rest_of_an_epoch_is_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    first, rest, start = Positions(tmp_path / "middle.ckpt"), Positions(), tmp_path / "middle.ckpt"
+    torch.manual_seed(11)
+    train(classifier(), data_module({}), tmp_path, first, max_epochs=1)
+    module = classifier()
+    torch.manual_seed(12)  # another process
+    train(module, data_module({}), tmp_path, rest, start=start, max_epochs=1)
+    assert first.saved + rest.seen == first.seen
+    assert len(set(first.seen)) == BATCHES * 8
 
 
 def test_the_end_and_phases_to_come_may_change(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fashion_tl.errors import UserError
 from fashion_tl.models.backbones import create_backbone
-from fashion_tl.models.staged import StagedNetwork, divide_by_children, divide_timm
+from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork, divide_by_children, divide_timm
 from fashion_tl.training.optimizer import build_optimizer, group_rates, parameter_groups
 from fashion_tl.training.plan import Phase, Plan
 
@@ -73,6 +73,21 @@ def test_a_group_in_which_nothing_trains_has_rate_0(network: StagedNetwork) -> N
     trained = {"00-low-no_decay", "02-top-no_decay"}
     rates = group_rates(network, groups, plan, 0)
     assert {group["name"] for group, rate in zip(groups, rates, strict=True) if rate} == trained
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet"])
+@pytest.mark.parametrize("batch_norm", ["train", "affine", "eval"])
+def test_a_group_has_a_rate_where_something_of_it_trains_by_the_policy_of_batch_norm(
+    batch_norm: BatchNormPolicy, backbone: str
+) -> None:
+    made = create_backbone(backbone, pretrained=False, image_size=32)
+    network = StagedNetwork(made.module, nn.Linear(made.features, 3), divide_timm(made.module))
+    groups = parameter_groups(network, weight_decay=0.1)
+    network.freeze_except(network.select("all"), batch_norm)
+    rates = group_rates(network, list(groups), Plan((Phase(0, "all"),), lr=1, batch_norm=batch_norm), 0)
+    trains = [any(parameter.requires_grad for parameter in group["params"]) for group in groups]
+    assert [rate > 0 for rate in rates] == trains
+    assert all(trains) == (batch_norm != "eval")
 
 
 @pytest.mark.parametrize(

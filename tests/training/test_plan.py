@@ -163,7 +163,11 @@ def test_a_last_phase_that_ends_by_plateau_is_refused() -> None:
 
 # Phases that end by plateau
 
-UNTIL = {0: {"train": "head", "until": "plateau", "patience": 2}, 6: {"train": 1, "until": "plateau"}, 9: "all"}
+UNTIL: dict[int, Any] = {
+    0: {"train": "head", "until": "plateau", "patience": 2},
+    6: {"train": 1, "until": "plateau"},
+    9: "all",
+}
 
 
 def starts(losses: list[float], epoch: int | None = None) -> list[int]:
@@ -234,11 +238,12 @@ def test_a_phase_that_ended_early_is_begun_when_it_has() -> None:
     plan = Plan(parse_phases(UNTIL))
     other = replace(plan, phases=parse_phases({**UNTIL, 6: {"train": 2, "until": "plateau"}}))
     saved, now = json.loads(json.dumps(plan.settings())), other.settings()
-    losses = dict.fromkeys(range(4), 1.0)
-    assert differences(saved, now, Progress(3), losses) == []
-    assert len(differences(saved, now, Progress(4), losses)) == 1
-    assert differences(saved, now, Progress(5), {0: 0.9, 1: 0.8, 2: 0.7, 3: 0.6, 4: 0.5}) == []
-    assert differences(saved, saved, Progress(4), losses) == []
+    assert differences(saved, now, Progress(3, starts=(0,))) == []
+    assert len(differences(saved, now, Progress(4, starts=(0, 3)))) == 1
+    assert differences(saved, now, Progress(5, starts=(0,))) == []
+    assert differences(saved, saved, Progress(4, starts=(0, 3))) == []
+    longer = replace(plan, phases=parse_phases({**UNTIL, 5: {"train": 2}}))
+    assert len(differences(saved, longer.settings(), Progress(6, starts=(0,)))) == 1, "it should have begun"
 
 
 # Runs that stop and go on
@@ -265,7 +270,7 @@ def course(plan: Plan, rng: random.Random) -> Iterator[tuple[Plan, Progress]]:
                 losses[now.epoch] = rng.choice([0.5, 0.7, 0.9])
                 now = replace(now, epoch=now.epoch + 1, batch=0)
             current = bounded.placed(losses, now) if bounded.may_end_early else bounded
-        now = replace(now, skipped=current.skipped)
+        now = replace(now, starts=current.starts(now))
         if current.ended(now):
             yield current, now
             max_steps += rng.randint(1, 20)
@@ -301,4 +306,51 @@ def test_a_run_that_goes_on_as_it_was_has_the_end_that_it_had(steps: int, batche
         began = Progress(done // inside, done % inside * accumulate, batches, accumulate, done)
         placed = whole.placed(losses, began) if whole.may_end_early else whole
         if not placed.ended(began):
-            assert plan.bounded(-1, steps, batches, accumulate, replace(began, skipped=placed.skipped)) == whole
+            assert plan.bounded(-1, steps, batches, accumulate, replace(began, starts=placed.starts(began))) == whole
+
+
+def plateau(losses: dict[int, float], began: int, epoch: int, patience: int) -> bool:
+    """Say whether the losses from one epoch to before another have not fallen for so long, from the definition."""
+    own = [losses[e] for e in range(began, epoch)]
+    return len(own) - 1 - own.index(min(own)) >= patience if own else False
+
+
+@pytest.mark.parametrize("spec", [{0: "head", 2: 1, 4: "all"}, UNTIL, {**UNTIL, 3: {**UNTIL[0], "patience": 1}}])
+def test_the_phases_that_trained_are_those_of_the_plan_whatever_lengths_a_run_has_had(spec: Any) -> None:
+    """A run that stops anywhere and goes on with another length, in epochs or in steps, shorter or longer."""
+    plan, cut = Plan(parse_phases(spec)), 0
+    planned = [phase.start for phase in plan.phases]
+    for seed in range(400):
+        rng = random.Random(seed)
+        trained, losses, now, went_on = dict[int, int](), dict[int, float](), Progress(0, 0, 2), {0}
+        for _ in range(rng.randint(2, 5)):
+            longest = rng.randint(1, 14)
+            limits = (longest, -1) if rng.random() < 0.7 else (-1, 2 * longest - rng.randint(0, 1))
+            bounded, stop = plan.bounded(*limits, now.batches, 1, now), now.steps + rng.randint(0, 12)
+            went_on.add(now.next_epoch)
+            while True:
+                current = bounded.placed(losses, now) if bounded.may_end_early else bounded
+                first = {phase: min(e for e in trained if trained[e] == phase) for phase in sorted(trained.values())}
+                assert current.starts(now) == tuple(first.values()) or not trained, (seed, now)
+                if now.epochs >= min(current.length, longest) or current.ended(now) or now.steps == stop:
+                    break
+                phase = current.phase(now)
+                assert trained.setdefault(now.epoch, phase) == phase, (seed, now, "a phase changes between epochs")
+                now = replace(now, batch=now.batch + 1, steps=now.steps + 1)
+                if now.batch == 2:
+                    losses[now.epoch] = rng.choice([0.5, 0.7, 0.9])
+                    now = replace(now, epoch=now.epoch + 1, batch=0)
+            if now.batch and (current.ended(now) or now.epochs >= current.length):  # the end has cut it: it is done
+                now = replace(now, epoch=now.epoch + 1, batch=0)
+                losses[now.epoch - 1] = rng.choice([0.5, 0.7, 0.9])
+            now = replace(now, starts=current.starts(now))
+        for phase, begins in list(first.items())[1:]:
+            before, until = first[phase - 1], plan.phases[phase - 1].until
+            on_time = begins - before == planned[phase] - planned[phase - 1]
+            patience = plan.phases[phase - 1].patience or 0
+            ended = [e for e in range(before + 1, begins + 1) if until and plateau(losses, before, e, patience)]
+            assert on_time or ended, (seed, phase, begins)
+            if ended and ended[0] != begins:
+                cut += 1
+                assert begins in went_on, (seed, phase, begins, "the end of the run had cut it off")
+    assert bool(cut) == plan.may_end_early

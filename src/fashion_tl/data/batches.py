@@ -13,7 +13,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -300,9 +300,11 @@ class Split(Dataset[Batch]):
         """Return a batch by positions (B,), with what its source must read."""
         return Batch(positions, self.labels[positions], self.source.read(positions))
 
-    def fetch(self, batch: Batch, training: bool) -> tuple[Inputs, Tensor]:
-        """Return inputs and labels of a batch that has reached its device."""
-        return self.source.fetch(batch, training), batch.labels
+    def fetch(self, batch: Batch, training: bool) -> Samples:
+        """Return inputs and labels of a batch that has reached its device, and which samples they are of."""
+        inputs = self.source.fetch(batch, training)
+        images = cast(Tensor, inputs) if self.holds_images else None
+        return Samples(inputs, batch.labels, batch, images)
 
     def in_order(self, batch_size: int, workers: int = 0) -> Iterator[Tensor]:
         """Yield all images as stored (B, C, H, W), in the order of the split, whatever source is in use."""
@@ -337,7 +339,7 @@ class BatchLoader:
     """Yields the batches of a split to one of several processes; Lightning takes it as it is.
 
     The order of an epoch depends on seed and epoch alone, so a run that goes on in the middle of an epoch sees the rest
-    of it: Lightning keeps the loader's state in the checkpoint.
+    of it: Lightning keeps the loader's state, the seed included, in the checkpoint.
 
     In training every process takes its share of each global batch, and a last batch that is not whole is left out. In
     evaluation every process takes a contiguous share of the samples, each sample once, in equally many batches.
@@ -353,7 +355,12 @@ class BatchLoader:
         pin_memory: Whether to pin what travels to a GPU.
         sampler: What shuffling draws: "random" every sample once, "balanced" classes equally often; see
             ``balanced_order``.
+
+    Attributes:
+        afterwards: What its data module does to a training batch after the transfer, such as "augments".
     """
+
+    afterwards: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -455,12 +462,38 @@ class BatchLoader:
             self._reader = None
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the loader stands: the epoch and the batches of it that were taken."""
-        return {"epoch": self._standing[0], "batch": self._standing[1]}
+        """Return where the loader stands: the epoch, the batches of it that were taken, and what draws its order."""
+        return {"epoch": self._standing[0], "batch": self._standing[1], "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave the first batches of the epoch in progress out, once; another epoch begins at its first batch."""
-        self._start = (state["epoch"], state["batch"])
+        self._start, self.seed = (state["epoch"], state["batch"]), state["seed"]
+
+
+def check_loader(loader: object, data: object, processes: int) -> None:
+    """Refuse a loader for training whose batches would lack what its data module does, or come once in each process.
+
+    Args:
+        loader: Any loader.
+        data: The data module that the trainer was given, or None.
+        processes: Processes that train.
+
+    Raises:
+        UserError: If it is such a loader.
+    """
+    if not isinstance(loader, BatchLoader):
+        return
+    give = "Give the trainer the data module itself: trainer.fit(model, datamodule=data)."
+    if data is None and loader.afterwards:
+        raise UserError(
+            f"the trainer was given the loader of a data module that {' and '.join(loader.afterwards)} training images "
+            f"after the loader, which would be left out. {give}"
+        )
+    if loader.world != processes:
+        raise UserError(
+            f"the loader of training batches is for {loader.world} process(es), and {processes} train: they would see "
+            f"the same images. {give} One of your own gives BatchLoader rank and world."
+        )
 
 
 def _as_is(batch: Batch) -> Batch:

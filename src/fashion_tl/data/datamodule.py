@@ -290,7 +290,10 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Return shuffled training batches; the order depends on the seed and the epoch alone."""
-        return self._loader("train", self.batch_size, shuffle=self._shuffles())
+        loader = self._loader("train", self.batch_size, shuffle=self._shuffles())
+        plain = declared(self.augment, "views") == {"identity": 1.0}
+        loader.afterwards = (*(() if plain else ("augments",)), *(() if self.mix is None else ("mixes",)))
+        return loader
 
     def _shuffles(self) -> bool:
         return not getattr(self.trainer, "overfit_batches", 0)
@@ -346,10 +349,10 @@ class ImageDataModule(LightningDataModule):
         training = trainer is not None and trainer.training
         tests = trainer is not None and (trainer.testing or trainer.predicting)
         split = self.splits["train" if training else "test" if tests else "val"]
-        inputs, targets = split.fetch(batch, training)
-        if not split.holds_images:
-            return Samples(inputs, targets, batch)
-        images = cast(Tensor, inputs)
+        fetched = split.fetch(batch, training)
+        if fetched.images is None:
+            return fetched
+        images, targets = fetched.images, fetched.targets
         if training:
             images = self._augmented(images, batch)
             if self.mix is not None:

@@ -411,9 +411,11 @@ class ImageClassifier(LightningModule):
         return [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in present)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer over all parameters, and the schedule of its rates."""
+        """Build the optimizer over all parameters, those beside the network too, and the schedule of its rates."""
         plan = self.plan
-        groups = parameter_groups(self.network, plan.weight_decay)
+        inside = {id(parameter) for parameter in self.network.parameters()}
+        own = [each for each in self.parameters() if each.requires_grad and id(each) not in inside]
+        groups = parameter_groups(self.network, plan.weight_decay, own)
         optimizer = build_optimizer(plan.optimizer, groups, plan.lr, plan.momentum)
         peaks = [group_rates(self.network, list(groups), plan, i) for i in range(len(plan.phases))]
 

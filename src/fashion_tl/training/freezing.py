@@ -100,7 +100,9 @@ class FreezeUnfreeze(Callback):
         places = {id(self): -1} | {id(each): 1 for each in given.callbacks if isinstance(each, ClassifierHooks)}
         self._given, given.callbacks = given.callbacks, sorted(given.callbacks, key=lambda c: places.get(id(c), 0))
         module = cast(PlannedModule, pl_module)
-        module.enter_phase(0)
+        if not pl_module.training:  # handed over in eval mode as a whole, such as by load_classifier
+            pl_module.train()
+        _enter(module, 0)
         self._wrapped = _trained(module)
         self.began, self.resumed, self._index, self._trainer = None, None, None, trainer
         if stands_at_start(trainer):
@@ -140,7 +142,7 @@ class FreezeUnfreeze(Callback):
             if _cut_before_validation(self._saved):
                 _end_epoch(trainer)
                 progress = progress_of(trainer)
-        self.began = replace(progress, skipped=(self._saved or {}).get("skipped", 0))
+        self.began = replace(progress, starts=tuple((self._saved or {}).get("starts", ())))
         plan = module.current_plan()
         check_validations(plan, trainer, trainer.enable_validation)
         _check_optimizers(module, plan, trainer.optimizers)
@@ -212,7 +214,7 @@ class FreezeUnfreeze(Callback):
             self._best.restore(module.network)
         if index != self._index:
             self._index = index
-            module.enter_phase(index)
+            _enter(module, index)
             self._synchronise(trainer, module)
             for optimizer in trainer.optimizers:
                 if isinstance(optimizer, FollowsFreezing):
@@ -311,7 +313,7 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
         "accumulate": progress.accumulate,
         "processes": trainer.world_size,
         "steps": progress.steps,
-        "skipped": 0 if trainer.train_dataloader is None else module.current_plan().skipped,
+        "starts": [] if trainer.train_dataloader is None else list(module.current_plan().starts(progress)),
         "averaging": averaging_of(trainer),
         "cache": cache_of(trainer, getattr(trainer, "datamodule", None)),
     }
@@ -319,8 +321,8 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
 
 def progress_in(saved: Mapping[str, Any]) -> Progress:
     """Return where training stood by the ``run_state`` in a checkpoint."""
-    batches, skipped = saved["batches"] or math.inf, saved.get("skipped", 0)
-    return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], skipped)
+    batches, starts = saved["batches"] or math.inf, tuple(saved["starts"])
+    return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], starts)
 
 
 def averaging_of(trainer: Any) -> str | None:  # noqa: ANN401 - the Trainer, whose type does not tell its callbacks
@@ -354,7 +356,7 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     Raises:
         UserError: If they do not fit; the message names each difference.
     """
-    told = differences(saved["plan"], now["plan"], progress_in(saved), saved.get("losses"))
+    told = differences(saved["plan"], now["plan"], progress_in(saved))
     inside = bool(saved["batch"])
     for key, what in (("seed", "seed"), ("batches", "batches in an epoch"), ("accumulate", "accumulate_grad_batches")):
         if saved[key] != now[key] and (inside or key == "seed"):
@@ -402,7 +404,7 @@ def validates_at_ends(trainer: Any) -> bool:  # noqa: ANN401 - the Trainer, whos
 
 
 def check_validations(plan: Plan, trainer: Any, validates: bool = True) -> None:  # noqa: ANN401 - as above
-    """Refuse none and more than one validation in an epoch, where one may end a phase or cut the rates.
+    """Refuse none and more than one validation in an epoch, where it may end a phase or cut the rates.
 
     Args:
         plan: The plan.
@@ -412,13 +414,16 @@ def check_validations(plan: Plan, trainer: Any, validates: bool = True) -> None:
     Raises:
         UserError: If there are none, or more.
     """
-    if plan.may_end_early and not validates:
+    if not plan.may_end_early and plan.schedule.name != "plateau":
+        return
+    what = "model.train says until: plateau" if plan.may_end_early else "model.schedule is plateau"
+    if not validates:
+        other = "leave until out" if plan.may_end_early else "choose another schedule"
         raise UserError(
-            "model.train says until: plateau, which looks at the validation loss, and there is no validation: give the "
-            "trainer validation images, or leave until out."
+            f"{what}, which looks at the validation loss, and there is no validation: give the trainer validation "
+            f"images, or {other}."
         )
-    if (plan.may_end_early or plan.schedule.name == "plateau") and not validates_at_ends(trainer):
-        what = "model.train says until: plateau" if plan.may_end_early else "model.schedule is plateau"
+    if not validates_at_ends(trainer):
         raise UserError(
             f"{what}, which counts one validation an epoch, and trainer.val_check_interval is "
             f"{getattr(trainer, 'val_check_interval', 'a time')}: leave it out."
@@ -489,6 +494,12 @@ def _end_epoch(trainer: Trainer) -> None:
         epoch.reset_restart_stage()
         epoch.val_loop.reset_restart_stage()
     fit.reset_restart_stage()  # it would leave out the start of the next epoch
+
+
+def _enter(module: PlannedModule, index: int) -> None:
+    """Enter a phase, which decides the mode of every part of the network, whatever mode it was handed over in."""
+    module.enter_phase(index)
+    module.network.train()
 
 
 def _trained(module: PlannedModule) -> set[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from fashion_tl.data.batches import check_loader
 from fashion_tl.seeds import run_seed, seed_batch
 from fashion_tl.training.progress import progress_of
 
@@ -27,7 +28,12 @@ class ClassifierHooks(Callback):
             _classifier(pl_module).prepare_training()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what belongs to where training stands."""
+        """Draw what belongs to where training stands.
+
+        Raises:
+            UserError: If the trainer was given loaders whose batches would lack what their data module does.
+        """
+        check_loader(trainer.train_dataloader, getattr(trainer, "datamodule", None), trainer.world_size)
         _seed(trainer, progress_of(trainer).batch)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import nn
 
 from fashion_tl.errors import UserError, check_known
-from fashion_tl.models.staged import HEAD, StagedNetwork
+from fashion_tl.models.staged import HEAD, BatchNormPolicy, StagedNetwork
 from fashion_tl.training.plan import Plan
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
+OWN = "own"  # what trains beside the network
 
 
 class ParameterGroup(TypedDict):
-    """One group of an optimizer: a stage, and whether weight decay applies to it."""
+    """One group of an optimizer: a stage, and whether weight decay applies to it; "own" has that of the head."""
 
     name: str
     stage: int
@@ -25,19 +26,27 @@ class ParameterGroup(TypedDict):
     weight_decay: float
 
 
-def parameter_groups(network: StagedNetwork, weight_decay: float) -> list[ParameterGroup]:
+def parameter_groups(
+    network: StagedNetwork, weight_decay: float, own: Iterable[nn.Parameter] = ()
+) -> list[ParameterGroup]:
     """Put every parameter into the group of its stage, vectors (biases, norms) apart and without weight decay.
 
     Frozen parameters are there too: they have no gradient, so the optimizer leaves them alone, and resuming,
     schedulers and loggers see the same groups in every phase.
+
+    Args:
+        network: The network.
+        weight_decay: Weight decay of matrices and filters.
+        own: Parameters beside the network, of an objective or a subclass; they train in every phase, as the head does.
     """
     groups: dict[tuple[int, bool], ParameterGroup] = {}
-    names = (*network.stage_names, HEAD)
-    for _, stage, parameter in network.staged_parameters():
-        decayed = parameter.ndim > 1
-        label = f"{stage:02d}-{names[stage]}{'' if decayed else '-no_decay'}"
+    names = (*network.stage_names, HEAD, OWN)
+    staged = [(stage, parameter) for _, stage, parameter in network.staged_parameters()]
+    for place, parameter in [*staged, *((len(names) - 1, parameter) for parameter in own)]:
+        decayed, stage = parameter.ndim > 1, min(place, len(network.stage_names))
+        label = f"{place:02d}-{names[place]}{'' if decayed else '-no_decay'}"
         group = groups.setdefault(
-            (stage, decayed),
+            (place, decayed),
             {"name": label, "stage": stage, "params": [], "weight_decay": weight_decay if decayed else 0.0},
         )
         group["params"].append(parameter)
@@ -45,7 +54,7 @@ def parameter_groups(network: StagedNetwork, weight_decay: float) -> list[Parame
 
 
 def group_rates(network: StagedNetwork, groups: list[Any], plan: Plan, index: int) -> list[float]:
-    """Compute the peak learning rate of each group in a phase; 0 where nothing of it trains.
+    """Compute the peak learning rate of each group in a phase; 0 where nothing of it trains, by the plan's BatchNorm.
 
     Args:
         network: The network that the groups were made of.
@@ -54,9 +63,10 @@ def group_rates(network: StagedNetwork, groups: list[Any], plan: Plan, index: in
         index: The phase.
     """
     selection, top = network.select(plan.phases[index].train), len(network.stage_names)
-    trained = {id(parameter) for name, _, parameter in network.staged_parameters() if name in selection.names}
+    names = network.trained_names(selection, cast(BatchNormPolicy, plan.batch_norm))
+    still = {id(parameter) for name, _, parameter in network.staged_parameters() if name not in names}
     rates = [plan.rate(index, int(group["stage"]), selection.boundary, top) for group in groups]
-    moving = [any(id(parameter) in trained for parameter in group["params"]) for group in groups]
+    moving = [any(id(parameter) not in still for parameter in group["params"]) for group in groups]
     return [rate if moves else 0.0 for rate, moves in zip(rates, moving, strict=True)]
 
 

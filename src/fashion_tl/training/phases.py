@@ -55,8 +55,17 @@ def improves(loss: float, best: float) -> bool:
     return loss < best * (1 - PLATEAU_THRESHOLD)
 
 
-def place(phases: Sequence[Phase], losses: Mapping[int, float]) -> tuple[tuple[Phase, ...], int]:
-    """Find where phases begin, given the validation loss of each epoch that is done and was validated.
+def place(
+    phases: Sequence[Phase], losses: Mapping[int, float], starts: Sequence[int] = (), earliest: int = 0
+) -> tuple[tuple[Phase, ...], int]:
+    """Find where phases begin.
+
+    Args:
+        phases: The phases as planned.
+        losses: Validation loss of each epoch that is done and was validated.
+        starts: Where phases have begun.
+        earliest: The epoch from which a plateau may end a phase: one that the end of a run had cut off begins no
+            earlier than training goes on.
 
     Returns:
         The phases with their starts, and the epochs that were saved in all.
@@ -65,15 +74,17 @@ def place(phases: Sequence[Phase], losses: Mapping[int, float]) -> tuple[tuple[P
     >>> [phase.start for phase in place(phases, {0: 0.9, 1: 0.8, 2: 0.85, 3: 0.82})[0]]
     [0, 4]
     """
-    saved, found = 0, []
+    saved = 0
+    found: list[Phase] = []
     for i, phase in enumerate(phases):
         start = phase.start - saved
+        if i < len(starts):
+            start = starts[i]
+        elif found and found[-1].until:
+            own = [(epoch, losses[epoch]) for epoch in sorted(losses) if found[-1].start <= epoch < start]
+            start = min(start, max(earliest, _plateau_end(own, found[-1].patience or PATIENCE)))
         found.append(replace(phase, start=start))
-        if phase.until and i + 1 < len(phases):
-            latest = phases[i + 1].start - saved
-            own = [(epoch, losses[epoch]) for epoch in sorted(losses) if start <= epoch < latest]
-            end = _plateau_end(own, phase.patience or PATIENCE)
-            saved += latest - min(latest, end)
+        saved = phase.start - start
     return tuple(found), saved
 
 

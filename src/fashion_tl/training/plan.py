@@ -7,8 +7,8 @@ starts or goes on; it is never the sum of what happened before.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fashion_tl.errors import UserError, check_known
@@ -31,7 +31,7 @@ class Progress:
         batches: Batches in an epoch; infinite if the loader does not tell.
         accumulate: Batches to an optimizer step.
         steps: Optimizer steps done in all.
-        skipped: Epochs that were planned and not trained, since phases ended early.
+        starts: Epochs in which the phases that have trained began, where a checkpoint tells.
     """
 
     epoch: int
@@ -39,7 +39,7 @@ class Progress:
     batches: float = math.inf
     accumulate: int = 1
     steps: int = 0
-    skipped: int = 0
+    starts: tuple[int, ...] = ()
 
     @property
     def steps_inside(self) -> int:
@@ -51,6 +51,11 @@ class Progress:
         if self.batch >= self.batches:
             return steps_in(self.batches, self.accumulate)
         return self.batch // self.accumulate
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch that begins next; it is the present one if none of its batches is done."""
+        return self.epoch + (self.batch > 0)
 
     @property
     def epochs(self) -> float:
@@ -183,6 +188,7 @@ class Plan:
         max_steps: Optimizer steps after which the run ends, or None.
         in_steps: Whether positions are steps instead of epochs: the loader does not tell how long an epoch is.
         longest: Epochs of each phase as planned, which the schedules aim at, once phases are placed by ``placed``.
+        began: Where training begins or goes on.
     """
 
     phases: tuple[Phase, ...] = (Phase(0, "all"),)
@@ -198,6 +204,7 @@ class Plan:
     max_steps: int | None = None
     in_steps: bool = False
     longest: tuple[float, ...] = ()
+    began: Progress = field(default=Progress(0), compare=False)
 
     def bounded(
         self,
@@ -207,7 +214,7 @@ class Plan:
         accumulate: int,
         began: Progress = Progress(0),
     ) -> Plan:
-        """Return the plan of a run with an end; phases beyond it are cut off.
+        """Return the plan of a run with an end; phases beyond it are cut off, unless they have begun.
 
         Args:
             max_epochs: Epochs of the run, -1 for no end.
@@ -222,10 +229,10 @@ class Plan:
         steps = max_steps if max_steps >= 0 else None
         length = math.inf if max_epochs < 0 else float(max_epochs)
         if steps is not None and not math.isinf(batches):
-            # What has begun stays, should it lie beyond the end.
-            length = min(length, max(epochs_at(steps, batches, accumulate, began), began.epochs + began.skipped))
-        phases = tuple(phase for phase in self.phases if phase.start < length or phase.start == 0)
-        plan = replace(self, phases=phases, length=length, max_steps=steps)
+            length = min(length, epochs_at(steps, batches, accumulate, began))
+        begun = max(1, len(began.starts))
+        phases = tuple(phase for i, phase in enumerate(self.phases) if i < begun or phase.start < length)
+        plan = replace(self, phases=phases, length=length, max_steps=steps, began=began)
         if self.schedule.name not in WITH_LENGTH:
             return plan
         if math.isinf(batches):
@@ -261,21 +268,21 @@ class Plan:
 
         A phase with ``until: plateau`` ends behind the first epoch by which ``patience`` validations have not
         improved on the best loss of the phase, at the latest where it was planned to. What follows begins earlier, as
-        long as it was, and so does the end of the run.
+        long as it was, and so does the end of the run. What had begun when training went on stays where it began.
 
         Args:
             losses: Validation loss of each epoch that was validated.
             progress: Where training stands; losses of epochs that are not done are left aside.
         """
-        phases, saved = place(self.phases, known_losses(losses, progress))
+        known = known_losses(losses, progress)
+        phases, saved = place(self.phases, known, self.began.starts, self.began.next_epoch)
         ends = [*(phase.start for phase in self.phases[1:]), self.length]
         longest = tuple(end - phase.start for phase, end in zip(self.phases, ends, strict=True))
         return replace(self, phases=phases, length=self.length - saved, longest=longest)
 
-    @property
-    def skipped(self) -> int:
-        """Epochs that are not trained, since phases ended early, once they are placed."""
-        return round(sum(self.longest) - self.length) if self.longest and math.isfinite(self.length) else 0
+    def starts(self, progress: Progress) -> tuple[int, ...]:
+        """Return where the phases that have trained began, once they are placed; the first one always has."""
+        return tuple(phase.start for phase in begun_by(self.phases, progress))
 
     def phase(self, progress: Progress) -> int:
         """Return the index of the phase that training is in.
@@ -326,15 +333,19 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the plan, as plain values; how long a run is may change."""
         plain = asdict(self)
-        for name in ("length", "max_steps", "in_steps", "longest"):
+        for name in ("length", "max_steps", "in_steps", "longest", "began"):
             del plain[name]
         plain["phases"] = [phase.settings() for phase in self.phases]
         return plain
 
 
-def differences(
-    saved: Mapping[str, Any], now: Mapping[str, Any], progress: Progress, losses: Mapping[int, float] | None = None
-) -> list[str]:
+def begun_by(phases: Iterable[Phase], progress: Progress) -> list[Phase]:
+    """Return the phases, placed, of which an epoch has begun; the first one always is."""
+    # One that starts where training stands has not.
+    return [phase for phase in phases if phase.start == 0 or phase.start < progress.next_epoch]
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any], progress: Progress) -> list[str]:
     """Name what a plan would have done otherwise up to now than the plan of a checkpoint.
 
     Phases that are still to come, and the length of the run, may change.
@@ -343,7 +354,6 @@ def differences(
         saved: The ``settings`` of the plan in the checkpoint.
         now: Those of the plan that goes on.
         progress: Where the checkpoint stands.
-        losses: Validation losses so far, by which a phase may have ended early.
 
     Returns:
         One "setting: checkpoint's value, now this run's value" for each difference.
@@ -354,13 +364,10 @@ def differences(
         for key in sorted((flat[0].keys() | flat[1].keys()) - {"phases", "schedule"})
         if flat[0].get(key) != flat[1].get(key)
     ]
-    before = known_losses(losses or {}, progress)
     begun = []
     for plan in (saved, now):
-        starts = [phase.start for phase in place(tuple(Phase(**phase) for phase in plan["phases"]), before)[0]]
-        # A phase that starts where the checkpoint ends has not begun.
-        pairs = zip(plan["phases"], starts, strict=True)
-        begun.append([phase for phase, start in pairs if start == 0 or start < progress.epochs])
+        placed, _ = place([Phase(**phase) for phase in plan["phases"]], {}, progress.starts)
+        begun.append(plan["phases"][: len(begun_by(placed, progress))])
     if begun[0] != begun[1]:
         told.append(f"train: {written(begun[0])}, now {written(begun[1])}")
     return told

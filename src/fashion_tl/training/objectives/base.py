@@ -36,7 +36,7 @@ class Objective(nn.Module):
 
     An objective that needs more than logits and targets takes it from the batch (``fashion_tl.data.batches.Samples``),
     from the network (``attach``), or from the data (``prepare``). Tensors that belong to the run are registered as
-    buffers in ``attach``, so that checkpoints keep them.
+    buffers in ``attach``, so that checkpoints keep them. Parameters of its own train at the head's rate.
 
     A subclass of your own is named by its class path (``--model.objective mine.Loss``) and gets ``objective_args``.
 

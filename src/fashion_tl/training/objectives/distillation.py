@@ -124,7 +124,10 @@ class Distillation(Term):
         images = getattr(batch, "images", None)
         images = batch[0] if images is None else images
         if not isinstance(images, Tensor):
-            raise UserError("model.terms.distillation needs images, and the batch has features: use --cache off.")
+            raise UserError(
+                "model.terms.distillation needs images, and the batch has features: use --cache off, or have the data "
+                "module return what Split.fetch gives, which tells of which images they are."
+            )
         return self.softened(images, device)
 
     def softened(self, images: Tensor, device: torch.device) -> Tensor:
