@@ -414,6 +414,57 @@ def test_a_checkpoint_without_a_plan_is_refused(tmp_path: Path) -> None:
         train(classifier(), data_module({}), tmp_path, start=path)
 
 
+class Falls(Checkpoint):
+    """Saves after a step, and raises within the third epoch."""
+
+    def __init__(self, path: Path, error: BaseException) -> None:
+        self.path, self.error, self.steps = path, [error], 9
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint(self.path)
+        if trainer.global_step == 15 and self.error:
+            raise self.error.pop()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("it falls"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+@pytest.mark.parametrize("limits", [{"max_epochs": -1, "max_steps": 22}, {}], ids=["steps", "epochs"])
+@pytest.mark.parametrize("average", [False, True], ids=["", "average"])
+def test_the_trainer_that_an_exception_has_stopped_goes_on(
+    average: bool, limits: dict[str, Any], error: BaseException, tmp_path: Path
+) -> None:
+    def parts() -> tuple[ScratchClassifier, ImageDataModule, list[Any]]:
+        module = classifier(optimizer="sgd", momentum=0.0, schedule="constant", train={0: "head", 1: "all"})
+        return module, data_module({"hflip": 0.5}), [EMA(0.9)] if average else []
+
+    module, data, own = parts()
+    whole = train(module, data, tmp_path, *own, **limits)
+    module, data, own = parts()
+    used, falls = Used(), Falls(tmp_path / "a.ckpt", error)
+    with pytest.raises((RuntimeError, SystemExit)):
+        train(module, data, tmp_path, used, falls, *own, **limits)
+    used.trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert different({name: whole[name] for name in module.state_dict()}, dict(module.state_dict())) == []
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": -1, "max_steps": 26}, {}], ids=["steps", "epochs"])
+def test_checkpoints_of_a_second_training_after_an_exception_go_on_exactly(
+    limits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLACES, "end", (2, BATCHES))
+    module, used, falls = classifier(train={0: "head", 1: "all"}), Used(), Falls(tmp_path / "a.ckpt", RuntimeError())
+    with pytest.raises(RuntimeError):
+        train(module, data_module({}), tmp_path, used, falls, **limits)
+    falls.steps = 20  # in the middle of an epoch
+    used.trainer.callbacks.append(SaveAt(tmp_path))  # type: ignore[attr-defined]
+    used.trainer.fit(module, datamodule=data_module({}))
+    end = dict(module.state_dict())
+    for name in ("a", "end"):
+        module = classifier(train={0: "head", 1: "all"})
+        train(module, data_module({}), tmp_path, start=tmp_path / f"{name}.ckpt", **limits)
+        assert different(end, dict(module.state_dict())) == [], name
+
+
 class Steps(Callback):
     """Keeps the head's rate at each optimizer step, and the epoch that it is of."""
 

@@ -500,11 +500,10 @@ def _why_stopped(trainer: Trainer) -> str:
             return f"early stopping: {callback.monitor} did not improve for {count} {counted}{'s' * (count > 1)}"
         if reason != EarlyStoppingReason.NOT_STOPPED:
             return f"early stopping: {callback.stopping_reason_message}"
-    for freezing in _callbacks(trainer):
-        if isinstance(freezing, FreezeUnfreeze) and 0 <= freezing.max_steps <= trainer.global_step:
-            return "all steps done"
-        if isinstance(freezing, FreezeUnfreeze) and freezing.ended_early:
-            return "all phases done, one of them before its last epoch"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return "all steps done"
+    if any(isinstance(each, FreezeUnfreeze) and each.ended_early for each in _callbacks(trainer)):
+        return "all phases done, one of them before its last epoch"
     if trainer.current_epoch >= (trainer.max_epochs or 0) > 0:
         return "all epochs done"
     return "stopped by the trainer (max_time or a callback)"

@@ -300,7 +300,7 @@ class ImageClassifier(LightningModule):
         began = freezing.began if freezing and freezing.began else progress_of(trainer)
         limits = (
             -1 if epochs is None else epochs,
-            freezing.max_steps if freezing else trainer.max_steps,  # it has taken the trainer's limit over
+            trainer.max_steps,
             float(trainer.num_training_batches),
             trainer.accumulate_grad_batches,
             began,
