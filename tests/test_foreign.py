@@ -667,6 +667,16 @@ def test_a_trainer_trains_again_after_an_exception_as_with_a_plain_module(
     assert walks[1].seen == walks[0].seen
 
 
+def test_classes_are_weighed_by_the_data_of_each_training(tmp_path: Path) -> None:
+    module, data = scratch(class_weights="balanced"), plain_data()
+    for counts, weights in (([12, 12], [1.0, 1.0]), ([6, 18], [2.0, 2 / 3])):
+        data.class_counts = counts  # type: ignore[attr-defined]
+        trainer(tmp_path, max_epochs=1).fit(module, datamodule=data)
+        assert module.class_weights == pytest.approx(weights)
+        assert module.objective.class_weights.tolist() == pytest.approx(weights)
+        assert module.checkpoint_hparams() == {"class_weights": module.class_weights}
+
+
 class Standing(DataLoader[Any]):
     """Somebody's loader that a checkpoint tells where in an epoch it stood."""
 
