@@ -359,16 +359,21 @@ STATES: dict[str, dict[str, Any]] = {  # what trains here depends on what has be
     "plateau": {"schedule": "plateau", "plateau_patience": 0, "gamma": 0.5, "lr": 1e-9},
     "early end": {"schedule": "constant", "train": {**PHASES["early end"], 3: "head", 4: ["block2", "head"]}},
     "average": {"schedule": "constant", "train": {0: "head", 1: "all"}},
+    "best weights and average": {
+        "schedule": "constant",
+        "train": {0: {"train": "head", "lr": 5.0, "until": "plateau", "patience": 9}, 5: "all"},
+    },
 }
 
 
+@pytest.mark.filterwarnings("ignore:the phase 5. all begins after the end of the run and is left out")
 @pytest.mark.parametrize("how", ["saved", "fitted twice"])
 @pytest.mark.parametrize("state", STATES)
 def test_a_trainer_that_has_trained_goes_on_with_the_plan(state: str, how: str, tmp_path: Path) -> None:
     def parts() -> tuple[ScratchClassifier, ImageDataModule, list[Callback]]:
         # No moments: a second fit has a new optimizer.
         module = classifier(**{"optimizer": "sgd", "momentum": 0.0, **STATES[state]})
-        return module, data_module(AUGMENTATIONS["cache"]), [EMA(0.9)] if state == "average" else []
+        return module, data_module(AUGMENTATIONS["cache"]), [EMA(0.9)] if "average" in state else []
 
     module, data, average = parts()
     rates, used = (Rates(), Rates()), Used()
@@ -394,6 +399,17 @@ def test_an_average_without_the_weights_is_not_gone_on_from(tmp_path: Path) -> N
     used.trainer.save_checkpoint(tmp_path / "after.ckpt")
     with pytest.raises(UserError, match=r"after\.ckpt was saved after a test and holds averaged weights without"):
         train(classifier(schedule="constant"), data, tmp_path, EMA(0.9), start=tmp_path / "after.ckpt")
+
+
+@pytest.mark.parametrize("again", ["fitted twice", "from its end"])
+def test_where_nothing_is_left_to_train_the_average_stays(again: str, tmp_path: Path) -> None:
+    module, data, used = classifier(schedule="constant"), data_module({}), Used()
+    train(module, data, tmp_path, used, EMA(0.9), max_epochs=1)
+    end = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    used.trainer.save_checkpoint(tmp_path / "after.ckpt")
+    start = tmp_path / "after.ckpt" if again == "from its end" else None
+    used.trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+    assert different(end, dict(module.state_dict())) == []
 
 
 def test_another_plan_is_refused_where_one_trainer_fits_twice(tmp_path: Path) -> None:
