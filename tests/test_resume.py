@@ -363,6 +363,7 @@ STATES: dict[str, dict[str, Any]] = {  # what trains here depends on what has be
         "schedule": "constant",
         "train": {0: {"train": "head", "lr": 5.0, "until": "plateau", "patience": 9}, 5: "all"},
     },
+    "start": {"schedule": "constant", "terms": {"l2_sp": {"alpha": 5.0}}},
 }
 
 
