@@ -658,7 +658,7 @@ def test_a_trainer_trains_again_after_an_exception_as_with_a_plain_module(
     walks = [Walk(error), Walk(error)]
     modules: list[Any] = [Plain(), scratch()]
     for module, walk in zip(modules, walks, strict=True):
-        once = trainer(tmp_path, walk, **LIMITS[limits])
+        once: Any = trainer(tmp_path, walk, **LIMITS[limits])
         given = list(once.callbacks)
         with pytest.raises((RuntimeError, SystemExit)):
             once.fit(module, loader())
@@ -669,11 +669,12 @@ def test_a_trainer_trains_again_after_an_exception_as_with_a_plain_module(
 
 def test_classes_are_weighed_by_the_data_of_each_training(tmp_path: Path) -> None:
     module, data = scratch(class_weights="balanced"), plain_data()
+    objective: Any = module.objective
     for counts, weights in (([12, 12], [1.0, 1.0]), ([6, 18], [2.0, 2 / 3])):
         data.class_counts = counts  # type: ignore[attr-defined]
         trainer(tmp_path, max_epochs=1).fit(module, datamodule=data)
         assert module.class_weights == pytest.approx(weights)
-        assert module.objective.class_weights.tolist() == pytest.approx(weights)
+        assert objective.class_weights.tolist() == pytest.approx(weights)
         assert module.checkpoint_hparams() == {"class_weights": module.class_weights}
 
 

@@ -510,7 +510,8 @@ def _begin_epoch(trainer: Trainer) -> None:
         fit.restarting = False  # by the loop's own rule, which asks for the limit
         epoch.max_steps = limit
         fit.reset()
-        fit.epoch_progress.current.completed = fit.epoch_progress.current.processed
+        epochs: Any = fit.epoch_progress.current
+        epochs.completed = epochs.processed
 
 
 def _end_epoch(trainer: Trainer) -> None:
