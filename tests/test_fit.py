@@ -659,3 +659,29 @@ def test_a_folder_that_nothing_is_written_to_is_refused(fit: Fit, workdir: Path,
     assert fit("--trainer.default_root_dir", "zz") == 2
     assert "trainer.default_root_dir is zz" in capsys.readouterr().err
     assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.parametrize("hook", ["teardown", "setup"])
+def test_a_run_that_fails_behind_its_training_counts_its_seconds_once(
+    hook: str, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds: list[float] = []
+
+    class Falls(Callback):
+        def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+            self.fall("setup", stage == "test")
+
+        def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+            self.fall("teardown", stage == "fit")
+
+        def fall(self, at: str, due: bool) -> None:
+            if due and at == hook:
+                seconds.append(read_record(Path("lightning_logs/run/version_0"))["time"]["fit_seconds"])
+                raise RuntimeError("it falls")
+
+    # In front, so that the recorder does not know yet that a test begins.
+    monkeypatch.setattr("fashion_tl.runs.fit.callbacks_of", lambda *args: [Falls(), *callbacks_of(*args)])
+    with pytest.raises(RuntimeError, match="it falls"):
+        fit(classifier="ScratchClassifier")
+    record = read_record(Path("lightning_logs/run/version_0"))
+    assert (record["status"], [record["time"]["fit_seconds"]]) == ("failed", seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -711,6 +712,127 @@ def test_one_trainer_fits_twice_and_evaluates(tmp_path: Path) -> None:
         "test/balanced_accuracy",
         "test/macro_f1",
     }
+
+
+class Plain(LightningModule):
+    """A module of Lightning alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = torch.nn.Linear(28 * 28, 2)
+        self.limits: list[tuple[Any, ...]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return torch.nn.functional.cross_entropy(self.network(batch[0].flatten(1) / 255), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        self.limits.append((self.trainer.max_steps, self.trainer.estimated_stepping_batches))
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Counting(ScratchClassifier):
+    """A subclass whose own optimizer asks how long the trainer trains."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.limits: list[tuple[Any, ...]] = []
+
+    configure_optimizers = Plain.configure_optimizers
+
+
+class Walk(Callback):
+    """Keeps what the trainer says at each batch, and raises once."""
+
+    def __init__(self, error: BaseException | None = None, step: int = 5) -> None:
+        self.error, self.step = error, step
+        self.seen: list[tuple[Any, ...]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        done = trainer.current_epoch, trainer.fit_loop.batch_idx, trainer.global_step
+        self.seen.append((*done, trainer.max_steps, trainer.max_epochs, trainer.min_epochs, trainer.min_steps))
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.error is not None and trainer.global_step == self.step:
+            error, self.error = self.error, None
+            raise error
+
+
+LIMITS: dict[str, dict[str, Any]] = {
+    "steps": {"max_steps": 10, "max_epochs": -1},
+    "epochs": {"max_epochs": 3},
+    "both": {"max_steps": 10, "max_epochs": 3},
+    "least": {"max_steps": 8, "max_epochs": -1, "min_steps": 7, "min_epochs": 2},
+}
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+@pytest.mark.parametrize("limits", LIMITS)
+def test_a_module_sees_the_limits_of_its_trainer(limits: str, tmp_path: Path) -> None:
+    modules: list[Any] = [Plain(), scratch(Counting)]
+    walks = [Walk(), Walk()]
+    for module, walk in zip(modules, walks, strict=True):
+        trainer(tmp_path, walk, **LIMITS[limits]).fit(module, loader())
+    assert modules[1].limits == modules[0].limits
+    assert walks[1].seen == walks[0].seen
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+@pytest.mark.parametrize("limits", LIMITS)
+def test_a_trainer_trains_again_after_an_exception_as_with_a_plain_module(
+    limits: str, error: BaseException, tmp_path: Path
+) -> None:
+    walks = [Walk(error), Walk(error)]
+    modules: list[Any] = [Plain(), scratch()]
+    for module, walk in zip(modules, walks, strict=True):
+        once: Any = trainer(tmp_path, walk, **LIMITS[limits])
+        given = list(once.callbacks)
+        with pytest.raises((RuntimeError, SystemExit)):
+            once.fit(module, loader())
+        assert [each for each in once.callbacks if each in given] == given
+        once.fit(module, loader())
+    assert walks[1].seen == walks[0].seen
+
+
+def test_classes_are_weighed_by_the_data_of_each_training(tmp_path: Path) -> None:
+    module, data = scratch(class_weights="balanced"), plain_data()
+    objective: Any = module.objective
+    for counts, weights in (([12, 12], [1.0, 1.0]), ([6, 18], [2.0, 2 / 3])):
+        data.class_counts = counts  # type: ignore[attr-defined]
+        trainer(tmp_path, max_epochs=1).fit(module, datamodule=data)
+        assert module.class_weights == pytest.approx(weights)
+        assert objective.class_weights.tolist() == pytest.approx(weights)
+        assert module.checkpoint_hparams() == {"class_weights": module.class_weights}
+
+
+class Standing(DataLoader[Any]):
+    """Somebody's loader that a checkpoint tells where in an epoch it stood."""
+
+    first = done = 0
+
+    def __iter__(self) -> Any:
+        first, self.first = self.first, 0
+        for self.done, batch in enumerate(itertools.islice(super().__iter__(), first, None), first + 1):
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.first = state["done"]
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+@pytest.mark.filterwarnings("ignore:epoch 3 ended after 1 of 3 batches")
+@pytest.mark.parametrize("steps", [6, 7])
+def test_after_an_epoch_that_is_done_or_cut_a_loader_begins_anew(steps: int, tmp_path: Path) -> None:
+    before, walk = trainer(tmp_path, max_steps=steps, max_epochs=-1), Walk()
+    before.fit(scratch(schedule="constant"), Standing(TensorDataset(*pixels()), batch_size=8))
+    before.save_checkpoint(tmp_path / "a.ckpt")
+    after = trainer(tmp_path, walk, max_steps=steps + 6, max_epochs=-1)
+    loaders = Standing(TensorDataset(*pixels()), batch_size=8)
+    after.fit(scratch(schedule="constant"), loaders, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert [each[1] for each in walk.seen] == [0, 1, 2] * 2
 
 
 def test_the_network_exports(tmp_path: Path) -> None:

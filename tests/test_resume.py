@@ -385,16 +385,22 @@ STATES: dict[str, dict[str, Any]] = {  # what trains here depends on what has be
     "plateau": {"schedule": "plateau", "plateau_patience": 0, "gamma": 0.5, "lr": 1e-9},
     "early end": {"schedule": "constant", "train": {**PHASES["early end"], 3: "head", 4: ["block2", "head"]}},
     "average": {"schedule": "constant", "train": {0: "head", 1: "all"}},
+    "best weights and average": {
+        "schedule": "constant",
+        "train": {0: {"train": "head", "lr": 5.0, "until": "plateau", "patience": 9}, 5: "all"},
+    },
+    "start": {"schedule": "constant", "terms": {"l2_sp": {"alpha": 5.0}}},
 }
 
 
+@pytest.mark.filterwarnings("ignore:the phase 5. all begins after the end of the run and is left out")
 @pytest.mark.parametrize("how", ["saved", "fitted twice"])
 @pytest.mark.parametrize("state", STATES)
 def test_a_trainer_that_has_trained_goes_on_with_the_plan(state: str, how: str, tmp_path: Path) -> None:
     def parts() -> tuple[ScratchClassifier, ImageDataModule, list[Callback]]:
         # No moments: a second fit has a new optimizer.
         module = classifier(**{"optimizer": "sgd", "momentum": 0.0, **STATES[state]})
-        return module, data_module(AUGMENTATIONS["cache"]), [EMA(0.9)] if state == "average" else []
+        return module, data_module(AUGMENTATIONS["cache"]), [EMA(0.9)] if "average" in state else []
 
     module, data, average = parts()
     rates, used = (Rates(), Rates()), Used()
@@ -422,6 +428,17 @@ def test_an_average_without_the_weights_is_not_gone_on_from(tmp_path: Path) -> N
         train(classifier(schedule="constant"), data, tmp_path, EMA(0.9), start=tmp_path / "after.ckpt")
 
 
+@pytest.mark.parametrize("again", ["fitted twice", "from its end"])
+def test_where_nothing_is_left_to_train_the_average_stays(again: str, tmp_path: Path) -> None:
+    module, data, used = classifier(schedule="constant"), data_module({}), Used()
+    train(module, data, tmp_path, used, EMA(0.9), max_epochs=1)
+    end = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    used.trainer.save_checkpoint(tmp_path / "after.ckpt")
+    start = tmp_path / "after.ckpt" if again == "from its end" else None
+    used.trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+    assert different(end, dict(module.state_dict())) == []
+
+
 def test_another_plan_is_refused_where_one_trainer_fits_twice(tmp_path: Path) -> None:
     used, data = Used(), data_module({})
     train(classifier(), data, tmp_path, used, max_epochs=1)
@@ -438,6 +455,57 @@ def test_a_checkpoint_without_a_plan_is_refused(tmp_path: Path) -> None:
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match=r"end\.ckpt keeps no plan to go on with; start from its weights"):
         train(classifier(), data_module({}), tmp_path, start=path)
+
+
+class Falls(Checkpoint):
+    """Saves after a step, and raises within the third epoch."""
+
+    def __init__(self, path: Path, error: BaseException) -> None:
+        self.path, self.error, self.steps = path, [error], 9
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint(self.path)
+        if trainer.global_step == 15 and self.error:
+            raise self.error.pop()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("it falls"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+@pytest.mark.parametrize("limits", [{"max_epochs": -1, "max_steps": 22}, {}], ids=["steps", "epochs"])
+@pytest.mark.parametrize("average", [False, True], ids=["", "average"])
+def test_the_trainer_that_an_exception_has_stopped_goes_on(
+    average: bool, limits: dict[str, Any], error: BaseException, tmp_path: Path
+) -> None:
+    def parts() -> tuple[ScratchClassifier, ImageDataModule, list[Any]]:
+        module = classifier(optimizer="sgd", momentum=0.0, schedule="constant", train={0: "head", 1: "all"})
+        return module, data_module({"hflip": 0.5}), [EMA(0.9)] if average else []
+
+    module, data, own = parts()
+    whole = train(module, data, tmp_path, *own, **limits)
+    module, data, own = parts()
+    used, falls = Used(), Falls(tmp_path / "a.ckpt", error)
+    with pytest.raises((RuntimeError, SystemExit)):
+        train(module, data, tmp_path, used, falls, *own, **limits)
+    used.trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert different({name: whole[name] for name in module.state_dict()}, dict(module.state_dict())) == []
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": -1, "max_steps": 26}, {}], ids=["steps", "epochs"])
+def test_checkpoints_of_a_second_training_after_an_exception_go_on_exactly(
+    limits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLACES, "end", (2, BATCHES))
+    module, used, falls = classifier(train={0: "head", 1: "all"}), Used(), Falls(tmp_path / "a.ckpt", RuntimeError())
+    with pytest.raises(RuntimeError):
+        train(module, data_module({}), tmp_path, used, falls, **limits)
+    falls.steps = 20  # in the middle of an epoch
+    used.trainer.callbacks.append(SaveAt(tmp_path))  # type: ignore[attr-defined]
+    used.trainer.fit(module, datamodule=data_module({}))
+    end = dict(module.state_dict())
+    for name in ("a", "end"):
+        module = classifier(train={0: "head", 1: "all"})
+        train(module, data_module({}), tmp_path, start=tmp_path / f"{name}.ckpt", **limits)
+        assert different(end, dict(module.state_dict())) == [], name
 
 
 class Steps(Callback):

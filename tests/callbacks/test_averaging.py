@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from fashion_tl import FeatureCache, FreezeUnfreeze, ScratchClassifier
 from fashion_tl.callbacks.averaging import EMA, SWA, make_average
@@ -420,6 +422,41 @@ def test_batches_of_any_loader_estimate_the_statistics() -> None:
     first = module.network.get_submodule("backbone.block1.0")(module.preprocess(images))
     mean = module.network.get_buffer("backbone.block1.1.running_mean")
     torch.testing.assert_close(mean, first.mean((0, 2, 3)).detach())
+
+
+class Drawing(TensorDataset):
+    """Images that are augmented by whatever draws numbers."""
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = self.tensors[0][index], self.tensors[1][index]
+        return image + 0.1 * random.random() + 0.1 * float(np.random.rand()), label
+
+
+@pytest.mark.parametrize("sampler", [False, True])
+def test_training_from_any_loader_goes_on_as_without(sampler: bool) -> None:
+    ends = []
+    images = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    for callbacks in ([], [SWA(0.5)]):
+        dataset, own = Drawing(images, torch.arange(40) % 10), torch.Generator().manual_seed(5)
+        drawn: dict[str, Any] = {"sampler": RandomSampler(dataset, generator=own)} if sampler else {}
+        loader = DataLoader(dataset, batch_size=8, **drawn or {"shuffle": True, "generator": own})
+        random.seed(0)
+        np.random.seed(0)
+        module, seen = classifier(schedule="constant"), Seen()
+        with quiet():
+            Trainer(
+                accelerator="cpu",
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                max_epochs=4,
+                log_every_n_steps=1,
+                callbacks=[FreezeUnfreeze(), *callbacks, seen],
+            ).fit(module, loader, DataLoader(dataset, batch_size=8))
+        ends.append(seen.steps)
+    assert len(ends[0]) == len(ends[1])
+    assert [different(one, other) for one, other in zip(*ends, strict=True)] == [[]] * len(ends[0])
 
 
 @pytest.mark.parametrize("until", [{}, {"until": "plateau", "patience": 1}])

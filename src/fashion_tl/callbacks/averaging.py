@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from fashion_tl.callbacks.weight_average import WeightAverage, tensors_of
@@ -101,8 +103,7 @@ class SWA(WeightAverage):
         if not layers:
             return
         self.put_in(module)
-        device = [module.device.index or 0] if module.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=device), torch.no_grad(), estimating(module.network, layers):
+        with isolate_rng(), torch.no_grad(), estimating(module.network, layers):
             for inputs in _training_inputs(trainer, module):
                 with trainer.precision_plugin.forward_context():
                     module.logits(inputs)
@@ -122,12 +123,27 @@ def _training_inputs(trainer: Trainer, module: ImageClassifier) -> Iterator[Any]
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(trainer.current_epoch)
     seed, count = run_seed(), int(min(MOST_BATCHES, trainer.num_training_batches))
-    for number, batch in enumerate(itertools.islice(loader, count), 1):
-        if seed is not None:  # as no batch of training draws
-            seed_batch(seed, trainer.global_rank, trainer.current_epoch, -number, module.device)
-        yield trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[0]
+    with _own_generators_kept(loader):
+        for number, batch in enumerate(itertools.islice(loader, count), 1):
+            if seed is not None:  # as no batch of training draws
+                seed_batch(seed, trainer.global_rank, trainer.current_epoch, -number, module.device)
+            yield trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[0]
     if data is not None and hasattr(loader, "close"):
         loader.close()
+
+
+@contextmanager
+def _own_generators_kept(loader: object) -> Iterator[None]:
+    """Have the generators of a loader and its samplers draw next what they would have drawn."""
+    batches = getattr(loader, "batch_sampler", None)
+    parts = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    found = [getattr(part, "generator", None) for part in parts]
+    states = [(each, each.get_state()) for each in found if isinstance(each, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
 
 
 def _check_share(flag: str, value: float) -> None:

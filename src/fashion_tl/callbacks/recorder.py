@@ -234,7 +234,6 @@ class RunRecorder(Callback):
         """Record how and why training ended."""
         if trainer.is_global_zero:
             self._certificate.close(_classifier(pl_module).network)
-        self.fit_seconds += time.perf_counter() - self._fit_began
         if self._stopping is None:
             self.record["reason"] = self.pruned or _why_stopped(trainer)
         if (self.later or not self.tested) and self._stopping is None:
@@ -311,10 +310,9 @@ class RunRecorder(Callback):
         else:
             told = str(exception) if isinstance(exception, UserError) else f"{type(exception).__name__}: {exception}"
             status, self._stopping = FAILED, told
-        if self._stage == "fit" and self._fit_began:
+        if self._fit_began:
             if status == INTERRUPTED:  # after another error the device may answer nothing
                 self._certificate.close(_classifier(pl_module).network)
-            self.fit_seconds += time.perf_counter() - self._fit_began
             self._summarise_training(trainer)
         if self.own_start and not self._stage:  # the trainer has ended before it began
             self.record = {**self.record, **read_record(self.paths.logs)}
@@ -349,7 +347,7 @@ class RunRecorder(Callback):
         now = time.perf_counter()
         return {
             "history": [dict(row) for row in self.history],
-            "fit_seconds": self.fit_seconds + now - self._fit_began,
+            "fit_seconds": self._seconds(),
             "started": self.record["started"],
             "resumed": list(self.record.get("resumed", [])),
             "first_epoch": self._first_epoch,
@@ -379,7 +377,12 @@ class RunRecorder(Callback):
         if "certificate" in state_dict:  # not in checkpoints of earlier versions
             self._certificate.load(state_dict["certificate"])
 
+    def _seconds(self) -> float:
+        """Return the seconds in training so far, with those since the clock was started, if it runs."""
+        return self.fit_seconds + (time.perf_counter() - self._fit_began if self._fit_began else 0.0)
+
     def _summarise_training(self, trainer: Trainer) -> None:
+        self.fit_seconds, self._fit_began = self._seconds(), 0.0
         rows = self.history
         seconds = sum(row["seconds"] for row in rows)
         self.record["time"] = {
@@ -500,11 +503,10 @@ def _why_stopped(trainer: Trainer) -> str:
             return f"early stopping: {callback.monitor} did not improve for {count} {counted}{'s' * (count > 1)}"
         if reason != EarlyStoppingReason.NOT_STOPPED:
             return f"early stopping: {callback.stopping_reason_message}"
-    for freezing in _callbacks(trainer):
-        if isinstance(freezing, FreezeUnfreeze) and 0 <= freezing.max_steps <= trainer.global_step:
-            return "all steps done"
-        if isinstance(freezing, FreezeUnfreeze) and freezing.ended_early:
-            return "all phases done, one of them before its last epoch"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return "all steps done"
+    if any(isinstance(each, FreezeUnfreeze) and each.ended_early for each in _callbacks(trainer)):
+        return "all phases done, one of them before its last epoch"
     if trainer.current_epoch >= (trainer.max_epochs or 0) > 0:
         return "all epochs done"
     return "stopped by the trainer (max_time or a callback)"

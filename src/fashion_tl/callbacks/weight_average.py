@@ -78,9 +78,12 @@ class WeightAverage(Callback):
         self.average, self._weights, self._live = {}, {}, {}
         self._period, self._count, self._step = None, 0, 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, or go on with the weights, in the middle of an epoch too."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the weights, before another callback puts others in, such as the best of a phase."""
         self.take_out(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, or go on with the average, in the middle of an epoch too."""
         self.average = {name: tensor.to(pl_module.device) for name, tensor in self.average.items()}
         self._follow(trainer, pl_module)
 
@@ -140,6 +143,10 @@ class WeightAverage(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the module."""
+        self.put_in(pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average in the module where nothing was left to train, too."""
         self.put_in(pl_module)
 
     def put_in(self, module: LightningModule) -> None:

@@ -184,6 +184,7 @@ class ImageClassifier(LightningModule):
             momentum=momentum,
         )
         self.class_weights = class_weights
+        self._balanced = class_weights == BALANCED
         self.objective = make_objective(
             objective, len(class_names), class_weights, label_smoothing, objective_args, terms, smoothing_confusion
         )
@@ -292,7 +293,7 @@ class ImageClassifier(LightningModule):
         began = freezing.began if freezing and freezing.began else progress_of(trainer)
         limits = (
             -1 if epochs is None else epochs,
-            freezing.max_steps if freezing else trainer.max_steps,  # it has taken the trainer's limit over
+            trainer.max_steps,
             float(trainer.num_training_batches),
             trainer.accumulate_grad_batches,
             began,
@@ -375,9 +376,9 @@ class ImageClassifier(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         prepare_objective(self, data, self.trainer.strategy.root_device)
         self.learn_from(data)
-        if self.class_weights != BALANCED:
+        if not self._balanced:
             return
-        check_balanced_once(self.class_weights, getattr(data, "sampler", None))
+        check_balanced_once(BALANCED, getattr(data, "sampler", None))
         counts = getattr(data, "class_counts", None)
         if counts is None:
             raise UserError(

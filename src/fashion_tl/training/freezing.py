@@ -60,15 +60,12 @@ class FreezeUnfreeze(Callback):
     optimizer's groups never change, so a run that was stopped anywhere and resumed goes on as if it had not been.
 
     Attributes:
-        max_steps: Optimizer steps after which training stops, -1 for no limit. They are the trainer's; Lightning's own
-            way of stopping there would, on resume, end the last epoch a second time.
         began: Where training has begun or gone on, from which the plan counts the steps that are left.
         resumed: Where training has gone on (epoch, batch), and what was "changed" there, as [before, now]; None if it
             has not.
     """
 
     def __init__(self) -> None:
-        self.max_steps = -1
         self.losses: dict[int, float] = {}
         self.began: Progress | None = None
         self.resumed: dict[str, Any] | None = None
@@ -94,6 +91,8 @@ class FreezeUnfreeze(Callback):
         """Begin with the first phase, before a strategy wraps the module and an optimizer is built."""
         if stage != "fit":
             return
+        self.began, self.resumed, self._index, self._trainer = None, None, None, trainer
+        self._least = trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps
         # First, wherever it was put: the others find the phase applied, and the weights that were validated. Last what
         # seeds the next batch: what the others have drawn does not matter.
         given: Any = trainer
@@ -104,26 +103,30 @@ class FreezeUnfreeze(Callback):
             pl_module.train()
         _enter(module, 0)
         self._wrapped = _trained(module)
-        self.began, self.resumed, self._index, self._trainer = None, None, None, trainer
+        _leave_epoch(trainer)
         if stands_at_start(trainer):
             self._forget()
         else:  # a second training of one trainer goes on
-            self._saved = self._left
-        loop = trainer.fit_loop.epoch_loop
-        self.max_steps, loop.max_steps = loop.max_steps, -1
-        self._least = trainer.fit_loop.min_epochs, loop.min_steps
+            self._saved = {**self._left, "batch": 0} if self._left else None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the trainer its limit back, and its order of callbacks, by which Lightning's tuner finds its own.
+        """Leave the trainer as it was."""
+        self._leave()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the trainer as it was, which may train again."""
+        self._leave()
+
+    def _leave(self) -> None:
+        """Give the trainer its limits back, and its order of callbacks, by which Lightning's tuner finds its own.
 
         The state stays as it is: a checkpoint may be saved now, and training may go on.
         """
-        if stage == "fit":
-            self._left = self.state_dict()
-            given: Any = trainer
-            given.callbacks = self._given
-            trainer.fit_loop.epoch_loop.max_steps, self._trainer = self.max_steps, None
-            trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = self._least
+        if self._trainer is not None:
+            self._left = self._saved or {} if self._index is None else self.state_dict()
+            given: Any = self._trainer
+            given.callbacks, self._trainer = self._given, None
+            given.fit_loop.min_epochs, given.fit_loop.epoch_loop.min_steps = self._least
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the plan to where training starts or goes on.
@@ -133,6 +136,7 @@ class FreezeUnfreeze(Callback):
                 checkpoint keeps none; or if no optimizer has what a phase is to train.
         """
         check_accumulation(trainer)
+        _begin_epoch(trainer)
         module, progress = cast(PlannedModule, pl_module), progress_of(trainer)
         if not self._saved and not stands_at_start(trainer):
             raise without_plan(trainer.ckpt_path)
@@ -172,8 +176,7 @@ class FreezeUnfreeze(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Stop after the plan's steps, or where its last phase ends since one before it ended early."""
-        early = self._plan.longest and self._plan.ended(progress_of(trainer))
-        if early or 0 <= self.max_steps <= trainer.global_step:
+        if self._plan.ended(progress_of(trainer)):
             _end(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -194,9 +197,16 @@ class FreezeUnfreeze(Callback):
         return {**state, "losses": dict(self.losses), **({"best": best} if best else {})}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Forget an earlier training: what the checkpoint keeps follows."""
+        """Forget an earlier training: what the checkpoint keeps follows.
+
+        Where it stands between two epochs, its loaders begin anew: ``max_steps`` would have Lightning go on within.
+        """
         if self._trainer is not None:
             self._forget()
+            loop = checkpoint["loops"]["fit_loop"]
+            epochs = loop["epoch_progress"]["current"]
+            if epochs["started"] == epochs["processed"]:
+                loop["state_dict"].pop("combined_loader", None)
 
     def _forget(self) -> None:
         self.losses, self._saved, self._best = {}, None, BestWeights()
@@ -477,6 +487,31 @@ def _check_optimizers(module: PlannedModule, plan: Plan, optimizers: list[Optimi
                 f"optimizer of {type(module).__name__}.configure_optimizers has: give it all parameters of the "
                 "network, frozen ones too."
             )
+
+
+def _leave_epoch(trainer: Trainer) -> None:
+    """Have an epoch that an exception has cut begin anew in Lightning's counts, as it does in its training.
+
+    Else it would count as being in progress for ever, and a checkpoint of a later epoch would go on in the wrong place.
+    """
+    epochs: Any = trainer.fit_loop.epoch_progress
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress
+    if epochs.current.started > epochs.current.processed:
+        batches.reset_on_run()
+    for counts in (epochs.total, epochs.current, batches.total):
+        counts.ready = counts.started = counts.completed = counts.processed
+
+
+def _begin_epoch(trainer: Trainer) -> None:
+    """Have training go on behind a whole epoch as it does without ``max_steps``, with which Lightning ends it again."""
+    fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    if fit.restarting and not fit.restarted_mid_epoch and not fit.restarted_on_epoch_start:
+        limit, epoch.max_steps = epoch.max_steps, -1
+        fit.restarting = False  # by the loop's own rule, which asks for the limit
+        epoch.max_steps = limit
+        fit.reset()
+        epochs: Any = fit.epoch_progress.current
+        epochs.completed = epochs.processed
 
 
 def _end_epoch(trainer: Trainer) -> None:

@@ -42,7 +42,12 @@ class L2SP(Term):
             self.register_buffer(f"start_{i:03d}", parameter.detach().clone())
 
     def prepare(self, module: ImageClassifier, data: Any) -> None:  # noqa: ANN401 - unused
-        """Keep the weights that training starts from; a checkpoint to go on from brings those of its run."""
+        """Keep the weights that training starts from; where it goes on, those of its start stay.
+
+        A checkpoint to go on from brings them with it.
+        """
+        if module.global_step:
+            return
         for start, parameter in zip(self.buffers(), module.network.backbone.parameters(), strict=True):
             start.copy_(parameter.detach())
 
