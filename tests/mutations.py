@@ -401,14 +401,14 @@ MUTATIONS = (
     # Going on
     Mutation(
         "a checkpoint of another plan, seed or data is refused",
-        "training/freezing.py",
+        "training/going_on.py",
         "    if told:\n",
         "    if told and inside is None:\n",
         ("tests/test_resume.py", "-k", "another"),
     ),
     Mutation(
         "a checkpoint between two optimizer steps is refused",
-        "training/freezing.py",
+        "training/going_on.py",
         'if inside and saved["batch"] % saved["accumulate"] and',
         'if False and saved["batch"] % saved["accumulate"] and',
         ("tests/test_resume.py", "-k", "between_two"),
@@ -657,7 +657,7 @@ MUTATIONS = (
     ),
     Mutation(
         "data and objective of a run that goes on are the same",
-        "training/freezing.py",
+        "training/going_on.py",
         '"data": dict(getattr(data, "identity", {})),',
         '"data": {},',
         ("tests/runs/test_going_on.py", "-k", "other_data"),

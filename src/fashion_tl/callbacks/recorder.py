@@ -52,7 +52,8 @@ from fashion_tl.training.certificate import FreezeCertificate
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
-from fashion_tl.training.freezing import FreezeUnfreeze, averaging_of, validates_at_ends
+from fashion_tl.training.freezing import FreezeUnfreeze, validates_at_ends
+from fashion_tl.training.going_on import averaging_of
 from fashion_tl.training.progress import progress_of
 
 

@@ -32,7 +32,7 @@ from fashion_tl.runs.parser import instantiate, parse
 from fashion_tl.seeds import seeded
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.freezing import averaging_of, progress_in
+from fashion_tl.training.going_on import averaging_of, progress_in
 from fashion_tl.training.loading import load_classifier
 from fashion_tl.training.plan import differences
 

@@ -34,7 +34,8 @@ from fashion_tl.seeds import run_seed
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.confusion import confused_pairs, confusion_of
-from fashion_tl.training.freezing import check_accumulation, check_validations, progress_in
+from fashion_tl.training.freezing import check_accumulation, check_validations
+from fashion_tl.training.going_on import progress_in
 from fashion_tl.training.objective import prepare_objective
 from fashion_tl.training.plan import Plan, Progress
 

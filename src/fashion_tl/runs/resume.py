@@ -29,7 +29,7 @@ from fashion_tl.runs.configs import read_config, read_yaml
 from fashion_tl.runs.parser import dump, instantiate, without_weights
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
-from fashion_tl.training.freezing import averaging_of, cache_of, check_resumed, compared, progress_in, without_plan
+from fashion_tl.training.going_on import averaging_of, cache_of, check_resumed, compared, progress_in, without_plan
 
 # What changes neither weights nor figures beyond their last bits, or only where they lie, or what is run at all.
 FREE = {

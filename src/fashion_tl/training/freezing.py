@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol, cast
@@ -16,17 +15,17 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from fashion_tl.errors import UserError
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork, count_parameters
-from fashion_tl.seeds import run_seed
 from fashion_tl.training.best_weights import BestWeights
+from fashion_tl.training.going_on import check_resumed, cut_before_validation, run_state, tell_left_out, without_plan
 from fashion_tl.training.hooks import ClassifierHooks
 from fashion_tl.training.optimizer import FollowsFreezing
 from fashion_tl.training.phases import written
-from fashion_tl.training.plan import Plan, Progress, differences
+from fashion_tl.training.plan import Plan, Progress
 from fashion_tl.training.progress import progress_of
 from fashion_tl.training.schedules import PlanSchedule
 
@@ -142,8 +141,8 @@ class FreezeUnfreeze(Callback):
             raise without_plan(trainer.ckpt_path)
         if self._saved:
             self.resumed = check_resumed(self._saved, run_state(module, trainer, progress))
-            _tell_left_out(trainer, self._saved)
-            if _cut_before_validation(self._saved):
+            tell_left_out(trainer, self._saved)
+            if cut_before_validation(self._saved):
                 _end_epoch(trainer)
                 progress = progress_of(trainer)
         self.began = replace(progress, starts=tuple((self._saved or {}).get("starts", ())))
@@ -259,11 +258,6 @@ def stands_at_start(trainer: Trainer) -> bool:
     return progress.epoch == progress.batch == progress.steps == 0
 
 
-def without_plan(checkpoint: object) -> UserError:
-    """Say that a checkpoint cannot be gone on from."""
-    return UserError(f"{checkpoint} keeps no plan to go on with; start from its weights with --model.init_from.")
-
-
 class EarlyStopping(LightningEarlyStopping):
     """Lightning's early stopping, whose patience counts validations of the last phase only.
 
@@ -295,116 +289,6 @@ def _in_last_phase(trainer: Trainer, module: LightningModule) -> bool:
     if trainer.sanity_checking or not hasattr(module, "current_plan"):
         return True
     return trainer.current_epoch >= int(planned.current_plan().phases[-1].start)
-
-
-def compared(module: PlannedModule, data: object) -> dict[str, Any]:
-    """Return what must be the same for a run to be the same run, as plain values."""
-    plan = module.plan.settings()
-    given = dict(getattr(module, "given", {}))
-    parts = cast(nn.Module, module).modules()  # of an objective of any kind
-    told = {name: value for part in parts for name, value in getattr(part, "told_by", {}).items()}
-    decided = {*plan, *plan["schedule"], "train", "schedule", "pretrained", "init_from", "class_names", "input_spec"}
-    return {
-        "plan": plan,
-        "seed": run_seed(),
-        "model": {name: value for name, value in given.items() if name not in decided} | told,
-        "data": dict(getattr(data, "identity", {})),
-    }
-
-
-def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> dict[str, Any]:
-    """Return what must be known of a run to go on with it, as plain values."""
-    return {
-        **compared(module, getattr(trainer, "datamodule", None)),
-        "stopped": trainer.should_stop,
-        "epoch": progress.epoch,
-        "batch": progress.batch,
-        "batches": progress.batches if math.isfinite(progress.batches) else None,
-        "accumulate": progress.accumulate,
-        "processes": trainer.world_size,
-        "steps": progress.steps,
-        "starts": [] if trainer.train_dataloader is None else list(module.current_plan().starts(progress)),
-        "averaging": averaging_of(trainer),
-        "cache": cache_of(trainer, getattr(trainer, "datamodule", None)),
-    }
-
-
-def progress_in(saved: Mapping[str, Any]) -> Progress:
-    """Return where training stood by the ``run_state`` in a checkpoint."""
-    batches, starts = saved["batches"] or math.inf, tuple(saved["starts"])
-    return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], starts)
-
-
-def averaging_of(trainer: Any) -> str | None:  # noqa: ANN401 - the Trainer, whose type does not tell its callbacks
-    """Name the average of weights that a callback of the trainer keeps, if one does."""
-    return next((each.averaging for each in trainer.callbacks if hasattr(each, "averaging")), None)
-
-
-def cache_of(trainer: Any, data: object) -> dict[str, Any]:  # noqa: ANN401 - as above
-    """Return the settings of the trainer's feature cache that change what training on some data sees, if there is one.
-
-    >>> from types import SimpleNamespace
-    >>> cache_of(SimpleNamespace(callbacks=[]), None)
-    {}
-    """
-    return next((each.settings_used(data) for each in trainer.callbacks if hasattr(each, "settings_used")), {})
-
-
-def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse to go on from a checkpoint in a way that is not what the configuration says.
-
-    What has run must be as the configuration says. The length of the run and phases to come may change; so may batches,
-    accumulation and processes, but between two epochs only: in the middle of one they would mean other samples.
-
-    Args:
-        saved: The ``run_state`` in the checkpoint.
-        now: That of the run that goes on.
-
-    Returns:
-        Where it goes on ("epoch", "batch"), and what has "changed", as [before, now].
-
-    Raises:
-        UserError: If they do not fit; the message names each difference.
-    """
-    told = differences(saved["plan"], now["plan"], progress_in(saved))
-    inside = bool(saved["batch"])
-    for key, what in (("seed", "seed"), ("batches", "batches in an epoch"), ("accumulate", "accumulate_grad_batches")):
-        if saved[key] != now[key] and (inside or key == "seed"):
-            told.append(f"{what}: {saved[key]}, now {now[key]}")
-    if saved.get("averaging") != now["averaging"]:
-        told.append(f"averaging: {saved.get('averaging') or 'none'}, now {now['averaging'] or 'none'}")
-    before, after = saved.get("cache", {}), now["cache"]
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
-            told.append(f"cache_{key}: {before.get(key)}, now {after.get(key)}")
-    for part in ("model", "data"):
-        for key in sorted(saved[part].keys() & now[part].keys()):
-            if saved[part][key] != now[part][key]:
-                told.append(f"{part}.{key}: {saved[part][key]}, now {now[part][key]}")
-    if inside and saved["processes"] != now["processes"]:
-        told.append(f"processes: {saved['processes']}, now {now['processes']}")
-    if told:
-        where = f"batch {saved['batch']} of epoch {saved['epoch'] + 1}" if inside else f"epoch {saved['epoch']}"
-        raise UserError(
-            f"the checkpoint (after {where}) does not fit this configuration: {'; '.join(told)}. Go on with its own "
-            "config.yaml, or start anew with model.init_from."
-        )
-    if inside and saved["batch"] % saved["accumulate"] and saved["batch"] != saved["batches"]:
-        raise UserError(
-            f"the checkpoint was written after batch {saved['batch']}, between two optimizer steps (accumulate_grad_"
-            f"batches {saved['accumulate']}): the gradients so far are not in it. Go on from another one."
-        )
-    if _cut_before_validation(saved):
-        until = any(phase.get("until") for phase in saved["plan"]["phases"])
-        if until or saved["plan"]["schedule"]["name"] == "plateau":
-            what = "the end of a phase" if until else "schedule 'plateau'"
-            raise UserError(
-                f"the checkpoint was written at the last batch of an epoch, before its validation, which {what} "
-                "depends on. Go on from another one, such as last.ckpt."
-            )
-        rank_zero_warn("the checkpoint was written at the last batch of an epoch: its validation is left out")
-    changed = {k: [saved[k], now[k]] for k in ("batches", "accumulate", "processes") if saved[k] != now[k]}
-    return {"epoch": saved["epoch"], "batch": saved["batch"], "changed": changed}
 
 
 def validates_at_ends(trainer: Any) -> bool:  # noqa: ANN401 - the Trainer, whose type does not tell what it may lack
@@ -457,22 +341,6 @@ def _end(trainer: Trainer) -> None:
     """End training where the plan ends; a least number of epochs or steps is for what stops early."""
     trainer.should_stop = True
     trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
-
-
-def _tell_left_out(trainer: Trainer, saved: Mapping[str, Any]) -> None:
-    """Say that the last epoch before a checkpoint was cut, by steps, time or a callback: it counts as done."""
-    batches: Any = trainer.fit_loop.epoch_loop.batch_progress
-    done = batches.current.processed
-    if saved["epoch"] and not saved["batch"] and done and not batches.is_last_batch:
-        rest = f"of {saved['batches']:g} batches" if saved["batches"] else "batches"
-        rank_zero_warn(
-            f"epoch {saved['epoch']} ended after {done} {rest}: training goes on with the next epoch, the rest of that "
-            "one is left out"
-        )
-
-
-def _cut_before_validation(saved: Mapping[str, Any]) -> bool:
-    return bool(saved["batch"]) and saved["batch"] == saved["batches"] and saved["epoch"] not in saved["losses"]
 
 
 def _check_optimizers(module: PlannedModule, plan: Plan, optimizers: list[Optimizer]) -> None:
