@@ -467,7 +467,8 @@ class BatchLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave the first batches of the epoch in progress out, once; another epoch begins at its first batch."""
-        self._start, self.seed = (state["epoch"], state["batch"]), state["seed"]
+        self._start = (state["epoch"], state["batch"])
+        self.seed = state.get("seed", self.seed)  # not in checkpoints of earlier versions
 
 
 def check_loader(loader: object, data: object, processes: int) -> None:

@@ -57,7 +57,8 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
 
 def progress_in(saved: Mapping[str, Any]) -> Progress:
     """Return where training stood by the ``run_state`` in a checkpoint."""
-    batches, starts = saved["batches"] or math.inf, tuple(saved["starts"])
+    batches = saved["batches"] or math.inf
+    starts = tuple(saved.get("starts", ()))  # not in checkpoints of earlier versions
     return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], starts)
 
 
