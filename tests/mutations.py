@@ -344,8 +344,8 @@ MUTATIONS = (
     Mutation(
         "a checkpoint keeps what draws the order of an epoch",
         "data/batches.py",
-        'self._start, self.seed = (state["epoch"], state["batch"]), state["seed"]',
-        'self._start = (state["epoch"], state["batch"])',
+        'self.seed = state.get("seed", self.seed)',
+        "pass",
         ("tests/test_resume.py", "-k", "the_rest_of_an_epoch"),
     ),
     Mutation(
@@ -823,6 +823,27 @@ MUTATIONS = (
         "changed = [name for name, value in frozen.items() if not _equal(value, state[name])]",
         "changed: list[str] = []",
         ("tests/inspection/test_verify.py", "-k", "frozen"),
+    ),
+    Mutation(
+        "verify compares every setting with those that the checkpoint keeps",
+        "inspection/verify_run.py",
+        'untold(changes, record.get("resumed") or []).items()',
+        "{}.items()",
+        ("tests/inspection/test_verify.py", "-k", "test_a_setting or going_on"),
+    ),
+    Mutation(
+        "a setting that differs from what a run recorded on going on is told",
+        "records/settings.py",
+        "if name not in last or last[name] != values[1]}",
+        "if name not in last}",
+        ("tests/inspection/test_verify.py", "-k", "going_on_are_recorded"),
+    ),
+    Mutation(
+        "a stack is not calibrated on the images that it was fitted to",
+        "inspection/diagnose.py",
+        "if opened.fitted_to_validation:",
+        "if opened is None:",
+        ("tests/combine/test_ensemble.py", "-k", "fitted_to"),
     ),
     Mutation(
         "verify compares recorded logits with those of the checkpoint",
