@@ -494,6 +494,16 @@ def test_runs_that_went_on_hold(fit: Fit, stop_at: Callable[..., None], capsys: 
     assert out.count(f"{HOLDS:17} frozen weights") == 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, "a: &a [1, 1, 1]\n" + "".join(f"{i}: &b{i} [*a, *a, *a]\n" for i in range(9000)), "- 1", "\x00"],
+)
+def test_a_configuration_that_cannot_be_read_differs(run: RunPaths, text: str) -> None:
+    (run.logs / "config.yaml").write_text(text)
+    write_record(run.logs, read_record(run.logs))
+    assert {"settings", "configuration"} <= wrong(checks(run))
+
+
 def test_settings_that_were_changed_on_going_on_are_recorded_and_no_others_are_taken(
     fit: Fit, stop_at: Callable[..., None]
 ) -> None:

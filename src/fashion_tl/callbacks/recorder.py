@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_warn
@@ -148,7 +149,7 @@ class RunRecorder(Callback):
         self.record.update(_describe(trainer, _classifier(pl_module)))
         freezing = next(callback for callback in _callbacks(trainer) if isinstance(callback, FreezeUnfreeze))
         if freezing.resumed is not None:
-            changed = setting_changes(self._config_before, self.config)
+            changed = setting_changes(yaml.safe_load(self._config_before), yaml.safe_load(self.config))
             entry = {"at": now(), **freezing.resumed, **({"settings": changed} if changed else {})}
             self.record.setdefault("resumed", []).append(entry)
         self._certify(trainer, pl_module)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from fashion_tl.data.augment import Augment
@@ -33,13 +32,14 @@ from fashion_tl.records.record import (
     read_record,
     verify,
 )
+from fashion_tl.runs.configs import read_config
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.loading import load_classifier
 
 FASHION_MNIST: dict[str, Any] = {"class_path": "fashion_tl.FashionMNIST"}  # where the configuration names no source
 
 _USE_OF_IMAGES = ("augment", "batch_size", "eval_batch_size", "num_workers")
-_UNREADABLE = (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError)
+_UNREADABLE = (OSError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def open_runs(runs: Iterable[str], log_dir: Path, checkpoint_dir: Path, root: st
 def _settings_of(paths: RunPaths) -> dict[str, Any]:
     path = paths.logs / CONFIG
     try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
-    except _UNREADABLE as error:
+        return dict(read_config(path)["data"])
+    except (*_UNREADABLE, UserError) as error:
         raise _unreadable(path) from error
 
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import yaml
 from jsonargparse import Namespace
 from scipy.special import log_softmax
 
@@ -28,6 +27,7 @@ from fashion_tl.records.record import CONFIG, RunPaths, measured
 from fashion_tl.records.settings import setting_changes, untold
 from fashion_tl.records.verify import DIFFERS, UNKNOWN, Check, compared, concluded, value_differences
 from fashion_tl.runs.checks import to_build
+from fashion_tl.runs.configs import read_config, read_yaml
 from fashion_tl.runs.parser import instantiate, parse
 from fashion_tl.seeds import seeded
 from fashion_tl.training.checkpoints import load_checkpoint
@@ -128,9 +128,10 @@ def _settings(paths: RunPaths, checkpoint: dict[str, Any] | None, record: dict[s
     if not isinstance(recorder.get("config"), str):
         return Check("settings", UNKNOWN, "no checkpoint says with which it was trained")
     try:
-        changes = setting_changes(recorder["config"], (paths.logs / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        return Check("settings", DIFFERS, f"they cannot be read: {one_line(error)}")
+        kept = read_yaml(recorder["config"], "the configuration in the checkpoint")
+        changes = setting_changes(kept, read_config(paths.logs / CONFIG))
+    except UserError as error:
+        return Check("settings", DIFFERS, str(error))
     told = [f"{name}: recorded {a}, found {b}" for name, (a, b) in untold(changes, record.get("resumed") or []).items()]
     return concluded("settings", told, "those that the checkpoint was trained with")
 

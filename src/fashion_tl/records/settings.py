@@ -1,24 +1,22 @@
-"""What differs between two configurations, each the text of a ``config.yaml``."""
+"""What differs between two configurations, each as a ``config.yaml`` holds it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
-
 from fashion_tl.plain_text import flatten
 
 Changes = dict[str, list[str | None]]
 
 
-def setting_changes(before: str, now: str) -> Changes:
+def setting_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """Return each setting that differs, by its dotted name, as text before and now; None where there is none.
 
-    >>> setting_changes("{data: {size: 64}, ema: 0.9}", "{data: {size: 32}, ema: 0.9}")
+    >>> setting_changes({"data": {"size": 64}, "ema": 0.9}, {"data": {"size": 32}, "ema": 0.9})
     {'data.size': ['64', '32']}
     """
-    one, two = flatten(yaml.safe_load(before)), flatten(yaml.safe_load(now))
+    one, two = flatten(before), flatten(now)
     names = sorted(one.keys() | two.keys())
     return {name: [one.get(name), two.get(name)] for name in names if one.get(name) != two.get(name)}
 
