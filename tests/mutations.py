@@ -421,6 +421,13 @@ MUTATIONS = (
         ("tests/training/test_plan.py",),
     ),
     Mutation(
+        "rates of a run that ends by steps are by steps",
+        "training/going_on.py",
+        'tuple(saved.get("first_steps", ()))',
+        "()",
+        ("tests/test_resume.py", "-k", "another_batch_size_in"),
+    ),
+    Mutation(
         "a run that would never be validated is refused",
         "runs/ranges.py",
         "if epochs // every <= began.epoch // every:",

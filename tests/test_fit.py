@@ -388,6 +388,11 @@ def test_an_epoch_whose_last_validation_is_not_at_its_end_is_refused(
             1,
             "val_check_interval is 6, and the run has 1 epoch,",
         ),
+        (
+            ("--trainer.val_check_interval=6", "--trainer.check_val_every_n_epoch=null", "--trainer.max_steps=99"),
+            1,
+            "val_check_interval is 6, and the run has 1 epoch,",
+        ),
     ],
 )
 def test_a_run_that_would_never_be_validated_is_refused(

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from fashion_tl import FeatureCache, FreezeUnfreeze, ImageDataModule, ScratchClassifier, SyntheticGarments
-from fashion_tl.callbacks.averaging import EMA
+from fashion_tl.callbacks.averaging import EMA, SWA
 from fashion_tl.data.augment import Augment
 from fashion_tl.data.mixing import Mix
 from fashion_tl.errors import UserError
@@ -204,6 +204,33 @@ def test_another_batch_size_between_epochs_keeps_the_rates(schedule: str, tmp_pa
     start = tmp_path / "end.ckpt"
     train(classifier(schedule=schedule, step_size=2), data_module({}, 24), tmp_path, other, start=start)
     assert other.seen == pytest.approx({epoch: whole.seen[epoch] for epoch in (2, 3)})
+
+
+class StepRates(Callback):
+    """Keeps the head's rate before every optimizer step."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, float] = {}
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self.seen[trainer.global_step] = optimizer.param_groups[-1]["lr"]
+
+
+@pytest.mark.parametrize("batch_size", [24, 4])
+def test_another_batch_size_in_a_run_by_steps_keeps_the_rate_of_each_step_and_the_average(
+    batch_size: int, tmp_path: Path
+) -> None:
+    steps: dict[str, Any] = {"max_epochs": -1, "max_steps": 24}
+    given: dict[str, Any] = {"train": {0: "head", 1: "all"}, "schedule": "one_cycle"}
+    whole, other, first, second = StepRates(), StepRates(), SWA(0.75), SWA(0.75)
+    train(classifier(**given), data_module({}), tmp_path, whole, first, SaveAt(tmp_path), **steps)
+    start = tmp_path / "end.ckpt"
+    train(classifier(**given), data_module({}, batch_size), tmp_path, other, second, start=start, **steps)
+    assert list(other.seen) == list(range(12, 24))
+    assert other.seen == pytest.approx({step: whole.seen[step] for step in other.seen})
+    # The last phase is of steps 6 to 24, of which from 10.5 on each end of an epoch is averaged, and the last step.
+    assert first._count == 3
+    assert second._count == 1 + (6 if batch_size == 24 else 1)
 
 
 @pytest.mark.parametrize(

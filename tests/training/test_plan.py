@@ -97,7 +97,7 @@ def test_steps_and_epochs_bound_a_run_whichever_comes_first() -> None:
     assert bounded(plan, epochs=4, steps=25).length == 2.5
     assert bounded(plan, epochs=2, steps=25).length == 2
     assert bounded(plan, steps=25, accumulate=2).length == 5
-    assert bounded(plan, steps=25).factor(Progress(1, 2, 10), {}) == pytest.approx(
+    assert bounded(plan, steps=25).factor(Progress(1, 2, 10, steps=12), {}) == pytest.approx(
         (1 + math.cos(math.pi * 1.2 / 2.5)) / 2
     )
     ended = [bounded(plan, steps=25).ended(Progress(2, steps=n)) for n in (24, 25, 26)]
@@ -270,7 +270,7 @@ def course(plan: Plan, rng: random.Random) -> Iterator[tuple[Plan, Progress]]:
                 losses[now.epoch] = rng.choice([0.5, 0.7, 0.9])
                 now = replace(now, epoch=now.epoch + 1, batch=0)
             current = bounded.placed(losses, now) if bounded.may_end_early else bounded
-        now = replace(now, starts=current.starts(now))
+        now = replace(now, starts=current.starts(now), first_steps=current.first_steps(now))
         if current.ended(now):
             yield current, now
             max_steps += rng.randint(1, 20)
@@ -294,6 +294,35 @@ def test_whatever_has_been_the_rate_falls_to_its_end_at_the_last_step_and_not_be
             assert not plan.ended(now) or last
             assert plan.phase(now) >= index, "what has begun does not end again"
             index = plan.phase(now)
+
+
+@pytest.mark.parametrize("name", ["cosine", "one_cycle"])
+@pytest.mark.parametrize("spec", ["head", {0: "head", 1: 1, 3: "all"}])
+def test_a_run_that_ends_by_steps_has_its_rates_by_steps_whatever_batches_it_goes_on_with(name: str, spec: Any) -> None:
+    schedule, seen = Schedule(name, warmup=0.25), 0
+    for seed in range(200):
+        rng = random.Random(seed)
+        max_steps = rng.randint(20, 40)
+        now = Progress(0, 0, rng.randint(1, 9))
+        first = None
+        while True:
+            current = Plan(parse_phases(spec), schedule).bounded(-1, max_steps, now.batches, now.accumulate, now)
+            if current.phase(now) == len(current.phases) - 1 == len(parse_phases(spec)) - 1:
+                first = now.steps if first is None else first
+                expected = schedule.factor(now.steps - first, max_steps - first)
+                assert current.factor(now, {}) == pytest.approx(expected), seed
+                late = current.done(now) > current.last_part(0.25)
+                assert late == (now.steps > max_steps - 0.25 * (max_steps - first)), seed
+                seen += 1
+            if current.ended(now):
+                break
+            batch = int(min(now.batch + now.accumulate, now.batches))
+            now = replace(now, batch=batch, steps=now.steps + 1)
+            if batch == now.batches:  # between two epochs it stops, and goes on with others
+                now = replace(now, epoch=now.epoch + 1, batch=0)
+                now = replace(now, starts=current.starts(now), first_steps=current.first_steps(now))
+                now = replace(now, batches=rng.randint(1, 9), accumulate=rng.randint(1, 3))
+    assert seen > 1000
 
 
 @pytest.mark.parametrize("steps", [7, 20, 25])
@@ -343,7 +372,7 @@ def test_the_phases_that_trained_are_those_of_the_plan_whatever_lengths_a_run_ha
             if now.batch and (current.ended(now) or now.epochs >= current.length):  # the end has cut it: it is done
                 now = replace(now, epoch=now.epoch + 1, batch=0)
                 losses[now.epoch - 1] = rng.choice([0.5, 0.7, 0.9])
-            now = replace(now, starts=current.starts(now))
+            now = replace(now, starts=current.starts(now), first_steps=current.first_steps(now))
         for phase, begins in list(first.items())[1:]:
             before, until = first[phase - 1], plan.phases[phase - 1].until
             on_time = begins - before == planned[phase] - planned[phase - 1]

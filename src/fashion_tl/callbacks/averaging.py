@@ -73,24 +73,24 @@ class SWA(WeightAverage):
         self.averaging = f"swa {part:g}"
 
     def period(self, plan: Plan, progress: Progress) -> float:
-        """Return where the last part of the last phase begins, in epochs.
+        """Return where the last part of the last phase begins, in epochs or in steps.
 
         Raises:
             UserError: If the run has no end that is known.
         """
-        if plan.in_steps or math.isinf(plan.length):
+        if math.isinf(plan.length):
             raise UserError(
                 "--swa averages the last epochs and needs to know which they are: set --trainer.max_epochs or "
                 "--trainer.max_steps, and --trainer.limit_train_batches where the loader has no length."
             )
-        return plan.length - self.part * (plan.length - plan.phases[-1].start)
+        return plan.last_part(self.part)
 
     def due(self, trainer: Trainer, plan: Plan) -> bool:
         """Take the end of each epoch after the start."""
         progress = progress_of(trainer)
         if not trainer.is_last_batch and not plan.ended(progress):
             return False
-        done = trainer.current_epoch + 1 if trainer.is_last_batch else progress.epochs
+        done = trainer.current_epoch + 1 if trainer.is_last_batch and not plan.by_steps else plan.done(progress)
         return done > self.period(plan, progress) + 1e-9
 
     def share(self, count: int) -> float:

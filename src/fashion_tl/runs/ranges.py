@@ -341,10 +341,7 @@ def check_validated(trainer: Any, plan: Plan, batches: float, began: Progress) -
         return
     # Without epochs to be validated, batches of all epochs are counted, and the last step is validated too.
     every = trainer.val_check_interval
-    by_steps = plan.max_steps is not None and plan.length < epochs_at(
-        plan.max_steps + 1, batches, trainer.accumulate_grad_batches, began
-    )
-    if not by_steps and epochs * batches // every <= (began.epoch * batches + began.batch) // every:
+    if not plan.by_steps and epochs * batches // every <= (began.epoch * batches + began.batch) // every:
         raise _unvalidated("val_check_interval", every, began.epoch, epochs)
 
 

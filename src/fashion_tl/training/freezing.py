@@ -21,7 +21,14 @@ from torch.optim import Optimizer
 from fashion_tl.errors import UserError
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork, count_parameters
 from fashion_tl.training.best_weights import BestWeights
-from fashion_tl.training.going_on import check_resumed, cut_before_validation, run_state, tell_left_out, without_plan
+from fashion_tl.training.going_on import (
+    begun_in,
+    check_resumed,
+    cut_before_validation,
+    run_state,
+    tell_left_out,
+    without_plan,
+)
 from fashion_tl.training.hooks import ClassifierHooks
 from fashion_tl.training.optimizer import FollowsFreezing
 from fashion_tl.training.phases import written
@@ -145,7 +152,8 @@ class FreezeUnfreeze(Callback):
             if cut_before_validation(self._saved):
                 _end_epoch(trainer)
                 progress = progress_of(trainer)
-        self.began = replace(progress, starts=tuple((self._saved or {}).get("starts", ())))
+        starts, first_steps = begun_in(self._saved or {})
+        self.began = replace(progress, starts=starts, first_steps=first_steps)
         plan = module.current_plan()
         check_validations(plan, trainer, trainer.enable_validation)
         _check_optimizers(module, plan, trainer.optimizers)

@@ -40,6 +40,7 @@ def compared(module: PlannedModule, data: object) -> dict[str, Any]:
 
 def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> dict[str, Any]:
     """Return what must be known of a run to go on with it, as plain values."""
+    plan = None if trainer.train_dataloader is None else module.current_plan()
     return {
         **compared(module, getattr(trainer, "datamodule", None)),
         "stopped": trainer.should_stop,
@@ -49,7 +50,8 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
         "accumulate": progress.accumulate,
         "processes": trainer.world_size,
         "steps": progress.steps,
-        "starts": [] if trainer.train_dataloader is None else list(module.current_plan().starts(progress)),
+        "starts": list(plan.starts(progress)) if plan else [],
+        "first_steps": list(plan.first_steps(progress)) if plan else [],
         "averaging": averaging_of(trainer),
         "cache": cache_of(trainer, getattr(trainer, "datamodule", None)),
     }
@@ -58,8 +60,12 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
 def progress_in(saved: Mapping[str, Any]) -> Progress:
     """Return where training stood by the ``run_state`` in a checkpoint."""
     batches = saved["batches"] or math.inf
-    starts = tuple(saved.get("starts", ()))  # not in checkpoints of earlier versions
-    return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], starts)
+    return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], *begun_in(saved))
+
+
+def begun_in(saved: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the epochs in which phases began, and the steps done then; checkpoints of earlier versions keep none."""
+    return tuple(saved.get("starts", ())), tuple(saved.get("first_steps", ()))
 
 
 def averaging_of(trainer: Any) -> str | None:  # noqa: ANN401 - the Trainer, whose type does not tell its callbacks

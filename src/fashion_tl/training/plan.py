@@ -32,6 +32,7 @@ class Progress:
         accumulate: Batches to an optimizer step.
         steps: Optimizer steps done in all.
         starts: Epochs in which the phases that have trained began, where a checkpoint tells.
+        first_steps: Optimizer steps that were done when they did, where a checkpoint tells.
     """
 
     epoch: int
@@ -40,6 +41,7 @@ class Progress:
     accumulate: int = 1
     steps: int = 0
     starts: tuple[int, ...] = ()
+    first_steps: tuple[int, ...] = ()
 
     @property
     def steps_inside(self) -> int:
@@ -49,8 +51,13 @@ class Progress:
         [0, 1, 3, 4]
         """
         if self.batch >= self.batches:
-            return steps_in(self.batches, self.accumulate)
+            return self.steps_per_epoch
         return self.batch // self.accumulate
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch, of a loader that tells its batches."""
+        return steps_in(self.batches, self.accumulate)
 
     @property
     def next_epoch(self) -> int:
@@ -66,7 +73,7 @@ class Progress:
         """
         if math.isinf(self.batches):
             return float(self.epoch)
-        return self.epoch + self.steps_inside / steps_in(self.batches, self.accumulate)
+        return self.epoch + self.steps_inside / self.steps_per_epoch
 
 
 def steps_in(batches: float, accumulate: int) -> int:
@@ -186,8 +193,10 @@ class Plan:
         momentum: Momentum of SGD.
         length: Epoch in which the run ends, with a fraction where it ends by steps; infinite without an end.
         max_steps: Optimizer steps after which the run ends, or None.
-        in_steps: Whether positions are steps instead of epochs: the loader does not tell how long an epoch is.
+        by_steps: Whether the run ends by ``max_steps``: how much of its last phase is done is then told by steps, which
+            other batches on the way do not change.
         longest: Epochs of each phase as planned, which the schedules aim at, once phases are placed by ``placed``.
+        saved: Epochs by which the run ends earlier than planned, since phases of it ended early.
         began: Where training begins or goes on.
     """
 
@@ -202,8 +211,9 @@ class Plan:
     momentum: float = 0.9
     length: float = math.inf
     max_steps: int | None = None
-    in_steps: bool = False
+    by_steps: bool = False
     longest: tuple[float, ...] = ()
+    saved: int = 0
     began: Progress = field(default=Progress(0), compare=False)
 
     def bounded(
@@ -228,16 +238,18 @@ class Plan:
         """
         steps = max_steps if max_steps >= 0 else None
         length = math.inf if max_epochs < 0 else float(max_epochs)
+        by_steps = steps is not None
         if steps is not None and not math.isinf(batches):
-            length = min(length, epochs_at(steps, batches, accumulate, began))
+            end = epochs_at(steps, batches, accumulate, began)
+            length, by_steps = min(length, end), end <= length
         begun = max(1, len(began.starts))
         phases = tuple(phase for i, phase in enumerate(self.phases) if i < begun or phase.start < length)
-        plan = replace(self, phases=phases, length=length, max_steps=steps, began=began)
+        plan = replace(self, phases=phases, length=length, max_steps=steps, by_steps=by_steps, began=began)
         if self.schedule.name not in WITH_LENGTH:
             return plan
         if math.isinf(batches):
-            if steps is not None and len(phases) == 1:
-                return replace(plan, length=float(steps), in_steps=True)
+            if by_steps and len(phases) == 1:
+                return plan
             raise UserError(
                 f"schedule {self.schedule.name!r} needs to know how many batches an epoch has, and the loader does "
                 "not tell: set --trainer.limit_train_batches N, or --model.schedule constant."
@@ -256,7 +268,7 @@ class Plan:
         >>> Plan().bounded(max_epochs=4, max_steps=25, batches=10, accumulate=1).epochs
         3
         """
-        return None if self.in_steps or math.isinf(self.length) else math.ceil(self.length - 1e-9)
+        return None if math.isinf(self.length) else math.ceil(self.length - 1e-9)
 
     @property
     def may_end_early(self) -> bool:
@@ -278,11 +290,22 @@ class Plan:
         phases, saved = place(self.phases, known, self.began.starts, self.began.next_epoch)
         ends = [*(phase.start for phase in self.phases[1:]), self.length]
         longest = tuple(end - phase.start for phase, end in zip(self.phases, ends, strict=True))
-        return replace(self, phases=phases, length=self.length - saved, longest=longest)
+        return replace(self, phases=phases, length=self.length - saved, longest=longest, saved=saved)
 
     def starts(self, progress: Progress) -> tuple[int, ...]:
         """Return where the phases that have trained began, once they are placed; the first one always has."""
         return tuple(phase.start for phase in begun_by(self.phases, progress))
+
+    def first_steps(self, progress: Progress) -> tuple[int, ...]:
+        """Return how many optimizer steps were done when these phases began."""
+        return tuple(self._first_step(index) for index in range(len(self.starts(progress))))
+
+    def _first_step(self, index: int) -> int:
+        """Return the optimizer steps that are done when a phase begins: as a checkpoint tells, or as epochs now are."""
+        if index < len(self.began.first_steps):
+            return self.began.first_steps[index]
+        start, began = self.phases[index].start, self.began
+        return start and (start - began.epoch) * began.steps_per_epoch + began.steps - began.steps_inside
 
     def phase(self, progress: Progress) -> int:
         """Return the index of the phase that training is in.
@@ -302,11 +325,35 @@ class Plan:
         """
         index = self.phase(progress)
         start = self.phases[index].start
+        own = tuple(losses[epoch] for epoch in sorted(losses) if epoch >= start) if losses else ()
+        if self.by_steps and index == len(self.phases) - 1 and self.schedule.name in WITH_LENGTH:
+            first = self._first_step(index)
+            return self.schedule.factor(progress.steps - first, self.last_step - first)
         end = self.phases[index + 1].start if index + 1 < len(self.phases) else self.length
         length = self.longest[index] if self.longest else end - start
-        position = float(progress.steps) if self.in_steps else progress.epochs - start
-        own = tuple(losses[epoch] for epoch in sorted(losses) if epoch >= start) if losses else ()
-        return self.schedule.factor(position, length, own)
+        return self.schedule.factor(progress.epochs - start, length, own)
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps after which a run ends that ends by them."""
+        if self.max_steps is None:
+            raise ValueError("the run does not end by steps")
+        return self.max_steps - (self.saved and self.saved * self.began.steps_per_epoch)
+
+    def last_part(self, part: float) -> float:
+        """Return where the last part of the last phase begins, in what ``done`` counts.
+
+        Args:
+            part: Its share of the phase, 0 to 1.
+        """
+        start, end = self.phases[-1].start, self.length
+        if self.by_steps:
+            start, end = self._first_step(len(self.phases) - 1), self.last_step
+        return end - part * (end - start)
+
+    def done(self, progress: Progress) -> float:
+        """Return how much of the run is done: steps where it ends by them, else epochs."""
+        return progress.steps if self.by_steps else progress.epochs
 
     def rate(self, index: int, stage: int, boundary: int, top: int) -> float:
         """Compute the peak learning rate of a stage in a phase; 0 below the boundary.
@@ -333,7 +380,7 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the plan, as plain values; how long a run is may change."""
         plain = asdict(self)
-        for name in ("length", "max_steps", "in_steps", "longest", "began"):
+        for name in ("length", "max_steps", "by_steps", "longest", "saved", "began"):
             del plain[name]
         plain["phases"] = [phase.settings() for phase in self.phases]
         return plain
