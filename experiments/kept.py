@@ -3,8 +3,9 @@
 Completed versions of the runs that are named are copied from lightning_logs to docs/records, without checkpoints; of an
 ablation that is named, its results and all of its runs. Then the tables are printed, from the records alone: that of
 README.md, those of recipes and ablations (docs/recipes.md), those of the studies' systems from random weights and with
-each backbone (docs/results.md), and those of probes and combinations (docs/methods.md), whose records are apart: name
-them with --methods.
+each backbone (docs/results.md), and those of probes, combinations, ablations and tournaments (docs/methods.md), whose
+records are apart: name them with --methods. Of the many runs of an ablation or a tournament of docs/methods.md the
+results are kept, and which test images each run tells.
 To go on with more seeds on another machine, copy docs/records into lightning_logs first: `make recipe` skips what is
 done.
 """
@@ -45,6 +46,7 @@ RECIPES = Path(__file__).parent / "best"
 KEPT = Path(__file__).parent.parent / "docs" / "records"
 METHODS = "methods"  # below it, the records behind docs/methods.md
 PROBE = "analysis/probe.json"
+TOLD = "told.npz"  # packed bits of the test images that each run of a study tells, by the run's name
 FOLDER, RUNS = "tournaments", "runs"  # where ablations lie, and their runs in them
 Found = dict[str, list[dict[str, Any]]]
 HEADER = (
@@ -67,6 +69,7 @@ OWN_HEADER = (
 ABLATION_HEADER = (
     "| | accuracy, mean of seeds | each seed | difference | 95 % interval | p |\n| --- | --- | --- | --- | --- | --- |"
 )
+ADDED_HEADER = "| added | test accuracy | difference | 95 % interval | p |\n| --- | --- | --- | --- | --- |"
 STUDY_HEADER = (
     "| system | experiment | study's accuracy | ours | loss | calibration error | epochs, seconds |\n"
     "| --- | --- | --- | --- | --- | --- | --- |"
@@ -83,7 +86,9 @@ def main(args: list[str] | None = None) -> int:
     options = parser.parse_args(args)
     try:
         for name in options.names:
-            kind = keep_ablation if (options.log_dir / FOLDER / name / RESULTS).is_file() else keep
+            kind = keep
+            if (options.log_dir / FOLDER / name / RESULTS).is_file():
+                kind = keep_study if options.methods else keep_ablation
             kind(name, options.log_dir, options.kept / METHODS if options.methods else options.kept)
         found = records_of(options.kept)
         tables = [own_table(found), table(found), *(study_table(found, each) for each in backbones(found))]
@@ -135,6 +140,23 @@ def keep_ablation(name: str, log_dir: Path, kept: Path) -> None:
     write_json(target / RESULTS, results)
 
 
+def keep_study(name: str, log_dir: Path, kept: Path) -> None:
+    """Copy the results of an ablation or a tournament, and which test images each of its runs tells.
+
+    Raises:
+        UserError: If a file of a run is damaged.
+    """
+    folder, target = log_dir / FOLDER / name, kept / FOLDER / name
+    results = read_json(folder / RESULTS)
+    told = {}
+    for run in sorted(run for cell in results["cells"] for run in cell["runs"] if run):
+        verify(str(folder / RUNS / run), quick=True, log_dir=folder / RUNS)
+        told[run] = np.packbits(right(folder / RUNS / run))
+    with replacing_folder(target) as draft:
+        write_json(draft / RESULTS, results)
+        np.savez_compressed(draft / TOLD, allow_pickle=False, **told)
+
+
 def ablations(kept: Path) -> list[Path]:
     """Return the results of all ablations that are kept."""
     return sorted(kept.glob(f"{FOLDER}/*/{RESULTS}"))
@@ -167,7 +189,60 @@ def method_tables(kept: Path) -> list[str]:
     found = {name: max(each, key=lambda record: int(record["version"])) for name, each in records_of(kept).items()}
     combined = [record for record in found.values() if record.get("members")]
     tables = [probe_table(read_json(path)["figures"]["stages"]) for path in probes]
-    return [*tables, *([combination_table(combined, found, kept)] if combined else [])]
+    tables += [combination_table(combined, found, kept)] if combined else []
+    return [*tables, *(added_table(path) if of_ablation(path) else tournament_table(path) for path in ablations(kept))]
+
+
+def of_ablation(path: Path) -> bool:
+    """Say whether results are those of an ablation, not of a tournament."""
+    return bool(read_json(path)["kind"] == "ablation")
+
+
+def told_by(path: Path) -> list[list[list[bool]]]:
+    """Return which test images each run of each cell of a study tells, beside its results."""
+    results = read_json(path)
+    count = results["data"]["test_images"]
+    with np.load(path.parent / TOLD) as told:
+        return [
+            [np.unpackbits(told[run], count=count).astype(bool).tolist() for run in cell["runs"] if run]
+            for cell in results["cells"]
+        ]
+
+
+def added_table(path: Path) -> str:
+    """Return the table of what was added to a configuration in Markdown, from the best to the worst."""
+    cells, told = read_json(path)["cells"], told_by(path)
+    pairs = paired_differences(told, [(place, 0) for place in range(1, len(cells))])
+    rows = []
+    for cell, runs, pair, p in zip(cells[1:], told[1:], pairs, holm(each.p for each in pairs), strict=True):
+        each = ", ".join(f"{sum(run) / len(run):.4f}" for run in runs)
+        value = f"**{pair.value:+.4f}**" if p < 0.05 else f"{pair.value:+.4f}"
+        end = f"{value} | {pair.low:+.4f} to {pair.high:+.4f} | {p:.2g}"
+        rows.append((-pair.value, f"| `{cell['strategy']}` | {each} | {end} |"))
+    return "\n".join([ADDED_HEADER, *(row for _, row in sorted(rows))])
+
+
+def tournament_table(path: Path) -> str:
+    """Return the accuracies of a tournament in Markdown: strategies by budgets, or with each seed if there is one."""
+    results, told = read_json(path), told_by(path)
+    accuracies = {
+        (cell["strategy"], cell["budget"]): [sum(run) / len(run) for run in runs]
+        for cell, runs in zip(results["cells"], told, strict=True)
+    }
+    budgets = results["budgets"]
+    rows = [["strategy", *budgets] if len(budgets) > 1 else ["strategy", "mean", "each seed"]]
+    rows.append(["---"] * len(rows[0]))
+    for strategy in (each["name"] for each in results["strategies"]):
+        own = [accuracies[strategy, budget] for budget in budgets]
+        means = [_mean_and_interval(each) for each in own]
+        seeds = [", ".join(f"{accuracy:.4f}" for accuracy in own[0])] if len(budgets) == 1 else []
+        rows.append([f"`{strategy}`", *means, *seeds])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _mean_and_interval(accuracies: Sequence[float]) -> str:
+    interval = mean_interval(accuracies)
+    return f"{_mean(accuracies):.3f}" + ("" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})")
 
 
 def probe_table(stages: Sequence[Mapping[str, Any]]) -> str:

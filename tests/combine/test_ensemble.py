@@ -360,9 +360,14 @@ def test_nothing_is_chosen_on_images_that_a_stack_was_fitted_to(folder: Path, co
         assert figures["calibration"]["test"]["temperature"] == figures["calibration"]["test"]["as trained"]
 
 
-def test_each_training_is_counted_once(folder: Path, command: Command) -> None:
+def test_each_training_is_counted_once_and_said_where_it_weighs_twice(
+    folder: Path, command: Command, capsys: Any
+) -> None:
     assert command("ensemble", "one", "two", "--name", "pair") == 0
+    assert "in more than one" not in capsys.readouterr().err
     assert command("ensemble", "pair", "two", "other", "--name", "nested") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "more than one" in line]
+    assert told == ["note: two version 0 is in more than one of the members and counts in each"]
     each = {name: record_of(folder, name)["time"]["fit_seconds"] for name in ("one", "two", "other")}
     time = record_of(folder, "nested")["time"]
     assert time["trainings"] == {f"{name} version 0": seconds for name, seconds in each.items()}

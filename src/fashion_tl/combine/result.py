@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,10 @@ def write_combination(
         checkpoint=made.checkpoint,
         analysis=None if made.analysis is None else (made.kind, made.analysis),
     )
-    for note in made.notes:
+    counts = Counter(name for one in made.members for name in _trainings(one))
+    repeated = [name for name, count in counts.items() if count > 1]
+    shared = [f"{name} is in more than one of the members and counts in each" for name in repeated]
+    for note in [*made.notes, *shared]:
         print(f"note: {note}", file=sys.stderr)
     validated = "" if made.validation is None else f", validation accuracy {made.validation:.4f}"
     print(f"{name} version {paths.version}: {made.strategy}{validated}")
