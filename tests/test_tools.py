@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -318,6 +319,18 @@ def test_names_that_are_not_utf8(trained: RunPaths, pictures: Path, tmp_path: Pa
     assert b"caf\xe9.png," in Path("table.csv").read_bytes()
     logs = ("--log_dir", trained.logs.parent.parent, "--checkpoint_dir", trained.checkpoints.parent.parent)
     assert main(["explain", "tiny", "--images", odd, *map(str, logs)]) == 0
+
+
+def test_logits_that_are_not_finite_are_no_prediction(
+    trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output
+) -> None:
+    checkpoint = torch.load(trained.best, weights_only=True)
+    name = next(name for name in checkpoint["state_dict"] if name.endswith("bias"))
+    checkpoint["state_dict"][name][:] = math.nan
+    torch.save(checkpoint, tmp_path / "best.ckpt")
+    message = fails(capsys, "predict", tmp_path / "best.ckpt", pictures, "--output", tmp_path / "table.csv")
+    assert f"gives no finite logits for {pictures / 'a.png'}: its training has diverged" in message
+    assert not (tmp_path / "table.csv").exists()
 
 
 def test_unreadable_file_stops(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fashion_tl.cli import main
 from fashion_tl.files import read_json, sha256
@@ -358,6 +359,26 @@ def test_nothing_is_chosen_on_images_that_a_stack_was_fitted_to(folder: Path, co
         figures = read_json(folder / "lightning_logs" / name / "version_0" / "analysis" / "diagnose.json")["figures"]
         assert "thresholds" not in figures["errors"]
         assert figures["calibration"]["test"]["temperature"] == figures["calibration"]["test"]["as trained"]
+
+
+def test_images_are_read_as_the_networks_take_them_also_where_the_first_run_has_no_weight(
+    folder: Path, command: Command, monkeypatch: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    for place in range(60):
+        path = folder / "photos" / "ab"[place % 2] / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 128 + 127 * (place % 2), (40, 40, 3), np.uint8)).save(path)
+    photos = ("--data.source", "ImageFolder", "--data.source.root", "photos")
+    for name, size in (("small", 24), ("large", 40)):
+        fit(name, *SCRATCH, "--data.source.storage_size", str(size), source=photos)
+    monkeypatch.setattr("fashion_tl.combine.mixing.greedy_weights", lambda *_, **__: [0, 1])
+    assert command("ensemble", "small", "large", "--method", "greedy", "--name", "sizes") == 0
+    record = record_of(folder, "sizes")
+    assert [one["weight"] for one in record["members"]] == [0, 1]
+    assert record["data"]["storage_size"] == 40
+    assert computed(folder, "sizes") == pytest.approx(softmax(logits_of(folder, "sizes")[0]), abs=1e-5)
+    assert command("verify", "sizes") == 0
 
 
 def test_each_training_is_counted_once_and_said_where_it_weighs_twice(

@@ -96,6 +96,17 @@ def test_only_a_table_of_predictions_is_replaced(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"path": ["a.png"], "class": ["a"]}), output)  # labels of someone's own
     with pytest.raises(UserError, match="exists and is no table of predictions"):
         check_output(output, checkpoint, [])
+    for name, text in {
+        "labels.csv": "path,class,split\na.png,a,train\n",
+        "numbers.csv": "path,class,size\na.png,a,0.5\n",
+        "labels.jsonl": '{"path": "a.png", "class": "a"}\n',
+        "list.jsonl": '{"path": "a.png", "class": "a", "probabilities": ["a"]}\n{',
+        "quotes.csv": 'path,class,"a\n',
+        "odd.csv": "path,class,a\n\x00",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match="exists and is no table of predictions"):
+            check_output(tmp_path / name, checkpoint, [])
     output.write_bytes(b"PAR1, or so")
     with pytest.raises(UserError, match="exists and is no table of predictions"):
         check_output(output, checkpoint, [])

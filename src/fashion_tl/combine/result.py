@@ -76,7 +76,7 @@ def write_combination(
         log_dir: Folder of all records.
         checkpoint_dir: Folder of all checkpoints.
     """
-    first = made.members[0]
+    first = made.networks[0]  # whose images the checkpoint takes; the first member may have no weight
     figures = summarise(made.test, test.labels, list(first.class_names))
     trainings = {name: seconds for one in made.members for name, seconds in _trainings(one).items()}
     spent = [float(seconds) for seconds in trainings.values() if seconds is not None]
@@ -146,8 +146,8 @@ def _environment(members: Sequence[OpenedRun]) -> dict[str, Any]:
 
 
 def _config(made: Combination) -> str:
-    """Write a configuration that says what was combined, with the data of the first member, to open it again."""
-    data = yaml.safe_load((made.members[0].paths.logs / CONFIG).read_text(encoding="utf-8"))["data"]
+    """Write a configuration that says what was combined, with the data of the first network, to open it again."""
+    data = yaml.safe_load((made.networks[0].paths.logs / CONFIG).read_text(encoding="utf-8"))["data"]
     runs = [one.label for one in made.members]
     combined = {"combine": {"kind": made.kind, "runs": runs, **plain(made.chosen.get("settings", {}))}, "data": data}
     return yaml.safe_dump(combined, sort_keys=False)

@@ -68,7 +68,7 @@ def greedy_soup(
         members=members,
         used=[{"weight": 1 / len(kept) if i in kept else 0.0} for i in range(len(members))],
         strategy=strategy,
-        networks=members[:1],
+        networks=[run],
         chosen={
             "settings": {"method": "soup", "batch_norm": "reestimate" if reestimate else "average"},
             "estimated_norms": len(averager.norms),

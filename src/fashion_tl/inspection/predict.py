@@ -7,7 +7,9 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
-from fashion_tl.errors import check_options
+import numpy as np
+
+from fashion_tl.errors import UserError, check_options
 
 
 def predict(
@@ -32,7 +34,8 @@ def predict(
         calibrated: Apply what `fashion-tl diagnose` fitted.
 
     Raises:
-        UserError: If a file cannot be read or written, a library is missing, or the checkpoint has no calibration.
+        UserError: If a file cannot be read or written, a library is missing, the checkpoint has no calibration, or it
+            gives logits that are not finite.
     """
     from fashion_tl.data.file_list import PASSED_OVER, counted_endings, image_files
     from fashion_tl.data.files import decoded
@@ -62,8 +65,11 @@ def predict(
     )
     with table as write:
         for names, batch in decoded(files, module.input_spec, batch_size, skip_unreadable):
-            logits = classify(1 - to_float(batch) if invert else batch)
-            write(list(map(str, names)), probabilities_of(logits.cpu().numpy()))
+            logits = classify(1 - to_float(batch) if invert else batch).cpu().numpy()
+            if not np.isfinite(logits).all():
+                first = next(name for name, row in zip(names, logits, strict=True) if not np.isfinite(row).all())
+                raise UserError(f"{checkpoint} gives no finite logits for {first}: its training has diverged.")
+            write(list(map(str, names)), probabilities_of(logits))
             count += len(names)
     if others:
         print(f"{PASSED_OVER}: {counted_endings(others)}", file=sys.stderr)

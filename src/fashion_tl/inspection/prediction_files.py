@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +23,6 @@ ALLOWED = ("", ".txt", CSV, JSON_LINES, PARQUET)  # other suffixes would promise
 ROW_GROUP = 16_384  # rows that wait to be written
 DECIMALS = 6
 
-_BEGINNINGS = (b"path,class,", b'{"path": "')
 _MARK = b"fashion_tl.predictions"  # in the metadata of Parquet files
 _FIRST = ("path", "class")
 
@@ -183,10 +184,10 @@ def _is_utf8(text: str) -> bool:
 def _is_former(output: Path) -> bool:
     """Say whether a file is a table of this command; one without rows is empty as JSON lines."""
     with output.open("rb") as file:
-        beginning = file.read(20)
-    if not beginning or beginning.startswith(_BEGINNINGS):
-        return True
-    if not (beginning.startswith(b"PAR1") and is_installed("pyarrow")):
+        parquet = file.read(4) == b"PAR1"
+    if not parquet:
+        return _is_former_text(output)
+    if not is_installed("pyarrow"):
         return False
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
@@ -194,4 +195,28 @@ def _is_former(output: Path) -> bool:
     try:
         return _MARK in (read_schema(output).metadata or {})
     except (ArrowException, OSError):
+        return False
+
+
+def _is_former_text(output: Path) -> bool:
+    """Say whether a file of text begins as this command writes it: a table of someone's own has other columns."""
+    with output.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        try:
+            rows = [*itertools.islice(csv.reader(file, strict=True), 2)]
+            file.seek(0)
+            line = file.readline()
+        except (csv.Error, UnicodeError):
+            return False
+    if not line:
+        return True
+    try:
+        if line.startswith("{"):
+            row = json.loads(line)
+            return list(row) == [*_FIRST, "probabilities"] and isinstance(row["probabilities"].get(row["class"]), float)
+        head, *first = rows
+        return head[:2] == [*_FIRST] and all(
+            row[1] in head[2:] and all(0 <= float(each) <= 1 for each in row[2:]) and len(row) == len(head)
+            for row in first
+        )
+    except (ValueError, TypeError, AttributeError, IndexError):
         return False
