@@ -23,7 +23,8 @@ from .launch import two_processes
 ALONE = (sys.executable, "-m", "fashion_tl")
 LAUNCHED = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fashion_tl")
 THREE_PHASES = ("--model.train", "{0: head, 1: layer4, 2: {train: all, lr: 0.02}}", "--model.batch_norm", "eval")
-SHARED = ("--model.optimizer", "sgd", "--model.lr", "0.05", "--data.source.num_test", "41", *THREE_PHASES)
+WEIGHTS = ("--model.class_weights", "[9, 1, 1, 1, 1, 1, 1, 1, 1, 0]")  # batches of two processes weigh differently
+SHARED = ("--model.optimizer", "sgd", "--model.lr", "0.05", "--data.source.num_test", "41", *WEIGHTS, *THREE_PHASES)
 TWO = ("--trainer.accelerator", "cpu", "--trainer.devices", "2")
 # Two processes of 16 images each take the batches of one that takes 32.
 SMALL = (

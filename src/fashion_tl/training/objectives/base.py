@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from fashion_tl.data.batches import declared
@@ -137,9 +137,10 @@ class Objective(nn.Module):
             return self.expected(self.losses(logits), targets)
         if self.class_weights is None:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        counts = self.class_weights[targets].any()
-        weights = torch.where(counts, self.class_weights, 1.0)  # torch divides by their sum
-        return counts * F.cross_entropy(logits, targets, weights, label_smoothing=self.label_smoothing)
+        own = self.class_weights[targets].sum()
+        weights = torch.where(own > 0, self.class_weights, 1.0)  # torch divides by their sum
+        share = own / self.weight_of(own)
+        return share * F.cross_entropy(logits, targets, weights, label_smoothing=self.label_smoothing)
 
     def losses(self, logits: Tensor) -> Tensor:
         """Compute the loss (B, K) that each sample would have were it of each class; cross-entropy by default."""
@@ -149,7 +150,7 @@ class Objective(nn.Module):
         """Average the losses of classes (B, K) over the targets of a batch, weighed and smoothed, to ().
 
         Weights count as torch's cross-entropy counts them: the sum is divided by the weight of the targets before they
-        are smoothed. Where that is 0, so is the loss.
+        are smoothed (``weight_of``). Where that is 0, so is the loss.
         """
         shares = F.one_hot(targets, losses.shape[1]) if targets.ndim == 1 else targets
         shares = shares.to(losses.dtype)
@@ -160,8 +161,27 @@ class Objective(nn.Module):
         elif part:
             with torch.autocast(losses.device.type, enabled=False):
                 smoothed = (1 - part) * shares + part * (shares @ self.spread.to(losses.dtype))  # type: ignore[union-attr]
-        total = (shares * weights).sum()
-        return (smoothed * weights * losses).sum() / total.masked_fill(total == 0, torch.inf)
+        return (smoothed * weights * losses).sum() / self.weight_of((shares * weights).sum())
+
+    def weight_of(self, own: Tensor) -> Tensor:
+        """Return what a sum over the batch is divided by (): the weight of its targets, infinite where that is 0.
+
+        Of several processes that train it is the mean of theirs: they take the mean of their gradients, which is then
+        that of all their images in one batch. Each of them calls this once a loss.
+
+        Args:
+            own: The weight of this process's targets ().
+        """
+        if (
+            self.class_weights is not None
+            and self.training
+            and distributed.is_available()
+            and distributed.is_initialized()
+        ):
+            own = own.detach().clone()
+            distributed.all_reduce(own)
+            own /= distributed.get_world_size()
+        return own.masked_fill(own == 0, torch.inf)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Count the samples that are classified right (): as the class with the largest share of the target."""
