@@ -283,6 +283,7 @@ def test_cache_list_and_clear(fit: Fit, folder: Path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_images_read_by_workers_are_cached_too(fit: Fit, workdir: Path, monkeypatch, capsys):
     generator = torch.Generator().manual_seed(0)
     for name in ("cats", "dogs"):

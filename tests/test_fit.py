@@ -200,6 +200,7 @@ def test_early_stopping_says_so(fit: Fit):
     ("flags", "epochs"),
     [(("--trainer.val_check_interval", "1"), 1), (("--trainer.check_val_every_n_epoch", "2"), 4)],
 )
+@pytest.mark.thorough(keep=1)
 def test_early_stopping_counts_validations(flags: tuple[str, ...], epochs: int, fit: Fit) -> None:
     assert fit("--patience", "1", "--model.lr", "1e-30", *flags, classifier="ScratchClassifier", epochs=9) == 0
     assert len(rows()) == epochs
@@ -208,6 +209,7 @@ def test_early_stopping_counts_validations(flags: tuple[str, ...], epochs: int, 
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_that_goes_on_after_early_stopping_tells_its_own_end(fit: Fit) -> None:
     still = ("--model.lr", "1e-30", "--model.schedule", "constant")
     assert fit("--patience", "2", *still, classifier="ScratchClassifier", epochs=6) == 0
@@ -323,6 +325,7 @@ def test_a_checkpoint_of_another_network_is_refused_before_anything_is_written(f
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_without_a_logger_and_with_another_one(fit: Fit):
     assert fit("--trainer.logger", "false", name="none") == 0
     assert {p.name for p in Path("lightning_logs/none/version_0").iterdir()} == RUN_FILES
@@ -340,6 +343,7 @@ def rows(name: str = "run", version: int = 0) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_an_epoch_without_validation_has_none_in_its_row(fit: Fit) -> None:
     flags = ("--trainer.check_val_every_n_epoch", "2", "--patience", "1", "--model.schedule", "plateau")
     assert fit(*flags, classifier="ScratchClassifier", epochs=4) == 0
@@ -427,6 +431,7 @@ class OutOfTime(Callback):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:epoch 1 ended after 1 of 3 batches:UserWarning")
+@pytest.mark.thorough
 def test_a_run_whose_time_is_up_before_a_validation_says_how_to_go_on(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -76,6 +76,7 @@ def test_peak_memory_is_that_of_this_run_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("platform_name", ["linux", "darwin"])
+@pytest.mark.thorough(keep=1)
 def test_where_a_peak_cannot_be_forgotten_only_one_that_grew_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform_name: str
 ) -> None:
@@ -190,6 +191,7 @@ def test_output_whose_reader_has_gone_goes_nowhere(unbuffered: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_training_outlasts_the_reader_of_its_output(tmp_path: Path) -> None:
     small = "--data.source SyntheticGarments --data.source.num_train 120 --data.image_size 8 --trainer.max_epochs 1"
     command = [sys.executable, "-m", "fashion_tl", "fit", *small.split(), "--model", "ScratchClassifier"]

@@ -62,6 +62,7 @@ def test_an_ensemble(capsys: pytest.CaptureFixture[str], save: Save) -> None:
     assert "on 1,000 generated images" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_adapters(adapted: TransferClassifier, save: Save) -> None:
     path, expected = save(adapted), classify(adapted, images())
     assert main(["export", str(path), "out", "--format", "onnx", "--input_type", "float32"]) == 0

@@ -107,6 +107,7 @@ def test_planted_duplicates_and_no_others_are_found(folder: Path, capsys: Output
     assert "reports/audit/audit-test-train.png" in out
 
 
+@pytest.mark.thorough
 def test_many_copies_of_an_image_are_told_and_hide_nothing(workdir: Path, capsys: Output) -> None:
     """Eight copies of a photograph in train; the test has another and an altered one; a blank image is in both."""
     rng = np.random.default_rng(1)
@@ -131,6 +132,7 @@ def test_many_copies_of_an_image_are_told_and_hide_nothing(workdir: Path, capsys
     capsys.readouterr()
 
 
+@pytest.mark.thorough
 def test_runs_are_scored_without_the_affected_images(folder: Path) -> None:
     assert main(["audit", "run", "--threshold", "0.98", "--pixels"]) == 0
     with np.load("lightning_logs/run/version_0/test_predictions.npz") as file:
@@ -175,6 +177,7 @@ def test_the_data_of_a_configuration(folder: Path, whole: Path, capsys: Output) 
     assert not Path("lightning_logs/run/version_0/analysis").exists()
 
 
+@pytest.mark.thorough
 def test_runs_and_the_data_of_a_configuration(folder: Path, loads: list[object]) -> None:
     config = "lightning_logs/other/version_0/config.yaml"
     assert main(["audit", "other", "-c", config]) == 0

@@ -111,6 +111,7 @@ def test_logits_of_another_checkpoint_are_computed_again(folder, found) -> None:
         assert file["logits"] == pytest.approx(arrays["logits"], abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_groups_split_the_accuracy(folder, found) -> None:
     names = json.loads((logs(folder) / "run.json").read_text())["data"]["class_names"]
     groups = folder / "groups.yaml"
@@ -154,6 +155,7 @@ def test_damaged_predictions_are_named(folder, found) -> None:
         path.write_bytes(whole)
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_tested_in_part_is_told_as_such(folder) -> None:
     from fashion_tl.cli import main
 

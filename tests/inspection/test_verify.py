@@ -498,6 +498,7 @@ def test_runs_that_went_on_hold(fit: Fit, stop_at: Callable[..., None], capsys: 
     "text",
     ["[" * 5000, "a: &a [1, 1, 1]\n" + "".join(f"{i}: &b{i} [*a, *a, *a]\n" for i in range(9000)), "- 1", "\x00"],
 )
+@pytest.mark.thorough(keep=1)
 def test_a_configuration_that_cannot_be_read_differs(run: RunPaths, text: str) -> None:
     (run.logs / "config.yaml").write_text(text)
     write_record(run.logs, read_record(run.logs))

@@ -54,6 +54,7 @@ def state(version: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch", "optimizer", "share"), [(32, "adamw", 1.0), (8, "adamw", 0.1), (32, "sgd", 1.0)])
+@pytest.mark.thorough(keep=1)
 def test_what_is_found_trains_and_the_search_leaves_nothing_else(
     fit: Fit, workdir: Path, capsys: pytest.CaptureFixture[str], batch: int, optimizer: str, share: float
 ) -> None:

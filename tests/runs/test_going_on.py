@@ -287,6 +287,7 @@ def test_a_damaged_version_is_not_passed_over(fit: Fit, stop_at, capsys, name: s
     assert versions(LOGS, "run") == [0]
 
 
+@pytest.mark.thorough
 def test_a_version_without_a_checkpoint_begins_again_in_its_place(fit: Fit, stop_at) -> None:
     assert run(fit, name="whole") == 0
     stop_at(0, 1, KeyboardInterrupt())
@@ -373,6 +374,7 @@ FAILS = "{0: {train: all, lr: 0.02}, 1: {train: all, lr: 1.0, backbone_lr: 1.0}}
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed between best and last"])
+@pytest.mark.thorough(keep=1)
 def test_what_is_tested_is_of_the_epochs_that_the_record_has(
     fit: Fit, stop_at, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
@@ -407,6 +409,7 @@ def test_what_is_tested_is_of_the_epochs_that_the_record_has(
 
 
 @pytest.mark.parametrize("start", ["last", "best"])
+@pytest.mark.thorough(keep=1)
 def test_another_figure_chooses_from_where_it_is_looked_at(fit: Fit, stop_at, start: str) -> None:
     stop_at(3, 1, KeyboardInterrupt())
     assert run(fit, epochs=4) == 130
@@ -417,6 +420,7 @@ def test_another_figure_chooses_from_where_it_is_looked_at(fit: Fit, stop_at, st
     assert read_record(LOGS / "run/version_0")["best"]["epoch"] == best_and_last()[0]["epoch"]
 
 
+@pytest.mark.thorough
 def test_a_new_version_that_is_stopped_still_chooses_among_its_own_epochs(fit: Fit, stop_at) -> None:
     flags: tuple[str, ...] = ("--monitor", "val/loss", "--model.optimizer", "sgd")
     assert run(fit, *flags, epochs=2, name="first") == 0

@@ -297,6 +297,7 @@ def test_a_trial_that_is_out_of_memory_counts_wherever_that_is(tune: Tune, monke
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_report_comes_even_where_the_best_trial_diverges_with_another_seed(
     tune: Tune, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +315,7 @@ def test_the_report_comes_even_where_the_best_trial_diverges_with_another_seed(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_versions_of_other_settings_are_not_in_the_way_of_the_best_trial(
     tune: Tune, stop_at: Callable[[int, int, BaseException], None], monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -346,6 +348,7 @@ def test_versions_of_other_settings_are_not_in_the_way_of_the_best_trial(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_tensorboard_has_the_values_of_every_trial_beside_its_figure(tune: Tune) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -391,6 +394,7 @@ def test_another_space_or_other_data_is_refused(tune: Tune, capsys) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_space_may_name_runs_which_are_those_of_the_user(tune: Tune, capsys) -> None:
     from fashion_tl.cli import main
 
@@ -442,6 +446,7 @@ def test_each_seed_of_the_best_trial_has_the_runs_of_that_seed(tune: Tune) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_length_in_steps_is_counted_in_the_epochs_of_each_trial(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
     # 110 images, whole batches: 6, 3 and 1 of them an epoch.
     space = {"data.batch_size": {"choices": [16, 32, 64]}, "model.lr": {"choices": [0.01, 0.02]}}
