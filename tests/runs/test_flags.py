@@ -100,6 +100,12 @@ def test_they_change_what_a_file_says_and_epochs_are_numbers(workdir: Path) -> N
     assert given.network_args == {"widths": [3, 4]}
 
 
+def test_what_is_no_mapping_is_not_replaced_by_one(capsys) -> None:
+    assert main(["fit", *SCRATCH, "--model.train", "{0: {train: head}, 2: all}", "--model.train.2.lr", "0.5"]) == 2
+    told = "--model.train.2.lr reaches into model.train.2, which is 'all' and no mapping: give --model.train.2 as a"
+    assert told in capsys.readouterr().err
+
+
 def test_a_search_of_what_lies_in_a_mapping(workdir: Path, capsys) -> None:
     auxiliary = (
         "{auxiliary: {groups: {a: [T-shirt/top, Pullover, Dress, Trouser, Coat], b: [Sandal, Shirt, Sneaker, "

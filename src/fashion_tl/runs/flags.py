@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace, get_loader
 
+from fashion_tl.errors import UserError, shown
 from fashion_tl.runs.configs import SECTIONS
 
 _FLAG = re.compile(r"--[A-Za-z_]|-[a-z]$")
@@ -56,6 +57,9 @@ def mappings_merged(args: Sequence[str], config: Namespace, parse: Callable[[lis
         args: Command-line arguments, as they are parsed.
         config: What they are parsed to.
         parse: The parser.
+
+    Raises:
+        UserError: If one reaches into what is no mapping.
     """
     units = _units(args)
     inner = [_in_mapping(unit, config) for unit in units]
@@ -76,7 +80,7 @@ def mappings_merged(args: Sequence[str], config: Namespace, parse: Callable[[lis
         if setting not in merged:
             before = None if given is None else _reached(given, setting.split("."))[0]
             merged[setting] = copy.deepcopy(before) if isinstance(before, dict) else {}
-        _put(merged[setting], keys, _read(_value(unit)))
+        _put(merged[setting], keys, _read(_value(unit)), setting)
     last = {place[0]: i for i, place in enumerate(inner) if place is not None}
     written: list[str] = []
     for i, (unit, place) in enumerate(zip(units, inner, strict=True)):
@@ -132,16 +136,22 @@ def _reached(config: Any, parts: Sequence[str]) -> tuple[Any, list[str]]:  # noq
     return config, left
 
 
-def _put(mapping: dict[Any, Any], keys: Sequence[str], value: Any) -> None:  # noqa: ANN401 - a value of YAML
+def _put(mapping: dict[Any, Any], keys: Sequence[str], value: Any, where: str) -> None:  # noqa: ANN401 - of YAML
     """Set what lies at keys; a new key of digits is a number, as in YAML, and a known one may hold dots."""
     known = {str(key): key for key in mapping}
     count = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in known), 1)
     text = ".".join(keys[:count])
     key = known.get(text, int(text) if text.isdecimal() else text)
     if count < len(keys):
-        inner = mapping.get(key)
-        mapping[key] = inner if isinstance(inner, dict) else {}
-        _put(mapping[key], keys[count:], value)
+        inner = {} if mapping.get(key) is None else mapping[key]
+        if not isinstance(inner, dict):
+            rest = ".".join(keys[count:])
+            raise UserError(
+                f"--{where}.{text}.{rest} reaches into {where}.{text}, which is {shown(inner)} and no mapping: "
+                f"give --{where}.{text} as a whole, with {rest} in it."
+            )
+        mapping[key] = inner
+        _put(inner, keys[count:], value, f"{where}.{text}")
     else:
         mapping[key] = value
 
