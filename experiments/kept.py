@@ -213,13 +213,13 @@ def added_table(path: Path) -> str:
     """Return the table of what was added to a configuration in Markdown, from the best to the worst."""
     cells, told = read_json(path)["cells"], told_by(path)
     pairs = paired_differences(told, [(place, 0) for place in range(1, len(cells))])
+    accuracies = [", ".join(f"{sum(run) / len(run):.4f}" for run in runs) for runs in told]
     rows = []
-    for cell, runs, pair, p in zip(cells[1:], told[1:], pairs, holm(each.p for each in pairs), strict=True):
-        each = ", ".join(f"{sum(run) / len(run):.4f}" for run in runs)
+    for cell, each, pair, p in zip(cells[1:], accuracies[1:], pairs, holm(each.p for each in pairs), strict=True):
         value = f"**{pair.value:+.4f}**" if p < 0.05 else f"{pair.value:+.4f}"
         end = f"{value} | {pair.low:+.4f} to {pair.high:+.4f} | {p:.2g}"
         rows.append((-pair.value, f"| `{cell['strategy']}` | {each} | {end} |"))
-    return "\n".join([ADDED_HEADER, *(row for _, row in sorted(rows))])
+    return "\n".join([ADDED_HEADER, f"| nothing | {accuracies[0]} | | | |", *(row for _, row in sorted(rows))])
 
 
 def tournament_table(path: Path) -> str:

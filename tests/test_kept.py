@@ -83,7 +83,7 @@ def test_the_tables_of_ablations_are_those_of_the_records(kept: ModuleType) -> N
 def test_the_tables_of_the_methods_are_those_of_the_records(kept: ModuleType) -> None:
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     tables = kept.method_tables(RECORDS / kept.METHODS)
-    assert len(tables) == 5
+    assert len(tables) >= 6
     for table in tables:
         assert table in page, f"put into docs/methods.md:\n{table}"
 
