@@ -15,9 +15,13 @@ import torch
 from PIL import Image
 
 from fashion_tl.cli import main
+from fashion_tl.data.datamodule import ImageDataModule
+from fashion_tl.data.file_list import find_images
 from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.sources import Loaded, Source
+from fashion_tl.data.torchvision_sets import TorchVision
+from fashion_tl.metrics.metrics import softmax
 from fashion_tl.records.predictions import read_predictions
 from fashion_tl.records.record import read_record
 
@@ -112,6 +116,25 @@ def test_the_same_images_from_every_source_train_and_predict_alike(workdir: Path
     assert main(["compare", "folder", "parquet", "shards"]) == 0
     page = (workdir / "reports/index.html").read_text()
     assert all(text in page for text in ("parquet", "shards", "HuggingFace", "WebDataset"))
+
+
+@pytest.mark.slow
+def test_predict_equals_the_record_of_a_set_of_torchvision(workdir: Path) -> None:
+    save_photos(workdir / "photos")  # half of them turned
+    (workdir / "eurosat").mkdir()
+    (workdir / "photos/train").rename(workdir / "eurosat/2750")
+    given = ("--data.source", "TorchVision", "--data.source.name", "EuroSAT", *SMALL)
+    assert main(["fit", "--name", "eurosat", *given]) == 0
+    logs = workdir / "lightning_logs/eurosat/version_0"
+    logits = read_predictions(logs, read_record(logs), 2).logits
+    data = ImageDataModule(TorchVision("EuroSAT", ".", resize="pad"), image_size=16, num_workers=0)
+    data.setup()
+    files = find_images(Path("eurosat/2750"))
+    tested = [str(files[place]) for place in data.splits["test"].indices.tolist()]
+    assert main(["predict", "checkpoints/eurosat/version_0/best.ckpt", *tested, "--output", "told.csv"]) == 0
+    _, *rows = csv.reader((workdir / "told.csv").read_text().splitlines())
+    assert any(path.endswith("jpg") for path, *_ in rows)
+    assert np.allclose([[float(cell) for cell in row[2:]] for row in rows], softmax(logits), atol=2e-6, rtol=0)
 
 
 @pytest.mark.slow

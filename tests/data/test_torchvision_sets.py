@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -21,6 +22,7 @@ from fashion_tl.data.files import decode_image
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.sources import load, loading_once
 from fashion_tl.data.torchvision_sets import SETS, TorchVision
+from fashion_tl.data.transforms import InputSpec
 from fashion_tl.errors import UserError
 
 from ..conftest import DATA
@@ -170,6 +172,56 @@ def test_files_that_are_not_divided(tmp_path: Path) -> None:
     assert data.describe()["sizes"] == {"train": 10, "val": 2, "test": 4}
 
 
+def gtsrb(root: Path) -> Path:
+    """Write a set whose test images are listed in a table, four of each of two classes to train on and one to test."""
+    for number in range(8):
+        photo(root / f"gtsrb/GTSRB/Training/{number % 2:05d}/{number}.ppm", number)
+    rows = ["Filename;ClassId"]
+    for number in range(2):
+        photo(root / f"gtsrb/GTSRB/Final_Test/Images/{number}.ppm", 50 + number)
+        rows.append(f"{number}.ppm;{number}")
+    (root / "gtsrb/GT-final_test.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_files_that_a_table_lists(tmp_path: Path) -> None:
+    loaded = TorchVision("GTSRB", gtsrb(tmp_path), storage_size=8).load()
+    assert loaded.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert loaded.test is not None
+    assert loaded.test.labels.tolist() == [0, 1]
+    path = tmp_path / "gtsrb/GTSRB/Final_Test/Images/1.ppm"
+    assert torch.equal(loaded.test[1][0], decode_image(path, 8, "crop"))
+
+
+@pytest.mark.parametrize("kind", ["turned", "transparent", "16 bits"])
+@pytest.mark.parametrize(
+    ("name", "make", "path"),
+    [
+        ("DTD", dtd, "dtd/dtd/images/striped/striped_train1.jpg"),
+        ("OxfordIIITPet", pets, "oxford-iiit-pet/images/small_dog_trainval7.jpg"),
+    ],
+)
+def test_files_are_decoded_as_predict_decodes_them(
+    tmp_path: Path, name: str, make: Callable[[Path], Path], path: str, kind: str
+) -> None:
+    pixels = np.random.default_rng(7).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+    make(tmp_path)
+    if kind == "turned":
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        Image.fromarray(pixels).save(tmp_path / path, exif=turned)
+    elif kind == "transparent":
+        Image.fromarray(np.dstack([pixels, pixels[..., :1]])).save(tmp_path / path, "PNG")
+    else:
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(tmp_path / path, "PNG")
+    data = ImageDataModule(TorchVision(name, tmp_path), image_size=8, num_workers=0)
+    data.setup()
+    spec = InputSpec(**data.input_spec)
+    decoded = decode_image(tmp_path / path, spec.stored, spec.resize, spec.crop)
+    assert data.loaded is not None
+    assert torch.equal(data.loaded.train[len(data.loaded.train) - 1][0], decoded)
+
+
 def test_runs_share_a_set(tmp_path: Path, arrays: Arrays) -> None:
     mnist(tmp_path, arrays)
     with loading_once():
@@ -256,6 +308,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         ("MNIST", {"arguments": {"split": "letters"}}, r"unknown argument of MNIST 'split'.*--data\.source\.arguments"),
         ("DTD", {"arguments": {"split": "val"}}, r"unknown argument of DTD 'split'. Allowed: partition"),
         ("DTD", {"arguments": {"partitoin": 1}}, r"did you mean 'partition'"),
+        ("OxfordIIITPet", {"arguments": {"target_types": "category"}}, r"'target_types'. Allowed: none"),
         ("EMNIST", {"arguments": {"split": "lettrs"}}, r"EMNIST in .* cannot be opened: .*'lettrs'.*Valid values"),
         ("EMNIST", {}, r"EMNIST in .* cannot be opened: .*split.*--data\.source\.arguments"),
         ("MNIST", {"storage_size": 32}, r"storage_size is 32, but MNIST has images of 28 pixels"),

@@ -7,7 +7,7 @@ import inspect
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -20,11 +20,12 @@ from filelock import FileLock
 from torch import Tensor
 
 from fashion_tl.data.batches import fingerprint
-from fashion_tl.data.files import to_square
+from fashion_tl.data.file_list import FileList
+from fashion_tl.data.image_folder import decode_all
+from fashion_tl.data.image_folder import fingerprint as files_fingerprint
 from fashion_tl.data.images import InMemoryImages
 from fashion_tl.data.memory import memory_limit
 from fashion_tl.data.sources import Loaded, Source, data_root
-from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError, one_line, unknown_name
 
 SETS = (
@@ -35,7 +36,9 @@ SETS = (
 CLASS_COUNTS = {"GTSRB": 43}  # of sets of files whose classes torchvision neither names nor counts
 SPELLINGS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}  # values of ``split``
 
+# Arguments that are not the user's; with ``target_types`` labels have other classes than those that are named.
 _TAKEN = {"self", "root", "train", "download", "transform", "target_transform", "transforms", "loader", "kwargs"}
+_TAKEN |= {"target_types"}
 _NOT_THERE = (RuntimeError, OSError)
 _NOT_FETCHED = (*_NOT_THERE, HTTPException, EOFError, tarfile.TarError, zipfile.BadZipFile)
 _NOT_READ = (AssertionError, ValueError, TypeError, LookupError, EOFError, pickle.UnpicklingError)
@@ -132,24 +135,16 @@ class TorchVision(Source):
             )
         tensors, digest = {}, hashlib.sha256()
         for part, found in sets.items():
-            images = np.empty((len(found), 3, size, size), dtype=np.uint8)
-            labels = np.empty(len(found), dtype=np.int64)
-
-            def read(index: int, found: Any = found, images: Any = images, labels: Any = labels) -> bytes:  # noqa: ANN401
-                try:
-                    image, labels[index] = found[index]
-                    images[index] = to_square(image, size, self.resize, self.crop).numpy()
-                except (OSError, ValueError, TypeError, SyntaxError) as error:
-                    raise UserError(
-                        f"image {index} of {self.name} in {self.root} cannot be read: {one_line(error)}. Remove the "
-                        "set's files, and the same command downloads them again."
-                    ) from error
-                told = f"{image.mode} {image.size} {labels[index]} ".encode()
-                return hashlib.sha256(told + image.tobytes()).digest()
-
-            results = tracked(in_order(read, len(found)), len(found), f"reading {self.name}")
-            digest.update(part.encode() + b"".join(results))
-            tensors[part] = torch.from_numpy(images), torch.from_numpy(labels)
+            files = FileList.of(_files(found))
+            images, contents = decode_all(files, size, self.resize, self.crop)
+            if contents.reasons:
+                index, reason = next(iter(contents.reasons.items()))
+                raise UserError(
+                    f"image {index} of {self.name} in {self.root} cannot be read: {reason}. Remove the set's files, "
+                    "and the same command downloads them again."
+                )
+            digest.update(f"{part} {files_fingerprint(files, contents.digests)} ".encode())
+            tensors[part] = torch.from_numpy(images), torch.from_numpy(files.labels)
         return tensors, digest.hexdigest()
 
     def _open(self, part: str) -> Any:  # noqa: ANN401 - any of torchvision's classes
@@ -184,7 +179,9 @@ class TorchVision(Source):
     def _build(self, root: Path, split: Mapping[str, Any], download: bool = False) -> Any:  # noqa: ANN401
         from torchvision import datasets
 
-        return getattr(datasets, self.name)(root=root, download=download, **self.arguments, **split)
+        # Files are decoded as every source decodes them, so that ``predict`` does the same: see _files.
+        loader = {"loader": Path} if "loader" in _parameters(self.name) else {}
+        return getattr(datasets, self.name)(root=root, download=download, **self.arguments, **split, **loader)
 
     def _download(self, split: dict[str, Any]) -> None:
         """Download a set beside the data and move it there when it is whole, unless another process has done so."""
@@ -241,6 +238,15 @@ def _arrays(dataset: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - any of tor
         images = images.permute(0, 3, 1, 2)
     labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
     return images.contiguous(), torch.as_tensor(labels, dtype=torch.int64)
+
+
+def _files(dataset: Any) -> Iterable[tuple[Path, int]]:  # noqa: ANN401 - any of torchvision's classes
+    """Return the files of a set that holds no arrays, and their labels; none is opened."""
+    if hasattr(dataset, "loader"):  # which is Path
+        return (dataset[index] for index in range(len(dataset)))
+    # The other two open their files themselves.
+    pairs = dataset._samples if hasattr(dataset, "_samples") else zip(dataset._images, dataset._labels, strict=True)
+    return ((Path(path), label) for path, label in pairs)
 
 
 def _names(dataset: Any) -> list[str]:  # noqa: ANN401 - any of torchvision's classes
