@@ -171,6 +171,30 @@ def test_invert(trained: RunPaths, colour: Path, tmp_path: Path, capsys: Output,
     assert (inverted - table(predict(capsys, checkpoint, tmp_path / "dark.png"))[3]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_invert_leaves_the_bars_of_a_padded_image_black(tmp_path: Path, capsys: Output, channels: int) -> None:
+    from fashion_tl.training.scratch import ScratchClassifier
+
+    spec = {"channels": channels, "storage_size": 24, "image_size": 32, "resize": "pad"}
+    checkpoint = save_checkpoint(ScratchClassifier(["a", "b"], input_spec=spec), tmp_path / "padded.ckpt")
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 24, 3), dtype=np.uint8)
+    for name, values in (("dark", pixels), ("light", 255 - pixels)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    inverted = table(predict(capsys, checkpoint, "--invert", tmp_path / "dark.png"))[3]
+    expected = table(predict(capsys, checkpoint, tmp_path / "light.png"))[3]
+    torch.testing.assert_close(inverted, expected, atol=5e-6, rtol=0)
+
+
+def test_predict_tells_of_12_bits_in_16(trained: RunPaths, tmp_path: Path, capsys: Output) -> None:
+    for name, level in (("dark", 4095), ("light", 60000)):
+        Image.fromarray(np.full((9, 9), level, np.uint16)).save(tmp_path / f"{name}.png")
+    told = "levels of 16-bit files are 4095 of 65535 at most: as 8 bits they are almost black (16 of 255)"
+    assert main(["predict", str(trained.best), str(tmp_path / "dark.png")]) == 0
+    assert capsys.readouterr().err.count(told) == 1
+    assert main(["predict", str(trained.best), str(tmp_path / "dark.png"), str(tmp_path / "light.png")]) == 0
+    assert "16-bit" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_batch_size_changes_nothing(trained: RunPaths, pictures: Path, capsys: Output, size: int) -> None:
     one = table(predict(capsys, trained.best, pictures))
@@ -273,13 +297,13 @@ def test_files_are_decoded_in_order_and_not_far_ahead(
 
     asked: list[int] = []
 
-    def decode(path: Path, size: int, resize: str, crop: float) -> Tensor:
+    def decode(path: Path, size: int, resize: str, crop: float, invert: bool) -> tuple[Tensor, None]:
         asked.append(int(path.name))
         if path.name == "11":
             raise files.UnreadableImageError("broken", "broken")
-        return torch.full((3, size, size), int(path.name), dtype=torch.uint8)
+        return torch.full((3, size, size), int(path.name), dtype=torch.uint8), None
 
-    monkeypatch.setattr(files, "decode_image", decode)
+    monkeypatch.setattr(files, "_decode_file", decode)
     paths = [tmp_path / str(i) for i in range(20)]
     found: list[int] = []
     for names, batch in files.decoded(paths, InputSpec(3, 4, 4), batch_size, skip=True):

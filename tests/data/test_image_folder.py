@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import socket
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -56,6 +58,22 @@ def assert_colour(path: Path, expected: tuple[int, int, int], tolerance: int = 1
     assert pixels.is_contiguous()
     difference = (pixels.int() - torch.tensor(expected).view(3, 1, 1)).abs().max()
     assert difference <= tolerance, pixels[:, 0, 0]
+
+
+def png_16(path: Path, level: tuple[int, ...], key: tuple[int, ...]) -> None:
+    """Write 4 x 4 pixels of one level of 16 bits, grey or RGB, of which one level is transparent."""
+    kind = 0 if len(level) == 1 else 2
+    row = b"\0" + struct.pack(f">{4 * len(level)}H", *level * 4)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0)),
+        (b"tRNS", struct.pack(f">{len(key)}H", *key)),
+        (b"IDAT", zlib.compress(row * 4)),
+        (b"IEND", b""),
+    ]
+    told = (
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(told))
 
 
 @pytest.fixture
@@ -111,25 +129,38 @@ def test_every_mode_becomes_rgb(tmp_path: Path, name: str, image: Image.Image, e
     assert_colour(save(tmp_path / name, image), expected, tolerance=3 if name.endswith(("jpg", "webp")) else 1)
 
 
-def test_big_endian_16_bit(tmp_path: Path) -> None:
-    # A big-endian TIFF opens in mode I;16B, for which Pillow has its own conversions.
-    values = {256: 4, 257: 4, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: 4, 279: 32}
+def tiff_16(path: Path, order: Literal["big", "little"], photometric: int, level: int) -> None:
+    """Write 4 x 4 grey pixels of 16 bits; of photometric 0 the level 0 is white."""
+    values = {256: 4, 257: 4, 258: 16, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 4, 279: 32}
     entries = b"".join(
-        tag.to_bytes(2, "big") + (4).to_bytes(2, "big") + (1).to_bytes(4, "big") + value.to_bytes(4, "big")
+        tag.to_bytes(2, order) + (4).to_bytes(2, order) + (1).to_bytes(4, order) + value.to_bytes(4, order)
         for tag, value in values.items()
     )
-    path = tmp_path / "big.tif"
     path.write_bytes(
-        b"MM\0*"
-        + (40).to_bytes(4, "big")
-        + (32768).to_bytes(2, "big") * 16
-        + len(values).to_bytes(2, "big")
+        (b"MM\0*" if order == "big" else b"II*\0")
+        + (40).to_bytes(4, order)
+        + level.to_bytes(2, order) * 16
+        + len(values).to_bytes(2, order)
         + entries
         + bytes(4)
     )
-    with Image.open(path) as image:
+
+
+def test_big_endian_16_bit(tmp_path: Path) -> None:
+    # A big-endian TIFF opens in mode I;16B, for which Pillow has its own conversions.
+    tiff_16(tmp_path / "big.tif", "big", 1, 32768)
+    with Image.open(tmp_path / "big.tif") as image:
         assert image.mode == "I;16B"
-    assert_colour(path, GREY)
+    assert_colour(tmp_path / "big.tif", GREY)
+
+
+def test_16_bit_tiff_of_which_level_0_is_white(tmp_path: Path) -> None:
+    for label, level in (("cat", 0), ("dog", 4095)):
+        (tmp_path / label).mkdir()
+        tiff_16(tmp_path / label / "0.tif", "little", 0, level)
+    assert_colour(tmp_path / "cat/0.tif", WHITE, 0)
+    assert_colour(tmp_path / "dog/0.tif", (239, 239, 239), 0)
+    assert ImageFolder(tmp_path, storage_size=8).load().remarks == ()  # 12 bits, but nothing is almost black
 
 
 @pytest.mark.parametrize("transparency", [0, bytes([0, 255])], ids=["index", "table"])
@@ -146,6 +177,14 @@ def test_transparent_palette_is_laid_on_white(tmp_path: Path, transparency: int 
 def test_transparent_colour_of_rgb_is_laid_on_white(tmp_path: Path) -> None:
     Image.new("RGB", (6, 5), RED).save(tmp_path / "key.png", transparency=RED)
     assert_colour(tmp_path / "key.png", WHITE)
+
+
+@pytest.mark.parametrize("key", [(0,), (3000,), (0, 0, 0), (3000, 60000, 100)], ids=str)
+def test_transparent_level_of_16_bits_is_laid_on_white(tmp_path: Path, key: tuple[int, ...]) -> None:
+    for name, level in (("clear", key), ("opaque", (32896,) * len(key))):
+        png_16(tmp_path / f"{name}.png", level, key)
+    assert_colour(tmp_path / "clear.png", WHITE, 0)
+    assert_colour(tmp_path / "opaque.png", GREY, 0)
 
 
 def test_exif_rotation_is_applied(tmp_path: Path) -> None:

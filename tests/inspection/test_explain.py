@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -113,6 +114,16 @@ def test_predictions_shown_are_those_of_the_run(trained: Path) -> None:
     confidences = [item["confidence"] for item in figures["worst"]]
     assert confidences == sorted(confidences, reverse=True)
     assert all(item["true"] != item["predicted"] for item in figures["worst"])
+
+
+def test_inverted_images_are_those_of_inverted_files(trained: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    found = []
+    for values, flags in ((pixels, ["--invert"]), (255 - pixels, []), (pixels, [])):
+        Image.fromarray(values).save("own.png")
+        explain("scratch", "--images", "own.png", *flags)
+        found.append(Path("lightning_logs/scratch/version_0/analysis/explain_images-own.png").read_bytes())
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fashion_tl.data.files import decode_image
 from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError
 
-VERSION = 1
+VERSION = 2
 _BLOCK = 2**25  # bytes that are written at once, and decoded ahead of that
 
 

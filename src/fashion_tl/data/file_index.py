@@ -19,7 +19,7 @@ from fashion_tl.data.file_list import UNKNOWN, FileList, LabelledFiles, split_na
 from fashion_tl.data.files import UnreadableImageError, check_image, read_image
 from fashion_tl.data.threads import in_order, tracked
 
-VERSION = 2
+VERSION = 3
 INDEXED_FROM = 1000  # files; fewer are read as fast as they are looked up
 UNREADABLE, OPENED, DECODED = 0, 1, 2  # states: how far a file could be read
 _SETTLED = 2 * 10**9  # ns: a file that changes again within a tick of its system's clock keeps its time

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -28,6 +29,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 _BATCHES_AHEAD = 2
 _SMALL = 2**20  # bytes
+_TWELVE_BITS = 16  # of 255, what the highest level of many cameras and scanners, 4095 of 65535, becomes
+_PHOTOMETRIC = 262  # the TIFF tag that says which level is white
 
 # What Pillow's decoders let through on damaged files: a broken PNG chunk, for one, is a SyntaxError.
 _DECODER_ERRORS = (
@@ -99,8 +102,7 @@ def decode_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> 
     Raises:
         UnreadableImageError: If the file is missing, empty, truncated, not an image, or too large to decode safely.
     """
-    with _opened(file) as opened:
-        return _decode(opened, size, resize, crop)[0]
+    return _decode_file(file, size, resize, crop)[0]
 
 
 def read_image(file: ImageFile, size: int, resize: str, crop: float = 1.0) -> tuple[bytes, Tensor, int | None]:
@@ -137,7 +139,16 @@ def _hash(opened: BufferedReader | BytesIO) -> bytes:
     return digest.digest()
 
 
-def _decode(opened: BufferedReader | BytesIO, size: int, resize: str, crop: float) -> tuple[Tensor, int | None]:
+def _decode_file(
+    file: ImageFile, size: int, resize: str, crop: float, invert: bool = False
+) -> tuple[Tensor, int | None]:
+    with _opened(file) as opened:
+        return _decode(opened, size, resize, crop, invert)
+
+
+def _decode(
+    opened: BufferedReader | BytesIO, size: int, resize: str, crop: float, invert: bool = False
+) -> tuple[Tensor, int | None]:
     """Decode an open file, and find the highest level of one of 16 bits.
 
     The checksums of a PNG file are compared, which decoding does not always do.
@@ -149,8 +160,24 @@ def _decode(opened: BufferedReader | BytesIO, size: int, resize: str, crop: floa
         image = Image.open(opened)
     with image:
         deep = _has_16_bits(image)
+        if deep and isinstance(key := image.info.get("transparency"), tuple):
+            image.info["transparency"] = tuple(level >> 8 for level in key)  # as Pillow reads colours of 16 bits
         ImageOps.exif_transpose(image, in_place=True)
-        return to_square(image, size, resize, crop), _highest_level(image) if deep else None
+        return to_square(image, size, resize, crop, invert), _highest_level(image) if deep else None
+
+
+def dark_remark(highest_level: int | None) -> str | None:
+    """Say that levels of 16 bits use a small part of their range, if they do.
+
+    Args:
+        highest_level: The highest level of images of 16 bits; None if there are none.
+    """
+    if highest_level is None or (highest := round(highest_level / 257)) > _TWELVE_BITS:
+        return None
+    return (
+        f"levels of 16-bit files are {highest_level} of 65535 at most: as 8 bits they are almost black "
+        f"({highest} of 255). Scale them to the whole range."
+    )
 
 
 def _has_16_bits(image: Image.Image) -> bool:
@@ -169,14 +196,28 @@ def _has_16_bits(image: Image.Image) -> bool:
 
 def _highest_level(image: Image.Image) -> int:
     """Return the highest level of an image of 16 bits, without alpha; of colours about, for Pillow reads 8 bits."""
-    levels = np.asarray(image)
     if image.mode.startswith("I"):
-        return int(levels.max())
+        return int(_grey_levels(image).max())
+    levels = np.asarray(image)
     return int((levels[..., :-1] if image.mode in ("LA", "RGBA") else levels).max()) * 257
 
 
-def to_square(image: Image.Image, size: int, resize: str, crop: float = 1.0) -> Tensor:
+def _grey_levels(image: Image.Image) -> NDArray[np.int64]:
+    """Return the levels (H, W) of a grey image of more than 8 bits, of which 65535 is white."""
+    levels = np.asarray(image).astype(np.int64)
+    # Pillow turns a TIFF image whose level 0 is white, but not one of 16 bits.
+    return 65535 - levels if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0 else levels
+
+
+def to_square(image: Image.Image, size: int, resize: str, crop: float = 1.0, invert: bool = False) -> Tensor:
     """Bring an image of any mode and proportions to a square RGB image; see ``decode_image``.
+
+    Args:
+        image: The image.
+        size: Height and width of the result, in pixels.
+        resize: "crop", "stretch" or "pad".
+        crop: Side of the cropped square as a share of the shorter side.
+        invert: Whether the image is inverted; the bars of a padded one are black all the same.
 
     Returns:
         uint8 (3, size, size), values 0 to 255.
@@ -187,27 +228,31 @@ def to_square(image: Image.Image, size: int, resize: str, crop: float = 1.0) -> 
     rgb = _to_rgb(image)
     if resize == "pad":
         width, height = (max(1, round(side * size / max(rgb.size))) for side in rgb.size)
-        square = Image.new("RGB", (size, size))
-        square.paste(
-            rgb.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2)
-        )
+        rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
     else:
         # The crop is a box of the resampling itself: the same pixels, but a 10000 x 1 image never grows first.
         side = crop * min(rgb.size) if resize == "crop" else None
         left, top = ((length - (side or length)) / 2 for length in rgb.size)
         box = (left, top, rgb.width - left, rgb.height - top)
-        square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    square = Image.new("RGB", (size, size))
+    square.paste(ImageOps.invert(rgb) if invert else rgb, ((size - rgb.width) // 2, (size - rgb.height) // 2))
     return torch.from_numpy(np.array(np.asarray(square).transpose(2, 0, 1), order="C"))
 
 
-def decoded(files: list[Path], spec: InputSpec, batch_size: int, skip: bool) -> Iterator[tuple[list[Path], Tensor]]:
+def decoded(
+    files: list[Path], spec: InputSpec, batch_size: int, skip: bool, invert: bool = False
+) -> Iterator[tuple[list[Path], Tensor]]:
     """Decode files to the size and channels of a run's stored images, in threads ahead of what takes them.
+
+    A line on standard error tells, at the end, of levels of 16 bits that use a small part of their range.
 
     Args:
         files: Image files.
         spec: How the run stores its images.
         batch_size: Files in a batch, at least 1.
         skip: Whether to go on without files that cannot be read, and name them.
+        invert: Whether the images are inverted; the bars of padded ones are black all the same.
 
     Yields:
         The files of a batch and their images: uint8 (B, 3, H, W), or float in 0 to 1 (B, 1, H, W).
@@ -216,20 +261,24 @@ def decoded(files: list[Path], spec: InputSpec, batch_size: int, skip: bool) -> 
         UnreadableImageError: If a file cannot be read and is not to be skipped.
     """
 
-    def decode(index: int) -> Tensor | UnreadableImageError:
+    def decode(index: int) -> tuple[Tensor, int | None] | UnreadableImageError:
         try:
-            return decode_image(files[index], spec.stored, spec.resize, spec.crop)
+            return _decode_file(files[index], spec.stored, spec.resize, spec.crop, invert)
         except UnreadableImageError as error:
             return error
 
     # While a batch is used, the next ones are decoded, and no more of them: images may be large.
     results = in_order(decode, len(files), _BATCHES_AHEAD * batch_size)
+    levels = list[int]()
     for start in range(0, len(files), batch_size):
         names, tensors = [], []
         for name, result in zip(files[start : start + batch_size], results, strict=False):
-            if isinstance(result, Tensor):
+            if isinstance(result, tuple):
+                image, highest = result
                 names.append(name)
-                tensors.append(result)
+                tensors.append(image)
+                if highest is not None:
+                    levels.append(highest)
             elif skip:
                 print(f"skipped {name}: {result.reason}", file=sys.stderr)
             else:
@@ -237,6 +286,8 @@ def decoded(files: list[Path], spec: InputSpec, batch_size: int, skip: bool) -> 
         if tensors:
             batch = torch.stack(tensors)
             yield names, to_grey(batch) if spec.channels == 1 else batch
+    if remark := dark_remark(max(levels, default=None)):
+        print(remark, file=sys.stderr)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -244,9 +295,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = _grey_levels(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its grey levels are outside 0 to 65535; save it with 8 or 16 bits")
+        if "transparency" in image.info:
+            values[np.asarray(image) == image.info["transparency"]] = 65535
         # Pillow's own conversion would clip at 255.
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif image.has_transparency_data:

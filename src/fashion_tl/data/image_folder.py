@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fashion_tl.data.decoded import decoded_on_disk
 from fashion_tl.data.file_index import Contents, contents
 from fashion_tl.data.file_list import LabelledFiles, joined
-from fashion_tl.data.files import ImageFile, UnreadableImageError, read_image
+from fashion_tl.data.files import ImageFile, UnreadableImageError, dark_remark, read_image
 from fashion_tl.data.folder_index import FileIndex, scan_folder
 from fashion_tl.data.images import EncodedImages, ImageSet, InMemoryImages
 from fashion_tl.data.memory import memory_limit
@@ -24,7 +24,6 @@ from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError
 
 _SHORT = 8  # bytes of a SHA-256 that tell images apart: among a million two are alike once in 30 million sets
-_TWELVE_BITS = 16  # of 255, what the highest level of many cameras and scanners, 4095 of 65535, becomes
 
 
 class ImageFiles(Source):
@@ -104,7 +103,7 @@ class ImageFiles(Source):
                 sets[name] = InMemoryImages(as_tensor(images[start : start + len(part)]), labels)
             digests[name] = torch.from_numpy(short[start : start + len(part)])
             start += len(part)
-        groups = index.groups
+        groups, remark = index.groups, dark_remark(found.highest_level)
         return Loaded(
             sets["train"],
             sets.get("test"),
@@ -113,7 +112,7 @@ class ImageFiles(Source):
             sets.get("val"),
             None if groups is None else torch.tensor(groups, dtype=torch.int64)[readable[: len(groups)]],
             index.others,
-            _remarks(found),
+            () if remark is None else (remark,),
             digests,
         )
 
@@ -176,16 +175,6 @@ def decode_all(files: LabelledFiles, size: int, resize: str, crop: float) -> tup
     for _ in tracked(in_order(read, len(files)), len(files), "reading images"):
         pass
     return images, Contents(digests, dict(sorted(reasons.items())), max(levels, default=None))
-
-
-def _remarks(found: Contents) -> tuple[str, ...]:
-    """Say that levels of 16 bits use a small part of their range, if they do."""
-    if found.highest_level is None or (highest := round(found.highest_level / 257)) > _TWELVE_BITS:
-        return ()
-    return (
-        f"levels of 16-bit files are {found.highest_level} of 65535 at most: as 8 bits they are almost black "
-        f"({highest} of 255). Scale them to the whole range.",
-    )
 
 
 def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:

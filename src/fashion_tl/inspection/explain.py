@@ -109,8 +109,6 @@ def _decoded(runs: list[OpenedRun], paths: list[Path], invert: bool, skip: bool)
     """Decode image files as each run stores its images; returns their names, and the images for each run."""
     if not paths:
         return [], []
-    import torch
-
     from fashion_tl.data.file_list import image_files
     from fashion_tl.data.files import decoded
 
@@ -121,12 +119,12 @@ def _decoded(runs: list[OpenedRun], paths: list[Path], invert: bool, skip: bool)
     names: list[str] = []
     given: list[Tensor] = []
     for run in runs:
-        batches = list(decoded(files, run.module.input_spec, len(files), skip))
+        batches = list(decoded(files, run.module.input_spec, len(files), skip, invert))
         if not batches:
             raise UserError("none of the files given with --images can be read.")
         ((readable, images),) = batches
         names = [path.name for path in readable]
-        given.append((255 if images.dtype == torch.uint8 else 1) - images if invert else images)
+        given.append(images)
     return names, given
 
 

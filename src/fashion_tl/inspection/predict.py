@@ -39,7 +39,6 @@ def predict(
     """
     from fashion_tl.data.file_list import PASSED_OVER, counted_endings, image_files
     from fashion_tl.data.files import decoded
-    from fashion_tl.data.transforms import to_float
     from fashion_tl.inspection.calibration import load_calibration
     from fashion_tl.inspection.inference import classify_many
     from fashion_tl.inspection.prediction_files import check_class_names, check_output, opened_table, text_rows
@@ -64,8 +63,8 @@ def predict(
         else nullcontext(text_rows(printed.append, module.class_names))
     )
     with table as write:
-        for names, batch in decoded(files, module.input_spec, batch_size, skip_unreadable):
-            logits = classify(1 - to_float(batch) if invert else batch).cpu().numpy()
+        for names, batch in decoded(files, module.input_spec, batch_size, skip_unreadable, invert):
+            logits = classify(batch).cpu().numpy()
             if not np.isfinite(logits).all():
                 first = next(name for name, row in zip(names, logits, strict=True) if not np.isfinite(row).all())
                 raise UserError(f"{checkpoint} gives no finite logits for {first}: its training has diverged.")
