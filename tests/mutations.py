@@ -927,8 +927,8 @@ MUTATIONS = (
     Mutation(
         "a flag into a mapping changes one value",
         "runs/flags.py",
-        "mapping[key] = inner if isinstance(inner, dict) else {}",
-        "mapping[key] = {}",
+        "        mapping[key] = inner\n",
+        "        mapping[key] = inner = {}\n",
         ("tests/runs/test_flags.py",),
     ),
     Mutation(
