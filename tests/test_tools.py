@@ -380,7 +380,7 @@ def test_unreadable_file_is_skipped(trained: RunPaths, pictures: Path, capsys: O
 def test_files_without_an_ending_of_an_image_are_told(trained: RunPaths, pictures: Path, capsys: Output) -> None:
     (pictures / "e.heic").write_bytes(b"x")
     assert main(["predict", str(trained.best), str(pictures)]) == 0
-    assert "passed over, without an ending of an image: 1 .txt, 1 .heic\n" in capsys.readouterr().err
+    assert "passed over: 1 .txt, 1 .heic\n" in capsys.readouterr().err
 
 
 def test_wrong_paths(trained: RunPaths, pictures: Path, tmp_path: Path, capsys: Output) -> None:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -451,16 +452,51 @@ def test_files_of_other_endings_are_counted_and_told(tmp_path: Path) -> None:
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere/x.png")
+    save(tmp_path / "beside/x.png")
     save(tmp_path / "root/a/0.png")
     (tmp_path / "root/a/up").symlink_to(tmp_path / "root")
     (tmp_path / "root/a/more").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/b").symlink_to(tmp_path / "beside")
     root = tmp_path / "root"
     assert [(Path(str(path)).relative_to(root).as_posix(), label) for path, label in scan_folder(root).train] == [
         ("a/0.png", 0),
         ("a/more/x.png", 0),
         ("b/x.png", 1),
     ]
+
+
+def test_a_folder_counts_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
+    """By the same name in whatever order the system lists it."""
+    for name in ("a/0.png", "b/0.png", *(f"a/{one}/1.png" for one in "xyz")):
+        save(tmp_path / "root" / name)
+    save(tmp_path / "elsewhere/2.png")
+    for one, other in ("xy", "xz", "yx", "yz", "zx", "zy"):
+        (tmp_path / f"root/a/{one}/{other}").symlink_to(f"../{other}")
+    for name in ("n", "m", "x/o"):
+        (tmp_path / "root/a" / name).symlink_to(tmp_path / "elsewhere")
+    files = scan_folder(tmp_path / "root").train.files
+    names = [Path(str(path)).relative_to(tmp_path / "root").as_posix() for path in files]
+    assert names == ["a/0.png", "a/m/2.png", "a/x/1.png", "a/y/1.png", "a/z/1.png", "b/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("links", "told"),
+    [
+        ({"train/cat/more": "train/dog", "train/dog/more": "train/cat"}, ("train/cat", "train/dog/more", 2)),
+        ({"train/dog/more": "test/dog"}, ("train/dog/more", "test/dog", 1)),
+        ({"val": "test"}, ("test/cat", "val/cat", 2)),
+    ],
+    ids=["ring", "split", "twice"],
+)
+def test_a_folder_of_two_classes_or_splits_is_refused(
+    tree: Path, links: dict[str, str], told: tuple[str, str, int]
+) -> None:
+    for name, target in links.items():
+        (tree / name).symlink_to(tree / target)
+    message = scan_error(tree)
+    assert f"{tree / told[0]} and {tree / told[1]} are one folder, reached by links" in message
+    assert f"Remove the links ({told[2]} such folders)." in message
+    assert len(message.splitlines()) == 1
 
 
 def test_home_is_expanded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,20 +570,50 @@ def test_moving_an_image_from_train_to_validation_makes_other_data(tree: Path) -
     assert ImageFolder(tree, storage_size=8).load().fingerprint != first
 
 
-@pytest.mark.parametrize("names", [("val", "valid"), ("Valid",), ("Val", "val")])
-def test_validation_folders_of_other_names(tree: Path, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        (("val", "valid"), "'val', 'valid'"),
+        (("Valid",), "'Valid'"),
+        (("Val", "val"), "'Val', 'val'"),
+        (("training",), "'train', 'training'"),
+        (("Test",), "'Test', 'test'"),
+    ],
+)
+def test_a_second_folder_of_a_split(tree: Path, names: tuple[str, ...], wrong: str) -> None:
     for name in names:
         save(tree / name / "cat/0.png")
     message = scan_error(tree)
-    assert all(repr(name) in message for name in names)
-    assert "one validation folder is allowed, called 'val', 'validation', 'valid', beside train/" in message
+    assert "Folders of splits are 'train' and 'test', 'train' and 'val' (or 'validation', 'valid')" in message
+    assert f"Rename, move or remove {wrong};" in message
+
+
+@pytest.mark.parametrize("name", ["Test", "TEST", "testing", "tests"])
+@pytest.mark.parametrize("beside", ["val", "bird"])
+def test_a_test_folder_of_another_name_is_not_ignored(tree: Path, name: str, beside: str) -> None:
+    (tree / "test").rename(tree / name)
+    for label in ("cat", "dog"):
+        save(tree / beside / label / "0.png")
+    assert f"Rename, move or remove '{name}';" in scan_error(tree)
 
 
 def test_a_validation_folder_without_training(tree: Path) -> None:
     (tree / "train").rename(tree / "val")
-    assert "has a validation folder, 'val', and no 'train' beside it" in scan_error(tree)
+    assert "has 'test', 'val'. Folders of splits are 'train'" in scan_error(tree)
     (tree / "test").rename(tree / "dog")  # would be classes
-    assert "has a validation folder, 'val', and no 'train' beside it" in scan_error(tree)
+    assert "has 'val'. Folders of splits are 'train'" in scan_error(tree)
+
+
+def test_what_is_left_alone_beside_classes_and_splits_is_told(tree: Path) -> None:
+    save(tree / "holdout/cat/0.png")
+    for name in ("cover.png", "train/loose.png", "train/more.JPG", "train/notes.txt"):
+        save(tree / name) if not name.endswith("txt") else (tree / name).touch()
+    images = ImageFolder(tree, storage_size=8).load()
+    assert list(images.remarks) == [f"left alone in {tree}: 'holdout'"]
+    assert images.others == {".png beside class folders": 2, ".jpg beside class folders": 1}
+    images = ImageFolder(tree / "train", storage_size=8).load()
+    assert images.remarks == ()
+    assert images.others == {".png beside class folders": 1, ".jpg beside class folders": 1}
 
 
 def test_a_class_that_validation_lacks(tree: Path) -> None:
@@ -555,12 +621,12 @@ def test_a_class_that_validation_lacks(tree: Path) -> None:
     assert f"{tree / 'val'} has no folder for 'dog', which another split has" in scan_error(tree)
 
 
-@pytest.mark.parametrize("names", [["train"], ["test"], ["Test", "Train"]])
+@pytest.mark.parametrize("names", [["train"], ["test"], ["Train", "Test"]])
 def test_half_of_a_divided_folder(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         save(tmp_path / name / "cat/0.png")
     message = scan_error(tmp_path)
-    assert "'train' and 'test' are needed" in message
+    assert "Folders of splits are 'train' and 'test'" in message
     assert str(tmp_path / names[0]) in message
 
 
@@ -586,6 +652,8 @@ def test_folder_that_cannot_be_listed(tree: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert "dog cannot be listed: Permission denied" in scan_error(tree)
+    monkeypatch.setattr(os, "scandir", Mock(side_effect=TimeoutError("the share is gone")))
+    assert f"{tree} cannot be listed: the share is gone" in scan_error(tree)
 
 
 # Loading

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Self, overload
+from typing import Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from fashion_tl.data.files import SUFFIXES, ImageFile
 from fashion_tl.errors import UserError
 
-PASSED_OVER = "passed over, without an ending of an image"
+PASSED_OVER = "passed over"
 UNKNOWN = -1  # size of a file that the system tells nothing of
+
+Reached: TypeAlias = dict[tuple[int, int], list[str]]  # paths of a folder by its device and inode
 
 
 class LabelledFiles(Sequence[tuple[ImageFile, int]], ABC):
@@ -153,7 +156,12 @@ class FileList(LabelledFiles):
 
     @classmethod
     def below(
-        cls, root: Path, folders: Sequence[Path], labels: Sequence[int], others: Counter[str] | None = None
+        cls,
+        root: Path,
+        folders: Sequence[Path],
+        labels: Sequence[int],
+        others: Counter[str] | None = None,
+        reached: Reached | None = None,
     ) -> FileList:
         """List the images at any depth of folders below a root, folder by folder, each sorted by name.
 
@@ -162,17 +170,20 @@ class FileList(LabelledFiles):
             folders: The folders.
             labels: The class of each of them.
             others: Counts the files that are left out, by their ending.
+            reached: Collects the folders, see ``walk_images``.
 
         Raises:
             OSError: If a folder cannot be listed.
         """
-        found = [cls._scan(root, folder, label, others) for folder, label in zip(folders, labels, strict=True)]
+        found = [cls._scan(root, folder, label, others, reached) for folder, label in zip(folders, labels, strict=True)]
         return cls.joined(found) if found else cls._from(root, [], [], [], [])
 
     @classmethod
-    def _scan(cls, root: Path, folder: Path, label: int, others: Counter[str] | None) -> FileList:
+    def _scan(
+        cls, root: Path, folder: Path, label: int, others: Counter[str] | None, reached: Reached | None
+    ) -> FileList:
         names, sizes, times = list[str](), array("q"), array("q")
-        for name, entry in walk_images(folder, others):
+        for name, entry in walk_images(folder, others, reached):
             names.append(name)
             size, time = _size_and_time(entry)
             sizes.append(size)
@@ -285,15 +296,18 @@ def split_names(text: bytes, ends: NDArray[np.int64]) -> Iterator[bytes]:
         start = end
 
 
-def walk_images(folder: Path, others: Counter[str] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def walk_images(
+    folder: Path, others: Counter[str] | None = None, reached: Reached | None = None
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Find the image files at any depth of a folder, in no order; none is opened.
 
     Hidden files, hidden folders, and files without a suffix of ``SUFFIXES`` are left out; links are followed, but not
-    those that lead back up.
+    those that lead back up. A folder counts once: where it lies, else by the first name of the links to it.
 
     Args:
         folder: The folder.
         others: Counts the files without such a suffix, by the one that they have.
+        reached: Collects the path of each folder that is listed; several walks may share it.
 
     Yields:
         The name below the folder, with slashes, and what the system lists.
@@ -301,16 +315,26 @@ def walk_images(folder: Path, others: Counter[str] | None = None) -> Iterator[tu
     Raises:
         OSError: If a subfolder cannot be listed.
     """
-    waiting = [(os.fspath(folder), "")]
-    while waiting:
-        here, prefix = waiting.pop()
+    folders, links, listed_before = [("", os.fspath(folder))], list[tuple[str, str]](), set[tuple[int, int]]()
+    while folders or links:
+        prefix, here = folders.pop() if folders else heapq.heappop(links)
+        status = os.stat(here)  # noqa: PTH116 - of text
+        identity = status.st_dev, status.st_ino
+        if identity in listed_before:
+            continue
+        listed_before.add(identity)
+        if reached is not None:
+            reached.setdefault(identity, []).append(here)
         with os.scandir(here) as listed:
             for entry in listed:
                 if entry.name.startswith("."):
                     continue
                 if _is_dir(entry):
-                    if not (entry.is_symlink() and Path(here).resolve().is_relative_to(Path(entry.path).resolve())):
-                        waiting.append((entry.path, f"{prefix}{entry.name}/"))
+                    below = f"{prefix}{entry.name}/", entry.path
+                    if not entry.is_symlink():
+                        folders.append(below)
+                    elif not Path(here).resolve().is_relative_to(Path(entry.path).resolve()):
+                        heapq.heappush(links, below)
                 elif entry.name.lower().endswith(SUFFIXES):
                     yield prefix + entry.name, entry
                 elif others is not None:
@@ -358,6 +382,6 @@ def counted_endings(others: Mapping[str, int]) -> str:
 def _size_and_time(file: str | os.DirEntry[str]) -> tuple[int, int]:
     try:
         status = os.stat(file) if isinstance(file, str) else file.stat()  # noqa: PTH116 - of text
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return UNKNOWN, 0
     return status.st_size, status.st_mtime_ns

@@ -112,7 +112,7 @@ class ImageFiles(Source):
             sets.get("val"),
             None if groups is None else torch.tensor(groups, dtype=torch.int64)[readable[: len(groups)]],
             index.others,
-            () if remark is None else (remark,),
+            index.remarks if remark is None else (*index.remarks, remark),
             digests,
         )
 

@@ -27,7 +27,7 @@ class Loaded:
         val: The validation images, or None if they are to be split off.
         groups: int64 (N,), the group of each of the N images in ``train``; a group is never divided between splits.
             None if each image stands for itself.
-        others: How many files beside the images were passed over since they have no ending of an image, by ending.
+        others: How many files beside the images were passed over, by ending; see ``FileIndex``.
         remarks: What a run says about the images before it trains, in lines.
         digests: int64 (N,) for each of ``sets`` that has images of its own, by its name: a digest of the content of
             each image, by which it is known again in another set; none if there are no files.
