@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,45 @@ def test_a_file_in_two_spellings_is_one_image(photos: Path, monkeypatch: pytest.
     for other in (f"{again[0]},dog,train", f"{again[0]},cat,test"):
         with pytest.raises(UserError, match=r"listed twice, differently: '\w+' and '\w+' in line 2"):
             identity(*lines, other)
+
+
+@pytest.mark.parametrize("table", ["t.csv", "in/t.csv", "zoo/in/t.csv"])
+def test_the_spelling_of_paths_makes_no_difference(photos: Path, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    """Nor where the command runs, nor whether the root is absolute; half of the images lie beside the table."""
+    folder = (photos / table).parent
+    monkeypatch.chdir(photos)
+    places = [photos / name for name in NAMES]
+    for number in range(0, 16, 2):
+        places[number] = folder / "own" / NAMES[number]
+        places[number].parent.mkdir(parents=True, exist_ok=True)
+        (photos / NAMES[number]).rename(places[number])
+
+    def identity(spelled: Callable[[int], str], file: Path, root: str | Path) -> dict[str, Any]:
+        lines = [f"{spelled(number)},{label}" for number, label in enumerate(LABELS)]
+        (photos / table).write_text(rows("path,label", *lines))
+        return loaded(file, root=root).identity
+
+    def relative(number: int) -> str:
+        return os.path.relpath(places[number], folder)
+
+    def mixed(number: int) -> str:
+        return str(places[number]) if number % 3 else relative(number)
+
+    found = [identity(spelled, Path(table), ".") for spelled in (relative, mixed, lambda n: str(places[n]))]
+    found.append(identity(relative, Path(table), photos))
+    monkeypatch.chdir(folder)
+    found += [identity(relative, Path("t.csv"), "."), identity(mixed, Path("t.csv"), folder)]
+    assert found == [found[0]] * 6
+    moved = photos.with_name(f"{photos.name}_moved")
+    identity(relative, photos / table, photos)
+    shutil.copytree(photos, moved)
+    assert loaded(Path(table), root=moved).identity == found[0]
+
+
+def test_the_fingerprint_of_a_plain_table_is_that_of_earlier_versions(photos: Path) -> None:
+    for number, name in enumerate(NAMES):
+        Image.new("L", (2, 2), number).save(photos / name, "PPM")
+    assert loaded(write(photos)).describe()["fingerprint"].startswith("e99e5dfb95d3d264")
 
 
 @pytest.mark.parametrize(
@@ -300,6 +341,12 @@ def test_unreadable_files(photos: Path) -> None:
     with pytest.raises(UserError, match=r"1 of 16 files cannot be read as images:"):
         loaded(write(photos))
     assert loaded(photos / "t.csv", skip_unreadable=True).describe()["skipped"] == [str(photos / "cat/0.png")]
+    with (photos / "t.csv").open("a") as table:
+        table.write("cat/\0.png,cat\n")
+    with pytest.raises(UserError, match="no such files"):
+        loaded(photos / "t.csv")
+    skipped = loaded(photos / "t.csv", skip_unreadable=True).describe()["skipped"]
+    assert skipped == [str(photos / "cat/\0.png"), str(photos / "cat/0.png")]
 
 
 def test_a_size_is_needed(photos: Path) -> None:

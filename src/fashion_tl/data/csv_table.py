@@ -87,7 +87,7 @@ def _read_rows(table: Path, folder: Path, columns: dict[str, str | None]) -> lis
         if header.count(heading) > 1:
             raise UserError(f"{table} has {header.count(heading)} columns {heading!r}. Give each a name of its own.")
     places = {name: header.index(heading) for name, heading in used.items()}
-    rows: dict[str, Row] = {}  # by absolute path: a file may be spelled in several ways
+    rows: dict[Path, Row] = {}
     problems: dict[str, list[str]] = defaultdict(list)
     for line, cells in lines:
         if len(cells) != len(header):
@@ -102,15 +102,12 @@ def _read_rows(table: Path, folder: Path, columns: dict[str, str | None]) -> lis
             allowed = ", ".join(SPLITS)
             problems[f"splits other than {allowed}"].append(f"{values['split'][:40]!r} in line {line}")
             continue
-        path = Path(os.path.normpath(folder / values["path"]))
+        path = Path(os.path.abspath(folder / values["path"]))  # one spelling; links are not followed
         row = Row(path, values["label"], split, values.get("group"), path.as_posix(), f"line {line}")
-        absolute = os.path.abspath(path)
-        before = rows.setdefault(absolute, row)
+        before = rows.setdefault(path, row)
         if difference := _difference(before, row):
             told = f"{difference} in {before.place} and {row.place} for {values['path'][-60:]!r}"
             problems["images listed twice, differently"].append(told)
-        elif row.key < before.key:
-            rows[absolute] = row  # the same spelling in any order of the rows
     if problems:
         told = "; ".join(f"{kind}: {first(each)}" for kind, each in problems.items())
         raise UserError(f"{table} has {told}. Correct these rows, or remove them.")
