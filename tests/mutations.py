@@ -75,8 +75,36 @@ MUTATIONS = (
         ("tests/data/test_csv_table.py", "-k", "torn"),
     ),
     Mutation(
+        "no folder is in two classes or splits through links",
+        "data/folder_index.py",
+        "if len(paths) > 1]:",
+        "if len(paths) > 9]:",
+        ("tests/data/test_image_folder.py", "-k", "two_classes"),
+    ),
+    Mutation(
+        "a test folder that is spelt otherwise is refused",
+        "data/folder_index.py",
+        "_MEANT[name.lower()] for name in names if name.lower() in _MEANT",
+        "_MEANT[name] for name in names if name in _ALLOWED",
+        ("tests/data/test_image_folder.py", "-k", "another_name"),
+    ),
+    Mutation(
+        "the spelling of a table's paths does not order its images",
+        "data/csv_table.py",
+        "os.path.abspath(folder",
+        "os.path.normpath(folder",
+        ("tests/data/test_csv_table.py", "-k", "spelling"),
+    ),
+    Mutation(
+        "copies of an image in several groups come in the order of the groups",
+        "data/rows.py",
+        "0 if groups is None else groups[place]",
+        "0",
+        ("tests/data/test_hugging_face.py", "-k", "several_groups"),
+    ),
+    Mutation(
         "images that carry no path of their own come in the order of their content",
-        "data/hugging_face.py",
+        "data/rows.py",
         "for row in rows}) < len(rows)",
         "for row in rows}) < 0",
         ("tests/data/test_hugging_face.py", "-k", "order"),
@@ -112,8 +140,8 @@ MUTATIONS = (
     Mutation(
         "images of shards come in the order of their names",
         "data/web_dataset.py",
-        'f"{member.name}\\0{member.archive.name}"',
-        "member.archive.name",
+        "None, member.name, str(member)",
+        'None, f"{member.archive} {member.name}", str(member)',
         ("tests/data/test_web_dataset.py", "-k", "spread"),
     ),
     Mutation(

@@ -202,6 +202,27 @@ def test_groups_stay_together(tmp_path: Path) -> None:
     assert sum(map(len, parts)) == len(set().union(*parts)) == 8
 
 
+def test_shuffled_rows_of_copies_in_several_groups_make_no_difference(tmp_path: Path) -> None:
+    images, labels = [*PHOTOS, PHOTOS[0], PHOTOS[0]], [*NAMES, "cat", "cat"]
+    groups = [*(number // 2 for number in range(16)), 3, 1]
+
+    def read(name: str, rows: Sequence[int], groups: Sequence[int] = groups) -> ImageDataModule:
+        columns: dict[str, Sequence[Any]] = {
+            "label": [labels[row] for row in rows],
+            "patient": [groups[row] for row in rows],
+        }
+        table = write_parquet(tmp_path / name, [images[row] for row in rows], columns)
+        return loaded(table, label_column="label", group_column="patient")
+
+    first = read("a.parquet", range(18))
+    for seed in range(4):
+        other = read(f"{seed}.parquet", np.random.default_rng(seed).permutation(18).tolist())
+        assert other.identity == first.identity
+        assert all(torch.equal(pixels(first, part), pixels(other, part)) for part in first.splits)
+    moved = [*groups[:16], 2, 1]
+    assert read("b.parquet", range(18), moved).describe()["fingerprint"] != first.describe()["fingerprint"]
+
+
 def test_blanks_around_groups_make_no_others(tmp_path: Path) -> None:
     columns = {"label": NAMES, "patient": [f"{number // 2}{' ' * (number % 3)}" for number in range(16)]}
     data = loaded(write_parquet(tmp_path / "a.parquet", CARRIED, columns), label_column="label", group_column="patient")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fashion_tl.data.file_list import LabelledFiles, files_of
 from fashion_tl.data.files import PackedImage
-from fashion_tl.data.folder_index import VALIDATION_NAMES, FileIndex
+from fashion_tl.data.folder_index import VALIDATION_NAMES
 from fashion_tl.data.hub_access import library, open_dataset
 from fashion_tl.data.hub_columns import choose_columns
-from fashion_tl.data.rows import ListedImages, Row, check_class_names, group_name, index_rows, named_labels
+from fashion_tl.data.rows import ListedImages, Row, check_class_names, group_name, index_rows, named_labels, told_apart
 from fashion_tl.data.sources import data_root
-from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -120,35 +117,9 @@ class HuggingFace(ListedImages):
             features = {part: dict(dataset.features) for part, dataset in chosen.items()}
             columns = choose_columns(features, told, image_column, label_column, group_column)
             rows, names = _rows(chosen, columns, told, class_names)
-        self.by_content = len({(row.split, row.label, row.key) for row in rows}) < len(rows)
-        if self.by_content:
-            rows = [replace(row, key="") for row in rows]
+        rows, self.by_content = told_apart(rows)
         index = index_rows(rows, told, "images", "Check --data.source.label_column.", names)
         super().__init__(index, **decoding)
-
-    def ordered(self) -> FileIndex:
-        """Return the images in the order of their paths, or of their content where paths do not tell them apart."""
-        if not self.by_content:
-            return self.index
-        parts, groups = self.index.parts, self.index.groups
-        orders = {part: _order_of_content(files) for part, files in parts.items()}
-        moved = {part: files_of([files[place] for place in orders[part]]) for part, files in parts.items()}
-        moved_groups = None if groups is None else [groups[place] for place in orders["train"]]
-        return FileIndex(self.class_names, moved["train"], moved.get("test"), moved.get("val"), moved_groups)
-
-
-def _order_of_content(files: LabelledFiles) -> list[int]:
-    """Return the places of images in the order of label and content."""
-
-    def digest(place: int) -> tuple[int, bytes]:
-        file, label = files[place]
-        try:
-            return label, hashlib.sha256(file.read_bytes()).digest()
-        except (OSError, ValueError):  # found again, and told, where images are decoded
-            return label, b""
-
-    digests = list(tracked(in_order(digest, len(files)), len(files), "ordering the images"))
-    return sorted(range(len(files)), key=digests.__getitem__)
 
 
 def _rows(

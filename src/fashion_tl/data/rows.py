@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fashion_tl.data.file_list import files_of
+from fashion_tl.data.file_list import LabelledFiles, files_of
 from fashion_tl.data.files import ImageFile
 from fashion_tl.data.folder_index import FileIndex
 from fashion_tl.data.image_folder import ImageFiles
 from fashion_tl.data.sources import Loaded
+from fashion_tl.data.threads import in_order, tracked
 from fashion_tl.errors import UserError, shown
 
 _NAMED = 3  # of what is wrong in the same way
@@ -43,13 +44,58 @@ class Row:
 
 
 class ListedImages(ImageFiles):
-    """Image files that rows list; a subclass makes an index of them by ``index_rows``."""
+    """Image files that rows list; a subclass makes an index of them by ``index_rows``.
+
+    Attributes:
+        by_content: Whether the images of a class come in the order of their content; see ``told_apart``.
+    """
+
+    by_content = False
 
     def load(self) -> Loaded:
-        """Load the images; the fingerprint covers their splits, which files do not tell."""
+        """Load the images; the fingerprint covers their splits and groups, which files do not tell."""
         loaded = super().load()
         told = f"{loaded.fingerprint} {[(name, len(images)) for name, images in loaded.sets.items()]} {loaded.divided}"
+        if loaded.groups is not None:
+            told += f" {loaded.groups.tolist()}"
         return replace(loaded, fingerprint=hashlib.sha256(told.encode()).hexdigest())
+
+    def ordered(self) -> FileIndex:
+        """Return the images in the order of their keys, or of their content where keys do not tell them apart."""
+        if not self.by_content:
+            return self.index
+        parts, groups = self.index.parts, self.index.groups
+        orders = {part: _order_of_content(files, groups if part == "train" else None) for part, files in parts.items()}
+        moved = {part: files_of([files[place] for place in orders[part]]) for part, files in parts.items()}
+        own_groups = None if groups is None else [groups[place] for place in orders["train"]]
+        return replace(
+            self.index, train=moved["train"], test=moved.get("test"), val=moved.get("val"), groups=own_groups
+        )
+
+
+def told_apart(rows: Sequence[Row]) -> tuple[list[Row], bool]:
+    """Take the keys away from rows if they do not tell the images of a class and split apart.
+
+    Returns:
+        The rows, and whether the content of their images is to order them: ``ListedImages.by_content``.
+    """
+    by_content = len({(row.split, row.label, row.key) for row in rows}) < len(rows)
+    return [replace(row, key="") if by_content else row for row in rows], by_content
+
+
+def _order_of_content(files: LabelledFiles, groups: Sequence[int] | None) -> list[int]:
+    """Return the places of images in the order of label and content, copies in that of their groups."""
+
+    def key(place: int) -> tuple[int, bytes, int]:
+        file, label = files[place]
+        try:
+            digest = hashlib.sha256(file.read_bytes()).digest()
+        except (OSError, ValueError):  # found again, and told, where images are decoded
+            digest = b""
+        return label, digest, 0 if groups is None else groups[place]
+
+    keys = list(tracked(in_order(key, len(files)), len(files), "ordering the images"))
+    return sorted(range(len(files)), key=keys.__getitem__)
 
 
 def index_rows(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_tl.data.files import SUFFIXES
-from fashion_tl.data.rows import ListedImages, Row, check_class_names, first, index_rows, named_labels
+from fashion_tl.data.rows import ListedImages, Row, check_class_names, first, index_rows, named_labels, told_apart
 from fashion_tl.data.shards import Sample, TarMember, find_shards, read_shard
 from fashion_tl.data.sources import data_root
 from fashion_tl.errors import UserError
@@ -29,7 +29,8 @@ class WebDataset(ListedImages):
     epochs depend on how shards and workers divide. So archives lie on disk and are not compressed.
 
     Images are decoded into memory where they fit, else read for every batch. In each class they come in the order of
-    their names in the archives: how samples are spread over shards makes no difference.
+    their names in the archives, or, where two have the same, in the order of the SHA-256 of their content: how samples
+    are spread over shards, and what these are called, makes no difference.
 
     Args:
         train: The shards to train on: a pattern below ``root`` such as 'shards/train-{000..012}.tar' or
@@ -80,10 +81,12 @@ class WebDataset(ListedImages):
         images = _images([sample for _, sample in samples], image, told)
         labels = _labels([sample for _, sample in samples], images, label, label_field, told)
         names, order = named_labels(labels, [str(member) for member in images], told, class_names)
-        rows = [
-            Row(member, name, part, None, f"{member.name}\0{member.archive.name}", str(member))
-            for (part, _), member, name in zip(samples, images, names, strict=True)
-        ]
+        rows, self.by_content = told_apart(
+            [
+                Row(member, name, part, None, member.name, str(member))
+                for (part, _), member, name in zip(samples, images, names, strict=True)
+            ]
+        )
         index = index_rows(rows, told, "samples", "Check the labels of the shards.", order)
         super().__init__(index, **decoding)
 
