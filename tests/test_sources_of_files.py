@@ -118,6 +118,20 @@ def test_the_same_images_from_every_source_train_and_predict_alike(workdir: Path
     assert all(text in page for text in ("parquet", "shards", "HuggingFace", "WebDataset"))
 
 
+@pytest.mark.parametrize("source", ["folder", "shards"])
+def test_a_run_says_how_many_images_are_in_two_splits(
+    workdir: Path, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    save_photos(workdir / "photos")
+    for number in (0, 2):
+        copy = (workdir / f"photos/train/dark/dark.{number}.png").read_bytes()
+        (workdir / f"photos/test/dark/dark.{number}.png").write_bytes(copy)
+    pack(workdir / "photos", workdir)
+    fitted(workdir, source, *(("--data.source.val", "shards/val-*.tar") if source == "shards" else ()), *SMALL)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("copies")]
+    assert told == ["copies: 2 test images are train images as well; `fashion-tl audit` finds them"]
+
+
 @pytest.mark.slow
 def test_predict_equals_the_record_of_a_set_of_torchvision(workdir: Path) -> None:
     save_photos(workdir / "photos")  # half of them turned

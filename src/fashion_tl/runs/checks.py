@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import os
 import pickle
 import shutil
@@ -205,6 +206,17 @@ def _correction(model: ImageClassifier, data: ImageDataModule) -> str:
     return f"sampler: {data.sampler}, class weights: {weights}"
 
 
+def _copies(data: ImageDataModule) -> list[str]:
+    """Say how many images of a split are in another one as well, by the digests of their files."""
+    digests = {part: found for part in data.splits if (found := data.digests(part)) is not None}
+    counts = {
+        (part, other): int(torch.isin(digests[part], digests[other]).sum())
+        for other, part in itertools.combinations(digests, 2)
+    }
+    told = [f"{count:,} {part} images are {other} images as well" for (part, other), count in counts.items() if count]
+    return [f"copies: {', '.join(told)}; `fashion-tl audit` finds them"] if told else []
+
+
 def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> str:
     """Say in a few lines what is about to be trained on what."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
@@ -216,7 +228,7 @@ def summary(paths: RunPaths, model: ImageClassifier, data: ImageDataModule) -> s
     if data.loaded is not None:
         if data.loaded.others:
             lines.append(f"{PASSED_OVER}: {counted_endings(data.loaded.others)}")
-        lines += data.loaded.remarks
+        lines += [*data.loaded.remarks, *_copies(data)]
     told = imbalance(data.class_counts, data.class_names)
     if told is not None:
         lines.append(f"imbalanced: training images of a class are {told}; {_correction(model, data)}")
