@@ -234,6 +234,23 @@ def test_by_steps_the_end_moves_by_whole_epochs(batches: int) -> None:
     assert ended[0] == steps - 2 * batches
 
 
+@pytest.mark.parametrize("after", [4, 40])
+def test_by_steps_the_end_moves_by_what_was_saved_also_with_other_batches(after: int) -> None:
+    plan = Plan(parse_phases(UNTIL), Schedule("cosine", warmup=0))  # head until a plateau, at the latest epoch 6
+    losses = dict.fromkeys(range(3), 1.0)
+    before = plan.bounded(-1, 100, 10, 1).placed(losses, Progress(4, batches=10, steps=40))
+    assert [phase.start for phase in before.phases[:2]] == [0, 3]
+    assert before.last_step == 100 - 3 * 10
+    now = replace(stopped(before, Progress(4, batches=10, steps=40)), batches=after)
+    placed = plan.bounded(-1, 100, after, 1, now).placed(losses, now)
+    assert placed.last_step == 70
+    assert placed.length == pytest.approx(4 + 30 / after)
+    assert [placed.ended(replace(now, epoch=4 + 29 // after, batch=29 % after, steps=69)), placed.ended(now)] == [
+        False
+    ] * 2
+    assert placed.ended(replace(now, epoch=4 + 30 // after, batch=30 % after, steps=70))
+
+
 def test_a_phase_that_ended_early_is_begun_when_it_has() -> None:
     plan = Plan(parse_phases(UNTIL))
     other = replace(plan, phases=parse_phases({**UNTIL, 6: {"train": 2, "until": "plateau"}}))
@@ -247,6 +264,12 @@ def test_a_phase_that_ended_early_is_begun_when_it_has() -> None:
 
 
 # Runs that stop and go on
+
+
+def stopped(plan: Plan, now: Progress) -> Progress:
+    """Return what a checkpoint keeps of where phases began."""
+    told = plan.starts(now), plan.first_steps(now), plan.saved_steps(now)
+    return replace(now, starts=told[0], first_steps=told[1], saved_steps=told[2])
 
 
 def course(plan: Plan, rng: random.Random) -> Iterator[tuple[Plan, Progress]]:
@@ -270,7 +293,7 @@ def course(plan: Plan, rng: random.Random) -> Iterator[tuple[Plan, Progress]]:
                 losses[now.epoch] = rng.choice([0.5, 0.7, 0.9])
                 now = replace(now, epoch=now.epoch + 1, batch=0)
             current = bounded.placed(losses, now) if bounded.may_end_early else bounded
-        now = replace(now, starts=current.starts(now), first_steps=current.first_steps(now))
+        now = stopped(current, now)
         if current.ended(now):
             yield current, now
             max_steps += rng.randint(1, 20)
@@ -320,8 +343,7 @@ def test_a_run_that_ends_by_steps_has_its_rates_by_steps_whatever_batches_it_goe
             now = replace(now, batch=batch, steps=now.steps + 1)
             if batch == now.batches:  # between two epochs it stops, and goes on with others
                 now = replace(now, epoch=now.epoch + 1, batch=0)
-                now = replace(now, starts=current.starts(now), first_steps=current.first_steps(now))
-                now = replace(now, batches=rng.randint(1, 9), accumulate=rng.randint(1, 3))
+                now = replace(stopped(current, now), batches=rng.randint(1, 9), accumulate=rng.randint(1, 3))
     assert seen > 1000
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -22,7 +21,7 @@ from fashion_tl.errors import UserError
 from fashion_tl.models.staged import BatchNormPolicy, StagedNetwork, count_parameters
 from fashion_tl.training.best_weights import BestWeights
 from fashion_tl.training.going_on import (
-    begun_in,
+    begun,
     check_resumed,
     cut_before_validation,
     run_state,
@@ -152,8 +151,7 @@ class FreezeUnfreeze(Callback):
             if cut_before_validation(self._saved):
                 _end_epoch(trainer)
                 progress = progress_of(trainer)
-        starts, first_steps = begun_in(self._saved or {})
-        self.began = replace(progress, starts=starts, first_steps=first_steps)
+        self.began = begun(progress, self._saved or {})
         plan = module.current_plan()
         check_validations(plan, trainer, trainer.enable_validation)
         _check_optimizers(module, plan, trainer.optimizers)

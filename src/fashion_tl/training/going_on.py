@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import Trainer
@@ -52,6 +53,7 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
         "steps": progress.steps,
         "starts": list(plan.starts(progress)) if plan else [],
         "first_steps": list(plan.first_steps(progress)) if plan else [],
+        "saved_steps": list(plan.saved_steps(progress)) if plan else [],
         "averaging": averaging_of(trainer),
         "cache": cache_of(trainer, getattr(trainer, "datamodule", None)),
     }
@@ -60,12 +62,13 @@ def run_state(module: PlannedModule, trainer: Trainer, progress: Progress) -> di
 def progress_in(saved: Mapping[str, Any]) -> Progress:
     """Return where training stood by the ``run_state`` in a checkpoint."""
     batches = saved["batches"] or math.inf
-    return Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"], *begun_in(saved))
+    return begun(Progress(saved["epoch"], saved["batch"], batches, saved["accumulate"], saved["steps"]), saved)
 
 
-def begun_in(saved: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the epochs in which phases began, and the steps done then; checkpoints of earlier versions keep none."""
-    return tuple(saved.get("starts", ())), tuple(saved.get("first_steps", ()))
+def begun(progress: Progress, saved: Mapping[str, Any]) -> Progress:
+    """Return progress that knows where phases began; checkpoints of earlier versions keep less of it."""
+    starts, first, less = (tuple(saved.get(name, ())) for name in ("starts", "first_steps", "saved_steps"))
+    return replace(progress, starts=starts, first_steps=first, saved_steps=less)
 
 
 def averaging_of(trainer: Any) -> str | None:  # noqa: ANN401 - the Trainer, whose type does not tell its callbacks

@@ -33,6 +33,7 @@ class Progress:
         steps: Optimizer steps done in all.
         starts: Epochs in which the phases that have trained began, where a checkpoint tells.
         first_steps: Optimizer steps that were done when they did, where a checkpoint tells.
+        saved_steps: Optimizer steps by which they began earlier than planned, where a checkpoint tells.
     """
 
     epoch: int
@@ -42,6 +43,7 @@ class Progress:
     steps: int = 0
     starts: tuple[int, ...] = ()
     first_steps: tuple[int, ...] = ()
+    saved_steps: tuple[int, ...] = ()
 
     @property
     def steps_inside(self) -> int:
@@ -196,7 +198,7 @@ class Plan:
         by_steps: Whether the run ends by ``max_steps``: how much of its last phase is done is then told by steps, which
             other batches on the way do not change.
         longest: Epochs of each phase as planned, which the schedules aim at, once phases are placed by ``placed``.
-        saved: Epochs by which the run ends earlier than planned, since phases of it ended early.
+        planned: Epochs in which the phases were planned to begin, once they are placed.
         began: Where training begins or goes on.
     """
 
@@ -213,7 +215,7 @@ class Plan:
     max_steps: int | None = None
     by_steps: bool = False
     longest: tuple[float, ...] = ()
-    saved: int = 0
+    planned: tuple[int, ...] = ()
     began: Progress = field(default=Progress(0), compare=False)
 
     def bounded(
@@ -236,6 +238,7 @@ class Plan:
         Raises:
             UserError: If the schedule needs an end, or the length of an epoch, and there is none.
         """
+        began = replace(began, batches=batches, accumulate=accumulate)
         steps = max_steps if max_steps >= 0 else None
         length = math.inf if max_epochs < 0 else float(max_epochs)
         by_steps = steps is not None
@@ -290,7 +293,12 @@ class Plan:
         phases, saved = place(self.phases, known, self.began.starts, self.began.next_epoch)
         ends = [*(phase.start for phase in self.phases[1:]), self.length]
         longest = tuple(end - phase.start for phase, end in zip(self.phases, ends, strict=True))
-        return replace(self, phases=phases, length=self.length - saved, longest=longest, saved=saved)
+        planned = tuple(phase.start for phase in self.phases)
+        plan = replace(self, phases=phases, length=self.length - saved, longest=longest, planned=planned)
+        if not self.by_steps or math.isinf(self.length):
+            return plan
+        began = self.began
+        return replace(plan, length=epochs_at(plan.last_step, began.batches, began.accumulate, began))
 
     def starts(self, progress: Progress) -> tuple[int, ...]:
         """Return where the phases that have trained began, once they are placed; the first one always has."""
@@ -299,6 +307,19 @@ class Plan:
     def first_steps(self, progress: Progress) -> tuple[int, ...]:
         """Return how many optimizer steps were done when these phases began."""
         return tuple(self._first_step(index) for index in range(len(self.starts(progress))))
+
+    def saved_steps(self, progress: Progress) -> tuple[int, ...]:
+        """Return by how many optimizer steps these phases began earlier than planned."""
+        return tuple(self._saved_step(index) for index in range(len(self.starts(progress))))
+
+    def _saved_step(self, index: int) -> int:
+        """Return by how many steps a phase begins earlier than planned: as a checkpoint tells, or as epochs now are."""
+        if not self.planned:
+            return 0
+        saved = [start - phase.start for start, phase in zip(self.planned, self.phases, strict=True)]
+        told = self.began.saved_steps[: index + 1]
+        rest = saved[index] - (saved[len(told) - 1] if told else 0)
+        return (told[-1] if told else 0) + (rest and rest * self.began.steps_per_epoch)
 
     def _first_step(self, index: int) -> int:
         """Return the optimizer steps that are done when a phase begins: as a checkpoint tells, or as epochs now are."""
@@ -338,7 +359,7 @@ class Plan:
         """Optimizer steps after which a run ends that ends by them."""
         if self.max_steps is None:
             raise ValueError("the run does not end by steps")
-        return self.max_steps - (self.saved and self.saved * self.began.steps_per_epoch)
+        return self.max_steps - self._saved_step(len(self.phases) - 1)
 
     def last_part(self, part: float) -> float:
         """Return where the last part of the last phase begins, in what ``done`` counts.
@@ -380,7 +401,7 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the plan, as plain values; how long a run is may change."""
         plain = asdict(self)
-        for name in ("length", "max_steps", "by_steps", "longest", "saved", "began"):
+        for name in ("length", "max_steps", "by_steps", "longest", "planned", "began"):
             del plain[name]
         plain["phases"] = [phase.settings() for phase in self.phases]
         return plain
