@@ -175,6 +175,25 @@ def folder_of_images(workdir: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture
+def put_weights(workdir: Path) -> Callable[[int], str]:
+    """Write the weights of a tiny backbone, drawn by a seed, into one folder; returns the backbone's name."""
+    import timm
+    from safetensors.torch import save_file
+
+    def put(seed: int) -> str:
+        folder = workdir / "backbone"
+        folder.mkdir(exist_ok=True)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            save_file(timm.create_model("test_resnet").state_dict(), folder / "model.safetensors")
+        about = {"input_size": [3, 160, 160], "num_classes": 1000, "first_conv": "conv1.0", "classifier": "fc"}
+        (folder / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": about}))
+        return f"local-dir:{folder}"
+
+    return put
+
+
+@pytest.fixture
 def slow_halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
     """Have a convolution in half precision take so many times as long as in 32 bits, by a clock of its own."""
     clock = [0.0]

@@ -51,6 +51,17 @@ def is_first_process() -> bool:
     return rank == 0
 
 
+def launched_processes() -> int:
+    """Return how many processes a launcher, torchrun or srun, has started to share one run, as Lightning counts them.
+
+    Lightning takes no task of SLURM for one of several where the job is called bash or interactive.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    by_hand = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return 1 if by_hand else int(os.environ.get("SLURM_NTASKS", "1"))
+
+
 def on_cpu(accelerator: str = "auto") -> bool:
     """Say whether a trainer computes on the CPU, by Lightning's choice where that is left to it."""
     return accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())

@@ -100,6 +100,111 @@ def test_what_is_done_is_not_taken_for_a_run_of_other_images(
     assert sorted(LOGS.rglob("run.json")) == made
 
 
+OTHER_WEIGHTS = "started from other weights than those that lie there now. Give another --name."
+
+
+def test_what_is_done_is_not_taken_for_a_run_of_other_weights_of_the_same_name(
+    fit: Fit, stop_at, put_weights, capsys
+) -> None:
+    flags = ("--model.backbone", put_weights(0), "--model.pretrained", "true", "--model.train", "head")
+    assert fit(*flags, "--resume", "true") == 0
+    assert fit(*flags, "--resume", "true") == 0
+    assert "is done already" in capsys.readouterr().out
+    stop_at(1, 1, KeyboardInterrupt())
+    assert fit(*flags, name="stopped", epochs=2) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    put_weights(1)
+    for seeds in ("1", "2"):
+        assert fit(*flags, "--resume", "true", "--seeds", seeds) == 2
+        assert OTHER_WEIGHTS in capsys.readouterr().err
+    assert fit(*flags, "--resume", "true", name="stopped", epochs=2) == 2
+    assert OTHER_WEIGHTS in capsys.readouterr().err
+    assert versions(LOGS, "run") == [0]
+    (Path("backbone") / "model.safetensors").unlink()  # what is not at hand cannot be compared
+    assert fit(*flags, "--resume", "true") == 0
+    assert fit(*flags, "--resume", "true", name="stopped", epochs=2) == 0
+
+
+def test_what_is_done_is_not_taken_for_a_run_of_another_checkpoint_at_the_same_path(fit: Fit, capsys) -> None:
+    train = ("--model.train", "head", "--model.lr", "0.1")
+    assert fit(*train, "--seeds", "2", name="first") == 0  # with the same backbone: the heads are others
+    record = read_record(LOGS / "first" / "version_0")
+    assert fit(*train, "--seed_everything", "0", "--data.split_seed", "0", epochs=2, name="longer") == 0
+    assert read_record(LOGS / "longer" / "version_0")["model"]["weights_hash"] == record["model"]["weights_hash"]
+    start = Path("start.ckpt")
+    shutil.copyfile("checkpoints/first/version_0/best.ckpt", start)
+    flags = ("--model.init_from", "start.ckpt", "--model.train", "head", "--resume", "true")
+    assert fit(*flags) == 0
+    assert fit(*flags) == 0
+    capsys.readouterr()
+    shutil.copyfile("checkpoints/longer/version_0/best.ckpt", start)
+    assert fit(*flags) == 2
+    assert OTHER_WEIGHTS in capsys.readouterr().err
+    start.unlink()
+    folder = LOGS / "run" / "version_0"
+    record = read_record(folder)
+    write_record(folder, {**record, "model": {**record["model"], "head_hash": None}})  # of an earlier version
+    shutil.copyfile("checkpoints/longer/version_0/best.ckpt", start)
+    assert fit(*flags) == 0
+
+
+def test_a_run_of_a_given_rate_is_none_that_has_searched_its_own(fit: Fit, capsys) -> None:
+    find = ("--find_lr", "true", "--resume", "true")
+    assert run(fit, epochs=1) == 0
+    assert run(fit, *find, epochs=1) == 0
+    assert versions(LOGS, "run") == [0, 1]
+    capsys.readouterr()
+    assert run(fit, *find, epochs=1) == 0
+    assert "run/version_1 is done already" in capsys.readouterr().out
+    # Its own configuration, with the rate that was found, makes it too.
+    assert fit("-c", str(LOGS / "run/version_1/config.yaml"), "--resume", "true", classifier="ScratchClassifier") == 0
+    assert "run/version_1 is done already" in capsys.readouterr().out
+    assert run(fit, *find, "--model.backbone_lr", "0.001", epochs=1) == 0  # another share of the rate
+    assert versions(LOGS, "run") == [0, 1, 2]
+
+    for version in (0, 1, 2):  # earlier records do not say whether a rate was given
+        record = read_record(LOGS / f"run/version_{version}")
+        write_record(LOGS / f"run/version_{version}", {k: v for k, v in record.items() if k != "rate_search"})
+    assert run(fit, *find, epochs=1) == 0
+    assert versions(LOGS, "run") == [0, 1, 2]
+
+
+def test_a_run_that_has_searched_its_rate_goes_on_as_one(fit: Fit, stop_at) -> None:
+    find = ("--find_lr", "true", "--data.batch_size", "8")
+    stop_at(1, 1, KeyboardInterrupt())
+    assert run(fit, *find, epochs=2) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    begun = read_record(LOGS / "run/version_0")["rate_search"]
+    assert begun == {"lr": 0.01, "backbone_lr": None}
+    config = str(LOGS / "run/version_0/config.yaml")
+    assert fit("-c", config, "--ckpt_path", "last", classifier="ScratchClassifier", epochs=2) == 0
+    assert read_record(LOGS / "run/version_0")["rate_search"] == begun
+
+
+def test_views_that_are_kept_are_another_run_than_fresh_ones(fit: Fit, capsys) -> None:
+    views = ("--data.augment.translate", "2", "--cache_views", "1", "--model.train", "head", "--resume", "true")
+    for cache, made in (("off", [0]), ("auto", [0, 1]), ("require", [0, 1]), ("off", [0, 1])):
+        assert fit(*views, "--cache", cache) == 0
+        assert versions(LOGS, "run") == made, cache
+    assert "run/version_0 is done already" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_with_other_processes_between_two_epochs(fit: Fit, stop_at, capsys) -> None:
+    two = ("--trainer.strategy", "ddp", "--trainer.accumulate_grad_batches", "2", "--data.batch_size", "16")
+    stop_at(1, 0, KeyboardInterrupt())
+    assert run(fit, *two) == 130
+    stop_at(99, 0, KeyboardInterrupt())
+    capsys.readouterr()
+    assert run(fit, "--resume", "true", "--data.batch_size", "8", "--trainer.strategy", "ddp") == 2
+    assert "data.batch_size: 16, now 8" in capsys.readouterr().err  # with the same processes it is another run
+    assert run(fit, "--resume", "true") == 0
+    record = read_record(LOGS / "run/version_0")
+    assert record["status"] == COMPLETED
+    assert record["resumed"][-1]["changed"] == {"batches": [6.0, 3.0], "accumulate": [2, 1]}
+    assert run(fit, *two, "--resume", "true") == 0  # what is done is another run
+    assert versions(LOGS, "run") == [0, 1]
+
+
 def test_the_planned_epochs_are_those_of_a_run_that_was_not_stopped(fit: Fit, stop_at) -> None:
     early = ("--model.train", "{0: {train: head, lr: 0.0, until: plateau, patience: 1}, 3: all}")
     assert run(fit, *early, name="whole", epochs=6) == 0

@@ -55,6 +55,19 @@ def test_each_seed_repeats_the_whole_way(fit: Fit, capsys: pytest.CaptureFixture
     assert [read_record(LOGS / "third" / f"version_{version}")["seed"] for version in (1, 2)] == [1, 0]
 
 
+@pytest.mark.slow
+def test_seeds_that_each_searched_a_rate_repeat_the_whole_way_too(fit: Fit) -> None:
+    two = ("--seeds", "2")
+    assert fit("--model.train", "all", "--find_lr", "true", *two, name="first") == 0
+    assert len({read_record(LOGS / "first" / f"version_{version}")["model"]["lr"] for version in (0, 1)}) == 2
+    assert fit(*FROM_FIRST, *two, name="second") == 0
+    for version in (0, 1):
+        assert config_of("second", version)["model"]["init_args"]["init_from"] == best("first", version)
+    (section,), left_out = collect(["second", "first"], LOGS)
+    assert {name: len(runs) for name, runs in section.seeds.items()} == {"first": 2, "second": 2}
+    assert left_out == []
+
+
 @pytest.fixture
 def repeats(fit: Fit) -> Any:
     """Make versions of the run ``first``: copies of one, with some settings changed."""

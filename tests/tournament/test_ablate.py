@@ -17,6 +17,7 @@ from fashion_tl.plain_text import duration
 from fashion_tl.runs.fit import Run
 from fashion_tl.runs.parser import parse
 from fashion_tl.tournament.page import signed
+from fashion_tl.tournament.progress import Timed
 from fashion_tl.tournament.switches import turned_off
 
 from .conftest import RESULTS, Verb, results_of, shown_in
@@ -267,6 +268,59 @@ def test_runs_of_images_that_have_changed_are_refused_before_another_one_trains(
         assert verb("ablate", *flags, "--seeds", seeds) == 2
         assert "have changed since: their fingerprint is another. Give another --name." in capsys.readouterr().err
     assert len(list(RESULTS.rglob("run.json"))) == 2
+
+
+ALONE = ("--add", "{more: {model.weight_decay: 0.5}}", "--seeds", "1", "--trainer.max_epochs", "1")
+BOTH = ("--add", "{more: {model.weight_decay: 0.5}, most: {model.weight_decay: 0.9}}", *ALONE[2:])
+
+
+def test_runs_of_other_weights_of_the_same_name_are_refused_before_another_one_trains(
+    verb: Verb, put_weights, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    flags = ("--model.backbone", put_weights(0), "--model.pretrained", "true", "--model.train", "head")
+    assert verb("ablate", *flags, *ALONE) == 0
+    put_weights(1)
+    assert verb("ablate", *flags, *BOTH) == 2
+    assert "other weights than those that lie there now. Give another --name." in capsys.readouterr().err
+    assert len(list(RESULTS.rglob("run.json"))) == 2
+    # Nor are they set beside each other where the weights change while runs are made.
+    monkeypatch.setattr("fashion_tl.tournament.progress.check_same_start", lambda *_: None)
+    assert verb("ablate", *flags, *BOTH) == 2
+    assert "have started from different weights of the same name" in capsys.readouterr().err
+
+
+def test_runs_of_a_given_rate_are_not_set_beside_those_that_searched_theirs(
+    verb: Verb, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("fashion_tl.tournament.progress._time", lambda *_: Timed())
+    flags = ("--model.train", "head", "--model.lr", "0.00001", *ALONE)
+    assert verb("ablate", *flags) == 0
+    for more, told in (((), "2 runs, 2 of them done"), (("--find_lr", "true"), "2 runs; ")):
+        capsys.readouterr()
+        assert verb("ablate", *flags, *more, "--plan_only") == 0
+        assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, 2),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}, 4),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "interactive"}, 1),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "tune"}, 1),
+    ],
+)
+def test_processes_of_a_launcher_are_refused_with_what_to_type(
+    verb: Verb, monkeypatch: pytest.MonkeyPatch, capsys, variables: dict[str, str], count: int
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert verb("ablate", *ALONE, "--plan_only") == (0 if count == 1 else 2)
+    said = capsys.readouterr().err
+    told = f"torchrun or srun has started {count} processes: an ablation starts its own. Start it once"
+    assert (told in said) == (count > 1)
+    assert f"--processes {count}" in said or count == 1
+    assert not Path("lightning_logs").exists()
 
 
 def test_what_leaves_the_images_is_compared(verb: Verb, folder_of_images: tuple[str, ...], capsys) -> None:

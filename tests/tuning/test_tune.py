@@ -24,6 +24,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from tests.report.conftest import read_page
 
+from fashion_tl.files import read_json, write_json
 from fashion_tl.records.record import versions
 from fashion_tl.runs import fit
 from fashion_tl.training.divergence import DivergedError
@@ -391,6 +392,24 @@ def test_another_space_or_other_data_is_refused(tune: Tune, capsys) -> None:
     assert before == {
         path: path.read_bytes() for path in Path().rglob("*") if path.is_file() and path.name != "space.yaml"
     }
+
+
+def test_other_weights_or_a_searched_rate_is_another_study(tune: Tune, put_weights, capsys) -> None:
+    write_space({"model.weight_decay": {"float": [0.0, 0.5]}})
+    weights = ("--model.backbone", put_weights(0), "--model.pretrained", "true", "--trainer.max_epochs", "1")
+    assert tune(*weights, "--trials", "1") == 0
+    flags = (*weights, "--trials", "1", "--plan_only")
+    assert tune(*flags) == 0
+    assert tune(*flags, "--find_lr", "true") == 2
+    assert "configuration.find_lr: false, now true" in capsys.readouterr().err
+    put_weights(1)
+    assert tune(*flags) == 2
+    assert "weights.local-dir:" in capsys.readouterr().err
+    study = STUDIES / "tiny" / "study.json"
+    noted = read_json(study)
+    del noted["about"]["weights"], noted["about"]["configuration"]["find_lr"]  # as earlier versions noted it
+    write_json(study, noted)
+    assert tune(*flags) == 0
 
 
 @pytest.mark.slow

@@ -68,7 +68,8 @@ class RunRecorder(Callback):
     Args:
         paths: The folders of the run, as the first process has chosen them; None in the others, which are told.
         config: The resolved configuration, as YAML that runs again.
-        facts: What the record says of the run from the start: command, seed, study.
+        facts: What the record says of the run from the start: command, seed, study, and what a search for the
+            rate began with.
         monitor: The metric that chooses the best epoch, such as "val/accuracy".
         cache: The callback that knows the seconds spent on computing features.
         tested: Whether a test follows; without one the run is completed when its training is.
@@ -455,6 +456,7 @@ def _describe(trainer: Trainer, module: ImageClassifier) -> dict[str, Any]:
             "architecture": module.architecture,
             "weights": module.weights,
             "weights_hash": module.weights_hash,
+            "head_hash": module.head_hash,
             "stages": list(network.stage_names),
             "parameters": count_parameters(network),
             "phases": phases,

@@ -77,8 +77,7 @@ def create_backbone(name: str, pretrained: bool, image_size: int, arguments: dic
     if described.get("pretrained_cfg", {}).get("fixed_input_size", False):
         given["img_size"] = image_size
     created = name if pretrained or not name.startswith(LOCAL) else str(described["architecture"])
-    source = described.get("pretrained_cfg", {}) if pretrained and not name.startswith(LOCAL) else {}
-    fetched = source.get("hf_hub_id") or "", (source.get("hf_hub_filename") or _WEIGHTS[0], *_WEIGHTS)
+    fetched = _on_hub(described) if pretrained and not name.startswith(LOCAL) else ("", ())
     try:
         _ask_hub(*fetched)
         module = timm.create_model(created, pretrained=pretrained, num_classes=0, **given)
@@ -160,6 +159,27 @@ def _described(name: str) -> dict[str, Any]:
         raise unknown_name(f"weights of {architecture}", tag, tags)
     known_config: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return {"architecture": architecture, "pretrained_cfg": known_config.to_dict() if known_config else {}}
+
+
+def weights_at_hand(name: str) -> bool:
+    """Say whether the pretrained weights of a backbone's name lie on this machine, so that nothing must be fetched.
+
+    Raises:
+        UserError: If there is no such backbone.
+    """
+    if name.startswith(LOCAL):
+        return any((Path(name.removeprefix(LOCAL)) / file).is_file() for file in _WEIGHTS)
+    if name.startswith(HUB):
+        repository = name.removeprefix(HUB)
+        return bool(_cached(repository, ("config.json",)) and _cached(repository, _WEIGHTS))
+    repository, files = _on_hub(_described(name))
+    return bool(repository and _cached(repository, files))
+
+
+def _on_hub(described: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the repository of weights on the hub, empty if there is none, and the files that may hold them."""
+    source = described.get("pretrained_cfg", {})
+    return source.get("hf_hub_id") or "", (source.get("hf_hub_filename") or _WEIGHTS[0], *_WEIGHTS)
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fashion_tl.errors import UserError, shown, unknown_name, wrong_types
 from fashion_tl.files import claimed, read_json, sha256, write_json
+from fashion_tl.plain_text import flatten
 
 # What NumPy raises for an archive that is cut short or has other bytes; RuntimeError for one that seems encrypted.
 BROKEN_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
@@ -43,6 +44,7 @@ TYPES: dict[str, type] = {  # what is read of a record; all but the status may b
     "best": dict,
     "kind": str,
     "members": list,
+    "rate_search": dict,
     "environment": dict,
     "test.accuracy": float,
     "test.balanced_accuracy": float,
@@ -227,6 +229,35 @@ def check_same_data(folder: Path, record: Mapping[str, Any], described: Mapping[
         if what in recorded and what in described and described[what] != recorded[what]:
             told = f"the data of {folder} have changed since: their {what.replace('_', ' ')} is another."
             raise UserError(f"{told} {way}".rstrip())
+
+
+def check_same_start(folder: Path, record: Mapping[str, Any], started: Mapping[str, Any], way: str = "") -> None:
+    """Refuse a run that started from other weights than those at hand.
+
+    Args:
+        folder: Its log folder.
+        record: Its record; an earlier version may have noted less.
+        started: What ``model`` of a record says of the weights at hand: their name and hashes.
+        way: What to do then, as a sentence.
+
+    Raises:
+        UserError: If they are others.
+    """
+    recorded = record.get("model") or {}
+    if any(recorded.get(what) not in (None, each) for what, each in started.items() if each is not None):
+        told = f"{folder} started from other weights than those that lie there now"
+        raise UserError(f"{told}. {way}".rstrip())
+
+
+def as_given(settings: Mapping[str, str], record: Mapping[str, Any]) -> dict[str, str]:
+    """Return a run's settings as it was given them: without the rates that it has found itself.
+
+    Args:
+        settings: Its ``config.yaml``, by dotted names, as text: it runs again without a search.
+        record: Its record.
+    """
+    given = record.get("rate_search")
+    return {**settings, **(flatten({"find_lr": True, "model": {"init_args": given}}) if given else {})}
 
 
 def all_records(log_dir: Path) -> Iterator[tuple[Path, dict[str, Any] | UserError]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fashion_tl.errors import UserError
-from fashion_tl.records.record import NAMED, PREDICTIONS
+from fashion_tl.records.record import NAMED, PREDICTIONS, as_given
 from fashion_tl.report.run_files import Run, read_results
 from fashion_tl.report.selection import LeftOut, find, open_completed
 
@@ -240,7 +240,7 @@ def _differs(run: Run, other: Run, folds: bool = False) -> str | None:
             return f"{what}, or not recorded"
     if run.config is None or other.config is None:
         return "the configuration cannot be compared"
-    mine, theirs = run.config, other.config
+    mine, theirs = as_given(run.config, run.record), as_given(other.config, other.record)
     free = {"seed_everything", "data.source.init_args.root", *NAMED, *((FOLD,) if folds else ())}
     keys = sorted(key for key in (mine.keys() | theirs.keys()) - free if mine.get(key) != theirs.get(key))
     if keys:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
+from fashion_tl.process import launched_processes
 from fashion_tl.runs.parser import make_trainer
 from fashion_tl.runs.resume import saved_state
 from fashion_tl.training.classifier import ImageClassifier
@@ -27,12 +27,17 @@ SMOOTHING, EXPLODED, FALL = 0.9, 3.0, 0.05
 _KEPT = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
 
 
-def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, checkpoint: Path | None) -> None:
+def find_rate(
+    config: Namespace, model: ImageClassifier, data: ImageDataModule, checkpoint: Path | None
+) -> dict[str, float | None] | None:
     """Find the learning rate (Smith 2017) and put it into plan and configuration, which then run without a search.
 
     The first phase is trained for a number of steps, through as many epochs as these take, while all rates rise
     together, each group's share of the head's as the plan says; weights are then what they were. A run that goes on
     takes the rates that were found at its start.
+
+    Returns:
+        The rates that were given, of which the search has kept the ratio; None if nothing was searched.
 
     Raises:
         UserError: If none is found, or none could be, see ``check_findable``.
@@ -40,7 +45,7 @@ def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, 
     if checkpoint is not None:
         plan = saved_state(checkpoint)["plan"]
         _set_rates(config, model, plan["lr"], plan["backbone_lr"])
-        return
+        return None
     check_findable(config, model)
     lr = suggested(*_swept(config, model, data))
     if lr is None:
@@ -48,8 +53,10 @@ def find_rate(config: Namespace, model: ImageClassifier, data: ImageDataModule, 
             f"the learning-rate finder found no rate from {LOWEST:g} to {HIGHEST:g} at which the loss falls; set one "
             "with --model.lr."
         )
+    given = {name: config.model.init_args[name] for name in ("lr", "backbone_lr")}
     _set_rates(config, model, lr, lr * model.plan.backbone_lr / model.plan.lr)
     print(f"learning-rate finder: lr {lr:.2e}, backbone_lr {model.plan.backbone_lr:.2e}")
+    return given
 
 
 def check_findable(config: Namespace, model: ImageClassifier) -> None:
@@ -58,7 +65,7 @@ def check_findable(config: Namespace, model: ImageClassifier) -> None:
     Raises:
         UserError: If phases have rates of their own, optimizers are not ours, or several processes would each find one.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or str(config.trainer.devices) not in ("auto", "1"):
+    if launched_processes() > 1 or str(config.trainer.devices) not in ("auto", "1"):
         raise UserError("--find_lr true works with one process: find the rate with --trainer.devices 1 first.")
     if any(phase.lr is not None or phase.backbone_lr is not None for phase in model.plan.phases):
         raise UserError(

@@ -25,7 +25,7 @@ from fashion_tl.runs import checks
 from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.runs.find_rate import find_rate
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
-from fashion_tl.runs.resume import check_data, find_version, fitting_state, is_trained, own_version
+from fashion_tl.runs.resume import check_same, find_version, fitting_state, is_trained, own_version
 from fashion_tl.seeds import seeded
 from fashion_tl.training.classifier import ImageClassifier
 from fashion_tl.training.divergence import DivergedError
@@ -103,13 +103,15 @@ def _run(
         found = find_version(config, varied) if config.resume else None
         if found is not None:
             if found.done or found.diverged or (later and found.trained):
-                check_data(found, config)
+                check_same(found, config)
                 if found.diverged:
                     raise DivergedError(str(found.record["reason"]))
                 if first:
                     print(f"{found.paths.logs} is done already")
                 return Run(found.paths, found.record, found=True)
             checkpoint = found.paths.last if found.paths.last.is_file() else None
+            if checkpoint is not None:
+                check_same(found, config, goes_on=True)
             config.seed_everything = False if found.record["seed"] is None else found.record["seed"]
         seed = held.enter_context(seeded(config.seed_everything))
         config.seed_everything = False if seed is None else seed
@@ -123,14 +125,15 @@ def _run(
         cache.check(model, data)
         if config.compile:
             model.compile_network(config.compile)
-        if config.find_lr:
-            find_rate(config, model, data, checkpoint)
+        searched = find_rate(config, model, data, checkpoint) if config.find_lr else None
 
         own = found.paths if found is not None else own_version(config, checkpoint)
         paths = None
         if first and not trial:
             paths = own or next_paths(config.log_dir, config.checkpoint_dir, config.name)
-        facts = {"seed": seed, "command": command, "study": config.study}
+        facts: dict[str, Any] = {"seed": seed, "command": command, "study": config.study}
+        if own is None:  # else its record says it
+            facts["rate_search"] = searched
         text = dump("fit", checks.to_record(config))
         goes_on = own is not None and checkpoint is not None
         recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, later, own_start=goes_on)

@@ -11,9 +11,19 @@ from jsonargparse import Namespace
 
 from fashion_tl.errors import UserError
 from fashion_tl.plain_text import flatten
-from fashion_tl.records.record import CONFIG, NAMED, NO_FOLD, RunPaths, completed, fold_of, newest_completed
+from fashion_tl.records.record import (
+    CONFIG,
+    NAMED,
+    NO_FOLD,
+    RunPaths,
+    as_given,
+    completed,
+    fold_of,
+    newest_completed,
+    read_record,
+)
 from fashion_tl.runs.configs import read_config
-from fashion_tl.runs.resume import FREE
+from fashion_tl.runs.resume import decisive
 
 SEEDS = ("seed_everything", "data.split_seed")
 _VERSION = re.compile(r"/version_\d+(?=/)")
@@ -108,11 +118,8 @@ def checkpoint_of(config: Namespace, run: Any) -> Any:  # noqa: ANN401 - whateve
 def _settings(folder: Path) -> dict[str, str] | None:
     """Return what repeats have in common, by dotted names; None if it cannot be read."""
     try:
-        read = flatten(read_config(folder / CONFIG))
+        read = as_given(flatten(read_config(folder / CONFIG)), read_record(folder))
     except UserError:
         return None
-    return {
-        key: _VERSION.sub("", text) if key in NAMED else text
-        for key, text in read.items()
-        if key.replace(".init_args.", ".") not in {*FREE, *SEEDS}
-    }
+    named = {key: _VERSION.sub("", text) if key in NAMED else text for key, text in read.items()}
+    return {key: text for key, text in decisive(named).items() if key not in SEEDS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError
+from fashion_tl.models.backbones import weights_at_hand
 from fashion_tl.plain_text import flatten
 from fashion_tl.records.record import (
     COMPLETED,
@@ -19,7 +20,9 @@ from fashion_tl.records.record import (
     RECORD,
     TRAINED,
     RunPaths,
+    as_given,
     check_same_data,
+    check_same_start,
     paths_of,
     read_record,
     verify,
@@ -34,12 +37,18 @@ from fashion_tl.training.going_on import averaging_of, cache_of, check_resumed, 
 # What changes neither weights nor figures beyond their last bits, or only where they lie, or what is run at all.
 FREE = {
     *("name", "seeds", "folds", "search", "processes", "ckpt_path", "extends"),
-    *("log_dir", "checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "cache", "cache_keep", "resume", "study"),
-    *("find_lr", "data.num_workers", "data.source.root", "data.eval_batch_size"),
+    *("log_dir", "checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "cache_keep", "resume", "study"),
+    *("data.num_workers", "data.source.root", "data.eval_batch_size"),
     *(f"trainer.{name}" for name in ("accelerator", "logger", "log_every_n_steps", "profiler")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")),
 }
 FOUND = {"model.lr", "model.backbone_lr"}  # by --find_lr
+# What ``check_resumed`` judges of a run that goes on, by where its checkpoint was written.
+PROCESSES = {"trainer.devices", "trainer.strategy", "trainer.num_nodes"}
+OF_EACH = {"data.batch_size", "trainer.accumulate_grad_batches"}  # of them, and so changed with their number
+HASHES = ("weights_hash", "head_hash")
+WAY = "Give another --name."
+STARTS = ("backbone", "pretrained", "init_from", "backbone_args")  # arguments of a model that decide on its start
 
 
 def decided(config: Namespace) -> set[str]:
@@ -70,6 +79,11 @@ class Version:
         return bool(self.record["status"] == TRAINED)
 
     @property
+    def unfinished(self) -> bool:
+        """Whether training is left to do."""
+        return not (self.done or self.trained or self.diverged)
+
+    @property
     def diverged(self) -> bool:
         """Whether training has diverged, as it would again."""
         return bool(self.record.get("diverged"))
@@ -93,6 +107,9 @@ def find_version(config: Namespace, varied: Collection[str] = (), study: bool = 
     newest: tuple[Version, dict[str, str]] | None = None
     asked, way = ("", "give another --name") if study else ("--resume true: ", "leave --resume out for a new version")
     for version, changed in _earlier(config, asked, way):
+        if version.unfinished:
+            judged = {"cache"} | (PROCESSES | OF_EACH if changed.keys() & PROCESSES else set())
+            changed = {key: told for key, told in changed.items() if key not in judged or _within(key, varied)}
         if not changed:
             return version
         if any(not _within(key, varied) for key in changed):
@@ -125,7 +142,7 @@ def _earlier(config: Namespace, asked: str, way: str) -> Iterator[tuple[Version,
         try:
             version = Version(paths, read_record(paths.logs))
             verify(paths.logs, CONFIG, version.record)
-            changed = changed_settings(paths, config)
+            changed = changed_settings(paths, version.record, config)
         except UserError as error:
             raise UserError(
                 f"{asked}{paths.logs} cannot be read: {str(error).rstrip('.')}. Move it away, or {way}."
@@ -133,18 +150,66 @@ def _earlier(config: Namespace, asked: str, way: str) -> Iterator[tuple[Version,
         yield version, changed
 
 
-def check_data(version: Version, config: Namespace) -> None:
-    """Refuse to take a version for what a configuration makes if the images are others by now.
+def check_same(version: Version, config: Namespace, goes_on: bool = False) -> None:
+    """Refuse to take a version for what a configuration makes if images or starting weights are others by now.
+
+    Args:
+        version: The version.
+        config: The settled configuration.
+        goes_on: Whether the run goes on from a checkpoint, by which its images are compared (``check_resumed``).
 
     Raises:
         UserError: If they are, or cannot be loaded.
     """
+    at_hand = _start_at_hand(config)
+    if goes_on and not at_hand:
+        return
+    built = _build(config, at_hand)
+    check_same_start(version.paths.logs, version.record, _hashes(built.model), WAY)
+    if not goes_on:
+        data: ImageDataModule = built.data
+        data.prepare_data()
+        data.setup("fit")
+        check_same_data(version.paths.logs, version.record, data.describe(), WAY)
+
+
+def start_of(config: Namespace, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what a record's ``model`` says of the weights that a run starts from.
+
+    Args:
+        config: Its settled configuration.
+        known: What is known of other starts: a network is built once; what is found is added.
+
+    Returns:
+        The hashes and the name; nothing of random weights, and of weights that would have to be fetched.
+    """
+    arguments = config.model.init_args
+    key = repr([config.model.class_path, config.data.image_size, *(arguments.get(name) for name in STARTS)])
+    if key not in known:
+        known[key] = _hashes(_build(config, True).model) if _start_at_hand(config) else {}
+    return known[key]
+
+
+def _start_at_hand(config: Namespace) -> bool:
+    """Say whether a run starts from weights that lie on this machine."""
+    arguments = config.model.init_args
+    if start := arguments.get("init_from"):
+        return Path(start).is_file()
+    name = arguments.get("backbone")
+    return bool(arguments.get("pretrained")) and isinstance(name, str) and weights_at_hand(name)
+
+
+def _build(config: Namespace, weights: bool) -> Namespace:
+    """Build what a run is made of; its weights are read if they are asked for."""
     config = config.clone()
-    without_weights(config)
-    data: ImageDataModule = instantiate("fit", config).data
-    data.prepare_data()
-    data.setup("fit")
-    check_same_data(version.paths.logs, version.record, data.describe(), "Give another --name.")
+    if not weights:
+        without_weights(config)
+    return instantiate("fit", config)
+
+
+def _hashes(model: ImageClassifier) -> dict[str, Any]:
+    """Return name and hashes of a model's starting weights; nothing of weights that a seed draws."""
+    return {} if model.weights == "random" else {name: getattr(model, name) for name in ("weights", *HASHES)}
 
 
 def _within(key: str, settings: Collection[str]) -> bool:
@@ -153,24 +218,39 @@ def _within(key: str, settings: Collection[str]) -> bool:
     return any(key == whole or key.startswith(f"{whole}.") for whole in wholes)
 
 
-def changed_settings(paths: RunPaths, config: Namespace) -> dict[str, str]:
-    """Say of each setting that changes weights or figures and is not as a version's ``config.yaml`` has it.
+def changed_settings(paths: RunPaths, record: Mapping[str, Any], config: Namespace) -> dict[str, str]:
+    """Say of each setting that changes weights or figures and is not as a version's files have it.
 
     Raises:
-        UserError: If that file cannot be read.
+        UserError: If its ``config.yaml`` cannot be read.
     """
-    saved, now = (
-        {key.replace(".init_args.", "."): value for key, value in flatten(settings).items()}
-        for settings in (read_config(paths.logs / CONFIG), read_yaml(dump("fit", config), "the configuration"))
-    )
-    free = FREE | decided(config)
-    if config.seed_everything is True:
-        free.add("seed_everything")
+    saved, now = flatten(read_config(paths.logs / CONFIG)), flatten(read_yaml(dump("fit", config), "the configuration"))
+    free = {"seed_everything"} if config.seed_everything is True else set()
+    if config.find_lr:  # else the rate that was found is a rate like any other
+        saved = as_given(saved, record)
+        free |= set() if "rate_search" in record else {"find_lr", *FOUND}  # a record of an earlier version
+    before, after = decisive(saved), decisive(now)
     return {
-        key: f"{key}: {saved.get(key)}, now {now.get(key)}"
-        for key in sorted((saved.keys() | now.keys()) - free)
-        if saved.get(key) != now.get(key)
+        key: f"{key}: {before.get(key)}, now {after.get(key)}"
+        for key in sorted((before.keys() | after.keys()) - free)
+        if before.get(key) != after.get(key)
     }
+
+
+def decisive(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return those of some settings that change weights or figures, by their flags without the dashes.
+
+    Example:
+        >>> decisive({"name": "a", "cache": "auto", "cache_views": "4", "model.init_args.lr": "0.1"})
+        {'cache': 'on', 'cache_views': '4', 'model.lr': '0.1'}
+    """
+    free = FREE
+    if all(settings.get(key, "null") == "null" for key in ("cache_views", "cache_dtype")):
+        free = free | {"cache"}
+    named = {key.replace(".init_args.", "."): text for key, text in settings.items()}
+    if named.get("cache") in ("auto", "require"):
+        named["cache"] = "on"
+    return {key: text for key, text in named.items() if not f"{key}.".startswith(tuple(f"{name}." for name in free))}
 
 
 def resolve_checkpoint(config: Namespace) -> Path | None:
@@ -243,7 +323,7 @@ def is_trained(
     plan = model.plan.bounded(epochs, steps, now["batches"], now["accumulate"], progress)
     if plan.may_end_early and not ended:
         ended = plan.placed(saved["losses"], progress).ended(progress)
-    stopped = own is not None and saved["stopped"] and not changed_settings(own, config)
+    stopped = own is not None and saved["stopped"] and not changed_settings(own, read_record(own.logs), config)
     if 0 <= epochs < saved["epoch"] or (ended and own is None):
         raise UserError(
             f"{path} has {saved['epoch']} epochs and {saved['steps']} steps: nothing is left to train with "

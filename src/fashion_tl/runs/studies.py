@@ -15,6 +15,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.sources import loading_once, of_same_images
 from fashion_tl.errors import UserError
 from fashion_tl.plain_text import flatten, with_article
+from fashion_tl.process import launched_processes
 from fashion_tl.records.record import NAMED
 from fashion_tl.runs.checks import bounds_of, check_monitor, check_plan
 from fashion_tl.runs.find_rate import check_findable
@@ -41,7 +42,7 @@ def check_base(base: Namespace, kind: str) -> None:
         kind: What the study is called, such as "tournament".
 
     Raises:
-        UserError: If it is for one run, for several processes, or has no seed.
+        UserError: If it is for one run, for several processes or started by several, or has no seed.
     """
     a_study = with_article(kind)
     for flag in ALONE:
@@ -51,6 +52,11 @@ def check_base(base: Namespace, kind: str) -> None:
         raise UserError(
             f"--folds {base.folds} makes several runs of one configuration; {a_study} makes its own. Leave it out, "
             "or hold one fold out of all its runs: --data.folds, --data.fold."
+        )
+    if (launched := launched_processes()) > 1:
+        raise UserError(
+            f"torchrun or srun has started {launched} processes: {a_study} starts its own. Start it once (srun "
+            f"--ntasks 1) with --processes {launched}, which share its runs."
         )
     if str(base.trainer.devices) not in ("auto", "1") or base.trainer.num_nodes > 1:
         raise UserError(f"trainer.devices is {base.trainer.devices}: {a_study} runs in one process. Leave it out.")
@@ -77,7 +83,7 @@ OWN = (
     *("name", "seed_everything", "study", "ckpt_path", "config", "extends", "data.folds", "data.fold"),
     *("trainer.num_nodes", "trainer.fast_dev_run"),
 )
-# Figures of two monitors do not compare, and a rate that was found makes the same run as one that was given.
+# Figures of two monitors do not compare, and a rate that is searched comes from training, not from validation.
 NOT_SEARCHED = (*OWN, "monitor", "find_lr")
 
 

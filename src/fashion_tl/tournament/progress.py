@@ -19,11 +19,11 @@ from torch import Tensor
 from fashion_tl.data.batches import Split
 from fashion_tl.errors import UserError
 from fashion_tl.plain_text import duration
-from fashion_tl.records.record import check_same_data, versions
+from fashion_tl.records.record import check_same_data, check_same_start, versions
 from fashion_tl.runs.checks import settle
 from fashion_tl.runs.fit import fit
 from fashion_tl.runs.parser import arguments, parse
-from fashion_tl.runs.resume import Version, find_version
+from fashion_tl.runs.resume import WAY, Version, find_version, start_of
 from fashion_tl.tournament.plan import Cell, Study
 from fashion_tl.tournament.strategies import Changes
 from fashion_tl.training.plan import Plan
@@ -141,6 +141,7 @@ def finished(study: Study) -> dict[str, Found]:
         UserError: If a run of other settings has begun and is not done, so that this one could not go on.
     """
     found: dict[str, Found] = {}
+    starts: dict[str, dict[str, Any]] = {}
     for cell in study.cells:
         candidates = study.candidates(cell.strategy)
         names = study.run_names(cell)
@@ -148,13 +149,20 @@ def finished(study: Study) -> dict[str, Found]:
         for i, name in enumerate(names):
             # A seed is of the candidate that validation has chosen, whichever that is.
             tried, place = ([candidates[i]], 0) if i < trials else (candidates, i - trials + (trials > 0))
-            made = _version(study, cell, name, place, tried)
+            made = _version(study, cell, name, place, tried, starts)
             if made is not None and (made[0].done or made[0].trained or made[0].diverged):
                 found[name] = made
     return found
 
 
-def _version(study: Study, cell: Cell, name: str, place: int, candidates: Sequence[Changes]) -> Found | None:
+def _version(
+    study: Study,
+    cell: Cell,
+    name: str,
+    place: int,
+    candidates: Sequence[Changes],
+    starts: dict[str, dict[str, Any]],
+) -> Found | None:
     """Find the version of a run's name that one of the candidates has made."""
     refused: UserError | None = None
     for candidate in candidates if versions(study.records, name) else ():
@@ -166,7 +174,8 @@ def _version(study: Study, cell: Cell, name: str, place: int, candidates: Sequen
             refused = error
         else:
             if version is not None:
-                check_same_data(version.paths.logs, version.record, study.data, "Give another --name.")
+                check_same_data(version.paths.logs, version.record, study.data, WAY)
+                check_same_start(version.paths.logs, version.record, start_of(config, starts), WAY)
                 return version, candidate
     if refused is not None:
         raise UserError(f"{study.kind} {study.name}: {refused}") from refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from fashion_tl.metrics.significance import holm
 from fashion_tl.metrics.uncertainty import mean_and_deviation
 from fashion_tl.records.predictions import read_predictions
 from fashion_tl.runs.fit import Run
+from fashion_tl.runs.resume import HASHES
 from fashion_tl.tournament.conclusion import conclude
 from fashion_tl.tournament.engine import Played
 from fashion_tl.tournament.plan import Study
@@ -70,6 +71,15 @@ def _setting(played: Sequence[Played]) -> dict[str, Any]:
     tests = {record["data"]["test_set"] for record in records}
     if len(tests) > 1:
         raise UserError("the runs were tested on different images: the data have changed. Give another --name.")
+    starts: dict[object, set[str]] = {}
+    for record, what in product(records, HASHES):
+        model = record["model"]
+        if model["weights"] != "random" and (digest := model.get(what)):
+            # Weights of one name are fitted to the size of images and to the arguments of a network.
+            fitted = model["weights"], record["data"]["image_size"], model["parameters"]
+            starts.setdefault((what, *fitted), set()).add(digest)
+    if any(len(digests) > 1 for digests in starts.values()):
+        raise UserError("the runs have started from different weights of the same name. Give another --name.")
     first = records[0]
     return {
         "data": {

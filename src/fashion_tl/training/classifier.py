@@ -106,6 +106,7 @@ class ImageClassifier(LightningModule):
     architecture: str
     weights: str
     weights_hash: str | None
+    head_hash: str | None = None
 
     def __init_subclass__(cls, **settings: Any) -> None:  # noqa: ANN401 - those of any class
         """Have a subclass that overrides a hook keep what the hook is there for.

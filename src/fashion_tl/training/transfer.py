@@ -66,6 +66,7 @@ class TransferClassifier(ImageClassifier):
         if init_from is not None:
             self._load_start(nn.ModuleDict({"backbone": info.module, "head": head}), start, init_from)
         self.weights_hash = weights_hash(info.module)
+        self.head_hash = None if init_from is None else weights_hash(head)  # else the seed has drawn it
         stages = divide_timm(info.module)
         if lora is not None:
             add_adapters(info.module, lora)
@@ -142,6 +143,7 @@ class TransferClassifier(ImageClassifier):
         """Add where the weights came from."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["fashion_tl_weights"], checkpoint["fashion_tl_weights_hash"] = self.weights, self.weights_hash
+        checkpoint["fashion_tl_head_hash"] = self.head_hash
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over where the weights came from, and what images are normalised with: a run goes on as it began."""
@@ -149,6 +151,7 @@ class TransferClassifier(ImageClassifier):
         saved = checkpoint.get("fashion_tl_build", {})
         self.weights = checkpoint.get("fashion_tl_weights", self.weights)
         self.weights_hash = checkpoint.get("fashion_tl_weights_hash", self.weights_hash)
+        self.head_hash = checkpoint.get("fashion_tl_head_hash", self.head_hash)
         for name in ("mean", "std"):
             buffer = getattr(self.preprocess, name)
             if name in saved and len(saved[name]) == buffer.numel():

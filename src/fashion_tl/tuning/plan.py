@@ -19,10 +19,11 @@ from fashion_tl.plain_text import flatten
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.configs import read_yaml
 from fashion_tl.runs.parser import arguments, dump, parse
-from fashion_tl.runs.resume import FREE, check_earlier
+from fashion_tl.runs.resume import HASHES, STARTS, check_earlier, decisive, start_of
 from fashion_tl.runs.search import words
 from fashion_tl.runs.studies import (
     NamedRuns,
+    among,
     bounds,
     build,
     check_base,
@@ -36,6 +37,9 @@ from fashion_tl.tuning.space import Space, grid
 
 FOLDER, STUDY, JOURNAL = "tuning", "study.json", "journal.log"
 TRIALS = 40
+# What is compared where both studies have it: earlier versions have noted less, and weights may not be at hand.
+NOT_ALWAYS = ("storage", "weights", "configuration.find_lr", "configuration.cache")
+STARTING = tuple(f"model.{name}" for name in STARTS)
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,7 @@ def make_tuning(
             "configuration": _compared(args, space),
             "data": {key: value for key, value in data.identity.items() if "images" in key or key == "source"},
             **({"runs": dict(runs.checkpoints)} if runs.checkpoints else {}),
+            "weights": _weights(args, [changes for changes, _ in built], runs),
         },
         runs=runs,
     )
@@ -233,10 +238,21 @@ def _longest(
 
 def _compared(args: Sequence[str], space: Space) -> dict[str, str]:
     """Return what a study's configuration says of figures, without what is searched, as text by dotted names."""
-    text = dump("fit", parse("fit", args))
-    settings = {key.replace(".init_args.", "."): value for key, value in flatten(read_yaml(text, "it")).items()}
-    free = tuple(f"{name}." for name in (*FREE, *(setting.key for setting in space)))
-    return {key: value for key, value in settings.items() if not f"{key}.".startswith(free)}
+    settings = decisive(flatten(read_yaml(dump("fit", parse("fit", args)), "it")))
+    searched = tuple(f"{setting.key}." for setting in space)
+    return {key: value for key, value in settings.items() if not f"{key}.".startswith(searched)}
+
+
+def _weights(args: Sequence[str], tried: Sequence[Mapping[str, Any]], runs: NamedRuns) -> dict[str, str]:
+    """Return the hashes of the weights that trials start from, by their names, where they are at hand."""
+    found: dict[str, str] = {}
+    known: dict[str, dict[str, Any]] = {}
+    for changes in ({}, *(each for each in tried if among(each, STARTING))):
+        start = start_of(parse("fit", arguments(args, runs.settle(changes))), known)
+        for what in HASHES:
+            if start.get(what):
+                found.setdefault(f"{start['weights']} ({what})", start[what])
+    return found
 
 
 def _check_earlier(tuning: Tuning) -> None:
@@ -264,8 +280,10 @@ def check_same(tuning: Tuning, earlier: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: The differences are named.
     """
-    now = {**tuning.about, **({"storage": shown_storage(tuning)} if "storage" in earlier else {})}
-    before_text, now_text = flatten(dict(earlier)), flatten(now)
+    before_text, now_text = flatten(dict(earlier)), flatten({**tuning.about, "storage": shown_storage(tuning)})
+    for key in before_text.keys() ^ now_text.keys():
+        if key.startswith(NOT_ALWAYS):
+            (before_text if key in before_text else now_text).pop(key)
     told = [
         f"{key}: {before_text.get(key, 'not there')}, now {now_text.get(key, 'not there')}"
         for key in sorted(before_text.keys() | now_text.keys())
