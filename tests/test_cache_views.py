@@ -342,6 +342,7 @@ def test_a_run_that_goes_on_sees_the_views_of_its_epochs(fit: Fit, stop_at: Any,
     assert losses[0] == losses[1]
 
 
+@pytest.mark.thorough
 def test_teachers_that_see_each_batch_leave_no_place_for_features(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit("--model.train", "head", name="teacher") == 0
     taught = ("--model.train", "head", "--model.terms={distillation: {teachers: teacher}}", "--cache_views", "2")

@@ -260,6 +260,7 @@ def test_fast_dev_run_leaves_nothing(fit: Fit, workdir: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_short_epochs_do_not_each_write_a_checkpoint_and_resuming_is_exact_all_the_same(
     fit: Fit, stop_at, monkeypatch: pytest.MonkeyPatch
 ):
@@ -497,6 +498,7 @@ def test_a_partial_last_epoch_is_validated_and_kept(fit: Fit) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_steps_alone_end_a_run(fit: Fit, workdir: Path) -> None:
     flags = ["--data.source", "SyntheticGarments", "--data.source.num_train", "120", "--data.batch_size", "8"]
     flags += ["--model", "ScratchClassifier"]

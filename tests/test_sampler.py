@@ -162,7 +162,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", [("--cache", "off"), ("--cache", "require", "--cache_views", "3")])
-@pytest.mark.thorough(keep=1)
+@pytest.mark.thorough
 def test_two_processes_share_one_draw(fit: Fit, cache: tuple[str, ...]) -> None:
     """Without augmentation two processes of 16 are one of 32; with it each process keeps what it draws."""
     flags = (*SOURCE, *BALANCED, "--model.train", "{0: head, 1: layer4}")

@@ -27,7 +27,7 @@ def folder(tmp_path_factory) -> Path:
     from fashion_tl.cli import main
 
     folder: Path = tmp_path_factory.mktemp("robustness")
-    data = ["--data.source", "SyntheticGarments", "--data.batch_size", "32"]
+    data = ["--data.source", "SyntheticGarments", "--data.source.num_test", "300", "--data.batch_size", "32"]
     trainer = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
     places = ["--log_dir", str(folder / "logs"), "--checkpoint_dir", str(folder / "checkpoints")]
     model = ["--model", "ScratchClassifier"]

@@ -23,6 +23,7 @@ def disagreeing(only_a: int, only_b: int, both: int = 3, neither: int = 2) -> li
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(3, 1), (5, 6), (40, 17), (700, 300), (0, 1070), (5000, 4999)])
+@pytest.mark.thorough(keep=2)
 def test_mcnemar_is_the_exact_sum(only_a: int, only_b: int) -> None:
     trials = only_a + only_b
     tail = sum(comb(trials, i) for i in range(min(only_a, only_b) + 1))

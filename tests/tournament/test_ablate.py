@@ -64,6 +64,7 @@ def test_what_belongs_together_is_turned_off_together() -> None:
     }
 
 
+@pytest.mark.thorough
 def test_a_switch_that_cannot_go_off_alone_is_left_out_and_told_unless_it_is_named(verb: Verb, capsys) -> None:
     Path("picky_classifier.py").write_text(
         "from fashion_tl import TransferClassifier\nfrom fashion_tl.errors import UserError\n\n"
@@ -162,6 +163,7 @@ def test_runs_that_changes_name_are_those_of_the_user_and_fix_the_split(verb: Ve
         (("--data.mix.pairs", "teacher.ckpt"), "one split"),
     ],
 )
+@pytest.mark.thorough(keep=1)
 def test_seeds_have_the_same_split_where_something_else_knows_it(flags, told, verb: Verb, capsys) -> None:
     Path("teacher.ckpt").touch()
     status = verb("ablate", *ON, *flags, "--seeds", "2", "--plan_only")
@@ -203,6 +205,7 @@ def test_phases_are_timed_one_by_one_and_features_are_computed_once(verb: Verb, 
     assert [changes["model.train"] for changes in timed] == [{0: {"train": "head"}, 2: "all"}] * 4  # one to warm up
 
 
+@pytest.mark.thorough
 def test_switches_and_changes_go_together(verb: Verb, capsys) -> None:
     added = ("--add", "{smooth: {model.label_smoothing: 0.2}}")
     assert verb("ablate", *ON, "--switches", "hflip", *added, "--seeds", "1", "--plan_only", "true") == 0

@@ -215,6 +215,7 @@ def test_a_strategy_that_diverges_is_told_and_the_others_are_compared(verb: Verb
     assert "diverged" in (RESULTS / "tiny" / "index.html").read_text()
 
 
+@pytest.mark.thorough
 def test_validations_between_epochs_hinder_no_estimate(verb: Verb, capsys) -> None:
     plan = (*FILE, "--trials", "1", "--seeds", "1", "--plan_only")
     assert verb("tournament", *plan, "--trainer.check_val_every_n_epoch", "2") == 0
@@ -230,6 +231,7 @@ def test_a_timing_run_that_is_refused_hinders_no_study(verb: Verb, monkeypatch: 
     assert "2 runs; about 0 s" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_runs_are_expected_to_take_as_many_epochs_as_their_steps(verb: Verb, capsys) -> None:
     told = []
     for flags in (("--trainer.max_epochs", "40"), ("--trainer.max_epochs", "-1", "--trainer.max_steps", "280")):

@@ -164,6 +164,7 @@ def test_stopped_twice_it_ends_with_the_same_trials(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_grid_has_every_combination_once(tune: Tune) -> None:
     write_space(
         {
@@ -448,6 +449,7 @@ def test_a_space_may_name_runs_which_are_those_of_the_user(tune: Tune, capsys) -
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_each_seed_of_the_best_trial_has_the_runs_of_that_seed(tune: Tune) -> None:
     from fashion_tl.cli import main
 
