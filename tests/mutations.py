@@ -973,4 +973,47 @@ MUTATIONS = (
         "if twice and output is not None and not (",
         ("tests/inspection/test_prediction_files.py",),
     ),
+    Mutation(
+        "class weights of several processes are those of all their images",
+        "training/objectives/base.py",
+        "            distributed.all_reduce(own)\n",
+        "            own *= distributed.get_world_size()\n",
+        ("tests/test_processes.py", "-k", "what_one_does and torchrun"),
+    ),
+    Mutation(
+        "a combination reads images as its networks take them",
+        "combine/result.py",
+        "first = made.networks[0]",
+        "first = made.members[0]",
+        ("tests/combine/test_ensemble.py", "-k", "first_run_has_no_weight"),
+    ),
+    Mutation(
+        "only a table of predictions is replaced by predict",
+        "inspection/prediction_files.py",
+        "row[1] in head[2:] and all(0 <= float(each) <= 1 for each in row[2:]) and len(row) == len(head)",
+        "True",
+        ("tests/inspection/test_prediction_files.py", "-k", "is_replaced"),
+    ),
+    Mutation(
+        "a run that is done is compared by its starting weights",
+        "records/record.py",
+        "if any(recorded.get(what) not in (None, each)",
+        "if False and any(recorded.get(what) not in (None, each)",
+        ("tests/runs/test_going_on.py", "-k", "other_weights_of_the_same_name"),
+    ),
+    Mutation(
+        "a study is not shared by the processes of a launcher",
+        "runs/studies.py",
+        "(launched := launched_processes()) > 1",
+        "(launched := launched_processes()) > 99",
+        ("tests/tournament/test_ablate.py", "-k", "launcher"),
+    ),
+    Mutation(
+        "inverting leaves the bars of a padded image black",
+        "data/files.py",
+        "    square.paste(ImageOps.invert(rgb) if invert else rgb, (",
+        "    square = Image.new('RGB', (size, size), (255 if invert else 0,) * 3)\n"
+        "    square.paste(ImageOps.invert(rgb) if invert else rgb, (",
+        ("tests/test_tools.py", "-k", "leaves_the_bars"),
+    ),
 )
