@@ -451,8 +451,8 @@ MUTATIONS = (
     Mutation(
         "rates of a run that ends by steps are by steps",
         "training/going_on.py",
-        'tuple(saved.get("first_steps", ()))',
-        "()",
+        'for name in ("starts", "first_steps", "saved_steps"))',
+        'for name in ("starts", "none", "saved_steps"))',
         ("tests/test_resume.py", "-k", "another_batch_size_in"),
     ),
     Mutation(
