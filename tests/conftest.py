@@ -100,9 +100,11 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def as_begun() -> None:
-    """Leave out what the shell or the test before has set: a Ctrl-C that is ignored, a seed of Lightning's."""
+    """Leave out what others have set: a Ctrl-C that is ignored, a seed of Lightning's, a group of processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("PL_GLOBAL_SEED", None)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

@@ -977,7 +977,7 @@ MUTATIONS = (
         "class weights of several processes are those of all their images",
         "training/objectives/base.py",
         "            distributed.all_reduce(own)\n",
-        "            own *= distributed.get_world_size()\n",
+        "            own *= self.processes\n",
         ("tests/test_processes.py", "-k", "what_one_does and torchrun"),
     ),
     Mutation(

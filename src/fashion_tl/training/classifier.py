@@ -375,7 +375,7 @@ class ImageClassifier(LightningModule):
                 weights have seen what is to validate or test them.
         """
         data = getattr(self.trainer, "datamodule", None)
-        prepare_objective(self, data, self.trainer.strategy.root_device)
+        prepare_objective(self, data, self.trainer.strategy.root_device, self.trainer.world_size)
         self.learn_from(data)
         if not self._balanced:
             return

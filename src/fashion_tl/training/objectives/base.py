@@ -48,10 +48,12 @@ class Objective(nn.Module):
         takes_shares: Whether a class that overrides ``loss`` takes shares of classes as targets; it has to say so.
         confusion: Where the share goes instead: K rows of K numbers, or the checkpoint whose mistakes on the validation
             images tell.
+        processes: How many processes train together: a group of an earlier training may still be there.
         told_by: Hash of that checkpoint's weights, by a name for messages; a run that goes on has the same.
     """
 
     takes_shares: bool = False
+    processes: int = 1
     class_weights: Tensor | None
     spread: Tensor | None
 
@@ -172,15 +174,10 @@ class Objective(nn.Module):
         Args:
             own: The weight of this process's targets ().
         """
-        if (
-            self.class_weights is not None
-            and self.training
-            and distributed.is_available()
-            and distributed.is_initialized()
-        ):
+        if self.class_weights is not None and self.training and self.processes > 1:
             own = own.detach().clone()
             distributed.all_reduce(own)
-            own /= distributed.get_world_size()
+            own /= self.processes
         return own.masked_fill(own == 0, torch.inf)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -188,19 +185,26 @@ class Objective(nn.Module):
         return (logits.argmax(1) == (targets if targets.ndim == 1 else targets.argmax(1))).sum()
 
 
-def prepare_objective(module: ImageClassifier, data: Any, device: torch.device) -> None:  # noqa: ANN401 - as above
+def prepare_objective(
+    module: ImageClassifier,
+    data: Any,  # noqa: ANN401 - as above
+    device: torch.device,
+    processes: int = 1,
+) -> None:
     """Have an objective, with all that it consists of, settled and prepared, whichever methods a subclass overrides.
 
     Args:
         module: The classifier that it belongs to.
         data: Any data module after its ``setup``, or None.
         device: Where other runs are computed.
+        processes: How many processes train together.
 
     Raises:
         UserError: If it does not fit the data, or what it needs is not to be had.
     """
     for part in module.objective.modules():
         if isinstance(part, Objective):
+            part.processes = processes
             Objective.settle(part, module, data, device)
     module.objective.prepare(module, data)
 
