@@ -265,3 +265,18 @@ def test_groups_of_fashion_mnist_are_known() -> None:
     spec = {"channels": 1, "storage_size": 16, "image_size": 16}
     made: Any = ScratchClassifier(names, input_spec=spec, objective="hierarchical").objective
     assert made.membership.sum(0).tolist() == [5, 1, 3, 1]
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_processes_divide_by_the_weight_of_all_their_targets(shares: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = torch.nn.functional.one_hot(TARGETS, LOGITS.shape[1]).float() if shares else TARGETS
+    made = objective("cross_entropy", {}, class_weights=WEIGHTS)
+    whole = made(LOGITS, targets, None).loss
+    halves = [slice(0, 1), slice(1, len(TARGETS))]
+    total = torch.tensor(WEIGHTS)[TARGETS].sum()
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda own: own.copy_(total))
+    made.processes = 2
+    losses = [made(LOGITS[half], targets[half], None).loss for half in halves]
+    assert float(sum(losses) / 2) == pytest.approx(float(whole), rel=1e-5)
+    alone = made.eval()(LOGITS[:1], targets[:1], None).loss  # outside of training each process is on its own
+    assert float(alone) != pytest.approx(float(losses[0]), rel=1e-3)
