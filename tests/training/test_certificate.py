@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fashion_tl import ScratchClassifier
+from fashion_tl.features.inference import Inference
 from fashion_tl.records.record import read_record
 from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.training.certificate import FreezeCertificate, frozen_names, hash_tensors
@@ -134,6 +135,37 @@ def test_a_record_certifies_each_phase(fit: Fit) -> None:
     (everything,) = certificate("all")
     assert everything["same"] is True
     assert everything["frozen_weights"] == {"before": None, "after": None}
+
+
+FLIPPED = ("--data.augment.hflip", "0.5")
+DRAWN = ("--data.augment.translate", "1", "--cache_views", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "call", "first"),
+    [(FLIPPED, 1, 32), (FLIPPED, 2, 0), (DRAWN, 1, 32)],
+    ids=["later images", "flipped images", "later drawn images"],
+)
+def test_features_that_were_computed_wrongly_are_told(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: tuple[str, ...], call: int, first: int
+) -> None:
+    """Folded and compiled code serves all batches but the first: the first images alone would tell nothing of it."""
+    computed, calls = Inference.__call__, 0
+
+    def broken(self: Inference, images: torch.Tensor) -> Any:
+        nonlocal calls
+        calls += len(images) > 1  # one tells the sizes
+        outputs = computed(self, images)
+        if calls != call:
+            return outputs
+        with torch.inference_mode():
+            return [tuple(torch.cat([t[:first], 2 * t[first:]]) for t in each) for each in outputs]
+
+    monkeypatch.setattr(Inference, "__call__", broken)
+    monkeypatch.setenv("FASHION_TL_CACHE_DIR", str(tmp_path / "own"))
+    assert fit("--model.train", "layer4", *flags, "--cache", "require") == 0
+    assert certificate()[0]["cache"]["largest_difference"] > 1e-3
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ views of some epochs can be kept: those epochs are what they are without the cac
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,8 +56,8 @@ class FeatureCache(Callback):
 
     Attributes:
         seconds: Time spent on the cache so far.
-        largest_difference: How far a logit from cached features lies from the one from the images at most, over the
-            first training images of each view that was used since the boundary changed; None without the cache.
+        largest_difference: How far a logit from cached features lies from the one from the images at most, over
+            some training images in each view that was used since the boundary changed; None without the cache.
     """
 
     def __init__(
@@ -252,7 +252,7 @@ class FeatureCache(Callback):
                     features = CachedFeatures(kept, tuple(odds.values()), extraction.taken_dtype)
                     data.splits[part].source = _placed(features, module.device)
                     if part == "train":
-                        self._compare(trainer, extraction, views, kept[0])
+                        self._compare(trainer, extraction, views, found)
             if reason is not None:
                 return reason
         module.set_active_network(extraction.upper)
@@ -284,7 +284,7 @@ class FeatureCache(Callback):
             rows = np.cumsum([0, *(len(positions) for *_, positions in batches)])[own].tolist()
             view = DrawnView(found["drawn"], drawn.order(number), states, extraction.taken_dtype, rows)
             self._drawn[number] = _placed(view, module.device, self._drawn.values())
-            self._compare(trainer, extraction, views, found["drawn"])
+            self._compare(trainer, extraction, views, found)
         self._drawn[number].own_epoch = epoch == number
         data.splits["train"].source = self._drawn[number]
         return None
@@ -316,11 +316,13 @@ class FeatureCache(Callback):
             return None, vanished if arrays is None else "another process cannot read the entry"
         return arrays, None
 
-    def _compare(self, trainer: Trainer, extraction: Extraction, views: Views, rows: Sequence[np.ndarray]) -> None:
+    def _compare(
+        self, trainer: Trainer, extraction: Extraction, views: Views, kept: Mapping[str, Sequence[np.ndarray]]
+    ) -> None:
         if trainer.is_global_zero:
             data: Any = getattr(trainer, "datamodule", None)
-            found = extraction.largest_difference(data.splits["train"], views, rows)
-            self.largest_difference = max(found, self.largest_difference or 0.0)
+            found = extraction.largest_difference(data.splits["train"], views, kept)
+            self.largest_difference = float(np.maximum(found, self.largest_difference or 0.0))  # NaN stays
 
 
 def _placed(features: Features, device: torch.device, others: Iterable[CachedFeatures] = ()) -> Features:

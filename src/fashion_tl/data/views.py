@@ -59,19 +59,22 @@ class DrawnViews:
         """Return the positions (R,) of all samples in the order in which ``draw`` yields them; R is N or more."""
         return torch.cat([positions for *_, positions in self.batches(epoch)])
 
-    def draw(self, epoch: int, device: torch.device, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def draw(
+        self, epoch: int, device: torch.device, workers: int = 0, only: slice = slice(None)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Draw the views of an epoch again; torch's generators are left as the last batch leaves them.
 
         Args:
             epoch: The epoch, from 0.
             device: The device on which training augments.
             workers: Processes that read image files.
+            only: Which of the epoch's batches.
 
         Yields:
             For each batch the augmented images (B, C, H, W) on the device, float in 0 to 1, and the state (S,) of the
             generators after that, from which dropout goes on.
         """
-        batches = self.batches(epoch)
+        batches = self.batches(epoch)[only]
         loader = self._loader(0, epoch, workers)
         try:
             read = loader.read([positions for *_, positions in batches])

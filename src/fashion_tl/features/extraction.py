@@ -233,33 +233,41 @@ class Extraction:
 
         return rows_of
 
-    def largest_difference(self, split: Split, views: Views, rows: Sequence[np.ndarray], count: int = 32) -> float:
-        """Compute the logits of the first images of a view from the images and from their cached features.
+    def largest_difference(
+        self, split: Split, views: Views, kept: Mapping[str, Sequence[np.ndarray]], count: int = 32
+    ) -> float:
+        """Compute the logits of some images in each view from the images and from their cached features.
+
+        The first batch of a pass is computed as training computes it, what is folded or compiled serves the later ones.
+        So the images are spread over all of them.
 
         Args:
             split: The samples.
             views: Their views.
-            rows: The arrays of the first view.
+            kept: The arrays of each view.
             count: How many images.
 
         Returns:
             The largest absolute difference of a logit, in eval mode.
         """
-        images = next(views.made(split, min(count, len(split)), 0, self._device))[0][views.names[0]].to(self._device)
         if self.upper is None:
             raise ValueError("the network is not split yet")
-        features = CachedFeatures([rows], dtype=self.taken_dtype)
+        rows, made = views.some(split, count, self._device)
         modes = {module: module.training for module in self.network.modules()}
+        differences = []
         try:
             self.network.eval()
             with self.context(), torch.no_grad():
                 # Not through calls that may be compiled: they would compile once more for these few.
-                whole = self.network.forward(self.preprocess(images))
-                part = self.upper.forward(*features.gather(torch.arange(len(images)), self._device))
+                for name, images in made.items():
+                    features = CachedFeatures([kept[name]], dtype=self.taken_dtype)
+                    whole = self.network.forward(self.preprocess(images))
+                    part = self.upper.forward(*features.gather(rows, self._device))
+                    differences.append((whole.cpu().double() - part.cpu().double()).abs().max())  # MPS has no float64
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        return float((whole.cpu().double() - part.cpu().double()).abs().max())  # MPS has no float64
+        return float(torch.stack(differences).max())
 
     @property
     def taken_dtype(self) -> torch.dtype | None:

@@ -43,6 +43,10 @@ class Views(ABC):
     def made(self, split: Split, batch_size: int, workers: int, device: torch.device) -> Iterator[Made]:
         """Yield the images of each view by batches of one size, and the rows of other arrays that came with them."""
 
+    @abstractmethod
+    def some(self, split: Split, count: int, device: torch.device) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return a few rows (C,), not the first ones alone, and their images (C, ...) in each view, made once more."""
+
     def others(self, split: Split, device: torch.device) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Return dtype and shape of the other arrays."""
         return {}
@@ -66,6 +70,12 @@ class FixedViews(Views):
         """Yield the images, each in all views."""
         for images in split.in_order(batch_size, workers):
             yield {name: VIEWS[name](images) for name in self.names}, {}
+
+    def some(self, split: Split, count: int, device: torch.device) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return rows from the first to the last, evenly spread."""
+        rows = torch.arange(min(count, len(split))) * (len(split) - 1) // max(min(count, len(split)) - 1, 1)
+        images = split.reading.fetch(split.__getitems__(rows.tolist()), False).to(device)
+        return rows, {name: VIEWS[name](images) for name in self.names}
 
 
 class DrawnEpoch(Views):
@@ -111,6 +121,15 @@ class DrawnEpoch(Views):
                 states = []
         if states or any(map(len, held)):
             yield {"drawn": torch.cat(held)}, {"generators": np.stack(states)} if states else {}
+
+    def some(self, split: Split, count: int, device: torch.device) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return rows of the batch in the middle of the epoch."""
+        batches = self.views.batches(self.epoch)
+        middle = len(batches) // 2
+        ((images, _),) = self.views.draw(self.epoch, device, only=slice(middle, middle + 1))
+        first = sum(len(positions) for *_, positions in batches[:middle])
+        rows = torch.arange(first, first + min(count, len(images)))
+        return rows, {"drawn": images[: len(rows)]}
 
     def others(self, split: Split, device: torch.device) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Return the array of the generators' states."""
