@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from experiments import kept, tables
 from scipy.special import softmax
 from tests.tournament.conftest import BASE
 
 from fashion_tl.cli import main
+from fashion_tl.files import read_json
+from fashion_tl.records.record import read_record, write_record
 
 from .conftest import Fit
 
@@ -22,69 +23,59 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "records"
 
 
-@pytest.fixture(scope="module")
-def kept() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("experiments_kept", ROOT / "experiments" / "kept.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_table_of_the_page_is_that_of_the_records(kept: ModuleType) -> None:
-    found = kept.records_of(RECORDS)
-    table = kept.table(found)
+def test_the_table_of_the_page_is_that_of_the_records() -> None:
+    found = tables.records_of(RECORDS)
+    table = tables.table(found)
     assert table in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), f"put into docs/recipes.md:\n{table}"
     for path in (ROOT / "experiments" / "best").glob("*.yaml"):
         assert table.count(f"\n| `{path.stem}` |") == 1
 
 
-def test_the_table_of_the_readme_is_that_of_the_records(kept: ModuleType) -> None:
-    table = kept.own_table(kept.records_of(RECORDS))
+def test_the_table_of_the_readme_is_that_of_the_records() -> None:
+    table = tables.own_table(tables.records_of(RECORDS))
     assert "not measured" not in table
     assert table in (ROOT / "README.md").read_text(encoding="utf-8"), f"put into README.md:\n{table}"
 
 
-def test_the_tables_of_the_studies_are_those_of_the_records(kept: ModuleType) -> None:
-    found = kept.records_of(RECORDS)
+def test_the_tables_of_the_studies_are_those_of_the_records() -> None:
+    found = tables.records_of(RECORDS)
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    for backbone in kept.backbones(found):
-        table = kept.study_table(found, backbone)
+    for backbone in tables.backbones(found):
+        table = tables.study_table(found, backbone)
         assert table.count("\n| ") > 1
         assert table in page, f"put into docs/results.md:\n{table}"
-    assert kept.backbones(found)
+    assert tables.backbones(found)
 
 
-def test_the_results_that_experiments_tell_are_those_of_the_records(kept: ModuleType) -> None:
-    found = kept.records_of(RECORDS)
-    for path in kept.STUDIES.glob("*.yaml"):
+def test_the_results_that_experiments_tell_are_those_of_the_records() -> None:
+    found = tables.records_of(RECORDS)
+    for path in tables.STUDIES.glob("*.yaml"):
         (record,) = found.get(path.stem) or found[f"{path.stem}.mobilenetv2_035"]
         told = f"\n# Result:   test accuracy {record['test']['accuracy']:.4f} "
         assert told in path.read_text(encoding="utf-8"), path
 
 
-def test_the_tables_of_ablations_are_those_of_the_records(kept: ModuleType) -> None:
+def test_the_tables_of_ablations_are_those_of_the_records() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    for path in kept.ablations(RECORDS):
-        results = kept.read_json(path)
-        assert kept.ablation_table(path) in page, f"put into docs/recipes.md:\n{kept.ablation_table(path)}"
+    for path in tables.ablations(RECORDS):
+        results = read_json(path)
+        assert tables.ablation_table(path) in page, f"put into docs/recipes.md:\n{tables.ablation_table(path)}"
         base = results["cells"][0]["accuracies"]
         for cell, pair in zip(results["cells"], [None, *results["pairs"]], strict=True):
-            records = [kept.read_record(path.parent / kept.RUNS / run) for run in cell["runs"]]
+            records = [read_record(path.parent / tables.RUNS / run) for run in cell["runs"]]
             assert [record["test"]["accuracy"] for record in records] == pytest.approx(cell["accuracies"], abs=1e-6)
             if pair is not None:
                 lost = np.mean(base) - np.mean(cell["accuracies"])
                 assert pair["difference"] == pytest.approx(lost)
                 assert pair["interval"][0] < lost < pair["interval"][1]
-        assert main(["verify", "--quick", "--log_dir", str(path.parent / kept.RUNS)]) == 0
+        assert main(["verify", "--quick", "--log_dir", str(path.parent / tables.RUNS)]) == 0
 
 
-def test_the_tables_of_the_methods_are_those_of_the_records(kept: ModuleType) -> None:
+def test_the_tables_of_the_methods_are_those_of_the_records() -> None:
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    tables = kept.method_tables(RECORDS / kept.METHODS)
-    assert len(tables) >= 6
-    for table in tables:
+    found = tables.method_tables(RECORDS / tables.METHODS)
+    assert len(found) >= 6
+    for table in found:
         assert table in page, f"put into docs/methods.md:\n{table}"
 
 
@@ -118,46 +109,44 @@ def test_the_records_hold_and_name_no_folder_of_a_machine(capsys: pytest.Capture
             assert not any(place in text for place in ("/home/", "/root/", "/work/", "/tmp/")), path  # noqa: S108
 
 
-def test_an_ensemble_is_kept_with_its_members(kept: ModuleType, tmp_path: Path, capsys) -> None:
+def test_an_ensemble_is_kept_with_its_members(tmp_path: Path, capsys) -> None:
     shutil.copytree(RECORDS / "best_ensemble", tmp_path / "best_ensemble")
     assert kept.main(["--kept", str(tmp_path)]) == 2
     assert "best_ensemble is made of best_scratch version 0, best_mobilenetv2 version 0" in capsys.readouterr().err
 
 
-def test_a_seed_counts_once_and_a_version_without_a_record_is_passed_over(
-    kept: ModuleType, tmp_path: Path, capsys
-) -> None:
+def test_a_seed_counts_once_and_a_version_without_a_record_is_passed_over(tmp_path: Path, capsys) -> None:
     logs, target = tmp_path / "logs", tmp_path / "kept"
     shutil.copytree(RECORDS / "best_tiny", logs / "best_tiny")
     (logs / "best_tiny" / "version_3").mkdir()  # killed before it had a record
     for _ in range(2):  # once more changes nothing
         assert kept.main(["best_tiny", "--log_dir", str(logs), "--kept", str(target)]) == 0
-    row = next(line for line in kept.table(kept.records_of(RECORDS)).splitlines() if line.startswith("| `tiny`"))
+    row = next(line for line in tables.table(tables.records_of(RECORDS)).splitlines() if line.startswith("| `tiny`"))
     assert row in capsys.readouterr().out
     again = logs / "best_tiny" / "version_4"
     shutil.copytree(logs / "best_tiny" / "version_2", again)
-    record = kept.read_json(again / "run.json")
-    kept.write_record(again, {**record, "version": 4})
+    record = read_json(again / "run.json")
+    write_record(again, {**record, "version": 4})
     assert kept.main(["best_tiny", "--log_dir", str(logs), "--kept", str(target)]) == 0
     assert row in capsys.readouterr().out
-    assert [each["version"] for each in kept.repeats(kept.records_of(target)["best_tiny"])] == [0, 1, 4]
+    assert [each["version"] for each in tables.repeats(tables.records_of(target)["best_tiny"])] == [0, 1, 4]
 
 
 @pytest.mark.slow
-def test_an_ablation_is_kept_with_its_runs(kept: ModuleType, workdir: Path, capsys) -> None:
+def test_an_ablation_is_kept_with_its_runs(workdir: Path, capsys) -> None:
     assert main(["ablate", *BASE, "--data.augment.hflip", "0.5", "--name", "worth", "--seeds", "2"]) == 0
     capsys.readouterr()
     for _ in range(2):  # once more changes nothing
         assert kept.main(["worth", "--kept", "kept"]) == 0
-    (path,) = kept.ablations(Path("kept"))
-    table = kept.ablation_table(path)
+    (path,) = tables.ablations(Path("kept"))
+    table = tables.ablation_table(path)
     assert table in capsys.readouterr().out
     assert [row.split(" | ")[0] for row in table.splitlines()[2:]] == ["| base", "| without hflip"]
     assert main(["verify", "--quick", "--log_dir", str(path.parent / "runs")]) == 0
 
 
 @pytest.mark.slow
-def test_what_is_kept_is_whole_and_replaces_nothing(kept: ModuleType, fit: Fit, workdir: Path, capsys) -> None:
+def test_what_is_kept_is_whole_and_replaces_nothing(fit: Fit, workdir: Path, capsys) -> None:
     target = workdir / "kept"
     assert kept.main(["run", "--kept", str(target)]) == 2
     assert "no version of the run 'run' in lightning_logs is completed" in capsys.readouterr().err
@@ -173,7 +162,7 @@ def test_what_is_kept_is_whole_and_replaces_nothing(kept: ModuleType, fit: Fit, 
     shutil.copytree(target, "lightning_logs", dirs_exist_ok=True)  # another machine goes on with more seeds
     assert fit("--seeds", "2", "--resume", "true", name="best_tiny") == 0
     assert "lightning_logs/best_tiny/version_0 is done already" in capsys.readouterr().out
-    assert kept.read_record(Path("lightning_logs/best_tiny/version_1"))["seed"] == 1
+    assert read_record(Path("lightning_logs/best_tiny/version_1"))["seed"] == 1
     shutil.rmtree("lightning_logs/best_tiny")
     shutil.rmtree("checkpoints")
     assert fit("--seed_everything", "7", name="best_tiny") == 0
