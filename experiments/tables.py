@@ -217,13 +217,25 @@ def stored_table(kept: Path) -> str:
 
 
 def audit_tables(document: Mapping[str, Any]) -> str:
-    """Return the tables of an audit in Markdown."""
-    tables = []
-    for table in document["tables"]:
-        rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
-        lines = (f"| {' | '.join(map(_cell, row))} |" for row in rows)
-        tables.append("\n".join([f"{table['caption']}:", "", *lines]))
+    """Return the tables of an audit in Markdown: exact and near duplicates by splits, altered copies, runs."""
+    exact, near, *others = document["tables"]
+    counted: dict[str, dict[str, str]] = {}
+    for where, pairs, _, other_label, _ in near["rows"]:
+        level, _, splits = where.partition(", ")
+        counted.setdefault(level, {})[splits] = f"{pairs:,}, {other_label:,}" if pairs else "0"
+    columns = ["correlation of at least", *next(iter(counted.values()))]
+    rows = [[level, *cells.values()] for level, cells in counted.items()]
+    found = sum(row[1] for row in exact["rows"])
+    tables = [f"Exact duplicates: {found:,} pairs. Near ones, pairs and those of them with another label:"]
+    tables.append(_markdown(columns, rows))
+    for table in others:
+        tables += [f"{table['caption']}:", _markdown(table["columns"], table["rows"])]
     return "\n\n".join(tables)
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
 
 
 def _cell(value: object) -> str:
