@@ -125,6 +125,32 @@ def test_what_is_done_is_not_taken_for_a_run_of_other_weights_of_the_same_name(
     assert fit(*flags, "--resume", "true", name="stopped", epochs=2) == 0
 
 
+TEACHER = {
+    "model.terms.distillation.teachers": ("--model.terms", "{distillation: {teachers: other.ckpt}}"),
+    "model.smoothing_confusion": ("--model.label_smoothing", "0.1", "--model.smoothing_confusion", "other.ckpt"),
+    "data.mix.pairs": ("--data.mix", "{mixup: 0.2, pairs: other.ckpt}"),
+}
+
+
+@pytest.mark.parametrize("named", TEACHER)
+def test_what_is_done_is_not_taken_for_a_run_of_another_teacher_at_the_same_path(fit: Fit, named: str, capsys) -> None:
+    for seed in ("1", "2"):
+        assert fit("--seed_everything", seed, "--data.split_seed", "0", name="other") == 0
+    flags = (*TEACHER[named], "--data.split_seed", "0")
+    shutil.copyfile("checkpoints/other/version_0/best.ckpt", "other.ckpt")
+    assert fit(*flags) == 0
+    assert list(read_record(LOGS / "run" / "version_0")["named"]) == [named]
+    assert fit(*flags, "--resume", "true") == 0
+    assert "is done already" in capsys.readouterr().out
+    shutil.copyfile("checkpoints/other/version_1/best.ckpt", "other.ckpt")
+    assert fit(*flags, "--resume", "true") == 2
+    told = f"had another {named} than the checkpoint that lies there now. Give another --name."
+    assert told in capsys.readouterr().err
+    Path("other.ckpt").unlink()  # what is not at hand cannot be compared
+    assert fit(*flags, "--resume", "true") == 0
+    assert versions(LOGS, "run") == [0]
+
+
 def test_what_is_done_is_not_taken_for_a_run_of_another_checkpoint_at_the_same_path(fit: Fit, capsys) -> None:
     train = ("--model.train", "head", "--model.lr", "0.1")
     assert fit(*train, "--seeds", "2", name="first") == 0  # with the same backbone: the heads are others

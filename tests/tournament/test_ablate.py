@@ -20,6 +20,7 @@ from fashion_tl.tournament.page import signed
 from fashion_tl.tournament.progress import Timed
 from fashion_tl.tournament.switches import turned_off
 
+from ..conftest import Fit
 from .conftest import RESULTS, Verb, results_of, shown_in
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
@@ -290,6 +291,18 @@ def test_runs_of_other_weights_of_the_same_name_are_refused_before_another_one_t
     monkeypatch.setattr("fashion_tl.tournament.progress.check_same_start", lambda *_: None)
     assert verb("ablate", *flags, *BOTH) == 2
     assert "have started from different weights of the same name" in capsys.readouterr().err
+
+
+def test_runs_of_another_teacher_of_the_same_path_are_refused(verb: Verb, fit: Fit, capsys) -> None:
+    for seed in ("1", "2"):
+        assert fit("--seed_everything", seed, "--data.split_seed", "0", name="teacher") == 0
+    place = Path("checkpoints/teacher")
+    flags = ("--model.terms", f"{{distillation: {{teachers: {place / 'version_0' / 'best.ckpt'}}}}}")
+    assert verb("ablate", *flags, *ALONE) == 0
+    shutil.copyfile(place / "version_1" / "best.ckpt", place / "version_0" / "best.ckpt")
+    assert verb("ablate", *flags, *BOTH) == 2
+    assert "had another model.terms.distillation.teachers than the checkpoint" in capsys.readouterr().err
+    assert len(list(RESULTS.rglob("run.json"))) == 2
 
 
 def test_runs_of_a_given_rate_are_not_set_beside_those_that_searched_theirs(

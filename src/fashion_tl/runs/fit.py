@@ -24,6 +24,7 @@ from fashion_tl.records.record import CONFIG, FAILED, RunPaths, TakenError, next
 from fashion_tl.runs import checks
 from fashion_tl.runs.callbacks import callbacks_of
 from fashion_tl.runs.find_rate import find_rate
+from fashion_tl.runs.named import check_same_named, hashes_of_named
 from fashion_tl.runs.parser import Config, arguments, dump, instantiate, make_trainer, parse, quiet
 from fashion_tl.runs.resume import check_same, find_version, fitting_state, is_trained, own_version
 from fashion_tl.seeds import seeded
@@ -104,6 +105,7 @@ def _run(
         if found is not None:
             if found.done or found.diverged or (later and found.trained):
                 check_same(found, config)
+                check_same_named(found.paths.logs, found.record, config)
                 if found.diverged:
                     raise DivergedError(str(found.record["reason"]))
                 if first:
@@ -133,7 +135,7 @@ def _run(
             paths = own or next_paths(config.log_dir, config.checkpoint_dir, config.name)
         facts: dict[str, Any] = {"seed": seed, "command": command, "study": config.study}
         if own is None:  # else its record says it
-            facts["rate_search"] = searched
+            facts |= {"rate_search": searched, "named": hashes_of_named(config)}
         text = dump("fit", checks.to_record(config))
         goes_on = own is not None and checkpoint is not None
         recorder = RunRecorder(paths, text, facts, config.monitor, cache, tested, later, own_start=goes_on)

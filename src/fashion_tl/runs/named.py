@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from fashion_tl.errors import UserError
+from fashion_tl.files import sha256
 from fashion_tl.plain_text import flatten
 from fashion_tl.records.record import (
     CONFIG,
@@ -23,7 +24,7 @@ from fashion_tl.records.record import (
     read_record,
 )
 from fashion_tl.runs.configs import read_config
-from fashion_tl.runs.resume import decisive
+from fashion_tl.runs.resume import WAY, decisive
 
 SEEDS = ("seed_everything", "data.split_seed")
 _VERSION = re.compile(r"/version_\d+(?=/)")
@@ -57,6 +58,36 @@ def named_runs(config: Namespace) -> dict[str, Any]:
     """Return the settings that name a run or its checkpoint, or a list of them, with these names."""
     found = {key: setting(config, key) for key in NAMED}
     return {key: value for key, value in found.items() if value and (isinstance(value, str) or _are_names(value))}
+
+
+def hashes_of_named(config: Namespace) -> dict[str, list[str]]:
+    """Return the SHA-256 of the checkpoints that a settled configuration names, by setting, without that of its start.
+
+    The weights to start from are told by hashes of their own, as they are another network's for a while only.
+    """
+    found: dict[str, list[str]] = {}
+    for key, value in named_runs(config).items():
+        paths = [Path(each) for each in (value if isinstance(value, list) else [value])]
+        if not key.endswith(".init_from") and all(path.is_file() for path in paths):
+            found[key.replace(".init_args.", ".")] = [sha256(path) for path in paths]
+    return found
+
+
+def check_same_named(folder: Path, record: Mapping[str, Any], config: Namespace) -> None:
+    """Refuse a run that was taught by, or went by the mistakes of, other checkpoints than lie at the same paths now.
+
+    Args:
+        folder: Its log folder.
+        record: Its record; one of an earlier version says nothing of them.
+        config: The settled configuration.
+
+    Raises:
+        UserError: If they are others.
+    """
+    recorded = record.get("named") or {}
+    for key, hashes in hashes_of_named(config).items():
+        if recorded.get(key, hashes) != hashes:
+            raise UserError(f"{folder} had another {key} than the checkpoint that lies there now. {WAY}")
 
 
 def _are_names(value: Any) -> bool:  # noqa: ANN401 - whatever a setting has in its place

@@ -22,6 +22,7 @@ from fashion_tl.plain_text import duration
 from fashion_tl.records.record import check_same_data, check_same_start, versions
 from fashion_tl.runs.checks import settle
 from fashion_tl.runs.fit import fit
+from fashion_tl.runs.named import check_same_named
 from fashion_tl.runs.parser import arguments, parse
 from fashion_tl.runs.resume import WAY, Version, find_version, start_of
 from fashion_tl.tournament.plan import Cell, Study
@@ -176,6 +177,7 @@ def _version(
             if version is not None:
                 check_same_data(version.paths.logs, version.record, study.data, WAY)
                 check_same_start(version.paths.logs, version.record, start_of(config, starts), WAY)
+                check_same_named(version.paths.logs, version.record, config)
                 return version, candidate
     if refused is not None:
         raise UserError(f"{study.kind} {study.name}: {refused}") from refused

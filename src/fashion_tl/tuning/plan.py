@@ -18,6 +18,7 @@ from fashion_tl.files import read_json, write_json
 from fashion_tl.plain_text import flatten
 from fashion_tl.records.record import check_name
 from fashion_tl.runs.configs import read_yaml
+from fashion_tl.runs.named import hashes_of_named
 from fashion_tl.runs.parser import arguments, dump, parse
 from fashion_tl.runs.resume import HASHES, STARTS, check_earlier, decisive, start_of
 from fashion_tl.runs.search import words
@@ -244,8 +245,9 @@ def _compared(args: Sequence[str], space: Space) -> dict[str, str]:
 
 
 def _weights(args: Sequence[str], tried: Sequence[Mapping[str, Any]], runs: NamedRuns) -> dict[str, str]:
-    """Return the hashes of the weights that trials start from, by their names, where they are at hand."""
-    found: dict[str, str] = {}
+    """Return the hashes of the weights that trials start from, by their names, and of other named checkpoints."""
+    named = hashes_of_named(parse("fit", arguments(args, runs.settle({}))))
+    found = {f"{key} (checkpoint)": " ".join(hashes) for key, hashes in named.items()}
     known: dict[str, dict[str, Any]] = {}
     for changes in ({}, *(each for each in tried if among(each, STARTING))):
         start = start_of(parse("fit", arguments(args, runs.settle(changes))), known)
