@@ -470,7 +470,7 @@ def test_a_folder_counts_once_however_many_links_lead_to_it(tmp_path: Path) -> N
     for name in ("a/0.png", "b/0.png", *(f"a/{one}/1.png" for one in "xyz")):
         save(tmp_path / "root" / name)
     save(tmp_path / "elsewhere/2.png")
-    for one, other in ("xy", "xz", "yx", "yz", "zx", "zy"):
+    for one, other in ("xy", "yz", "zx"):  # one link each: a walk that follows it for ever ends at the system's limit
         (tmp_path / f"root/a/{one}/{other}").symlink_to(f"../{other}")
     for name in ("n", "m", "x/o"):
         (tmp_path / "root/a" / name).symlink_to(tmp_path / "elsewhere")
