@@ -183,4 +183,4 @@ class Averager:
         split = self.run.data.splits["train"]
         drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[: self.images]
         for positions in drawn.tensor_split(max(1, -(-len(drawn) // self.batch_size))):
-            yield split.images.__getitems__(split.indices[positions])[0]
+            yield split.reading.read(positions)

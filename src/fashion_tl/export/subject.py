@@ -114,9 +114,9 @@ def calibration_images(opened: OpenedRun) -> Iterator[Tensor]:
     """Yield at most 256 training images of a run, spread evenly, as uint8 (B, C, stored, stored)."""
     split = opened.data.splits["train"]
     count = min(CALIBRATION_IMAGES, len(split))
-    chosen = split.indices[torch.arange(count) * len(split) // count]
-    for start in range(0, count, _BATCH):
-        yield _as_bytes(split.images.__getitems__(chosen[start : start + _BATCH])[0])
+    chosen = torch.arange(count) * len(split) // count
+    for positions in torch.split(chosen, _BATCH):
+        yield _as_bytes(split.reading.read(positions))
 
 
 def _as_bytes(images: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def _copies(
     """
     split = data.splits["train"]
     chosen = np.random.default_rng(seed).permutation(len(split))[:COPIES]
-    originals = split.images.__getitems__(split.indices[torch.from_numpy(chosen)])[0]
+    originals = split.reading.read(torch.from_numpy(chosen))
     found = {}
     for name, alter in alterations().items():
         if originals.shape[1] not in (1, 3):
@@ -262,9 +262,7 @@ def _add_pictures(
 
 
 def _image(data: ImageDataModule, found: Duplicates, number: int) -> Tensor:
-    split = data.splits[PARTS[found.part[number]]]
-    position = int(found.position[number])
-    return split.images.__getitems__(split.indices[position : position + 1])[0][0]
+    return data.splits[PARTS[found.part[number]]][int(found.position[number])][0]
 
 
 def _add_pairs(analysis: Analysis, found: Duplicates, data: ImageDataModule, threshold: float) -> None:

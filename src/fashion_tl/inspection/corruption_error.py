@@ -51,8 +51,7 @@ def subset_of(split: Split, count: int, seed: int) -> Subset:
     index = torch.arange(len(split))
     if count < len(split):
         index = stratified_split(split.labels, count / len(split), seed)[1]
-    images, labels = split.images.__getitems__(split.indices[index])
-    return Subset(images, labels.numpy(), index)
+    return Subset(split.reading.read(index), split.labels[index].numpy(), index)
 
 
 def corruption_figures(
