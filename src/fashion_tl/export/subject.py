@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fashion_tl.data.transforms import InputSpec
+from fashion_tl.data.transforms import InputSpec, to_bytes
 from fashion_tl.errors import UserError
 from fashion_tl.files import sha256
 from fashion_tl.inspection.run import OpenedRun, data_of, open_run
@@ -107,7 +107,7 @@ def run_images(opened: OpenedRun, most: int | None = None) -> Iterator[Tensor]:
     """Yield test images of a run as uint8 (B, C, stored, stored), in order: all of them, or so many at most."""
     count = len(opened.labels) if most is None else min(most, len(opened.labels))
     for start in range(0, count, _BATCH):
-        yield _as_bytes(opened.images(range(start, min(start + _BATCH, count))))
+        yield to_bytes(opened.images(range(start, min(start + _BATCH, count))))
 
 
 def calibration_images(opened: OpenedRun) -> Iterator[Tensor]:
@@ -116,8 +116,4 @@ def calibration_images(opened: OpenedRun) -> Iterator[Tensor]:
     count = min(CALIBRATION_IMAGES, len(split))
     chosen = torch.arange(count) * len(split) // count
     for positions in torch.split(chosen, _BATCH):
-        yield _as_bytes(split.reading.read(positions))
-
-
-def _as_bytes(images: Tensor) -> Tensor:
-    return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+        yield to_bytes(split.reading.read(positions))
