@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from fashion_tl import __version__
 from fashion_tl.errors import UserError, one_line
+from fashion_tl.files import existing_above
 from fashion_tl.imports import installed_version
 
 DISTRIBUTION = "fashion-tl"
@@ -164,9 +165,7 @@ def data(root: str | None) -> Finding:
 
 def writable(what: str, folder: Path) -> Finding:
     """Say whether a folder, or what it would be made in, can be written to and has room."""
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    there = existing_above(folder)
     if not there.is_dir():
         return Finding(what, f"{there} is no folder", _choose(what))
     if not os.access(there, os.W_OK | os.X_OK):

@@ -103,6 +103,12 @@ def draft_beside(path: Path) -> Path:
     return path.with_name(f".draft.{os.getpid()}.{threading.get_native_id()}.{host}")
 
 
+def existing_above(path: Path) -> Path:
+    """Return a path, absolute, or where it is not there the nearest folder above it that is."""
+    path = path.absolute()
+    return next((each for each in (path, *path.parents) if each.exists()), path)
+
+
 def sha256(path: Path) -> str:
     """Hash a file; returns 64 hexadecimal digits."""
     with naming(path), path.open("rb") as file:

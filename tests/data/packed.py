@@ -8,14 +8,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import torch
+from PIL import Image
 from pyarrow import parquet
 
 from fashion_tl.data.datamodule import ImageDataModule
 
 Column = Sequence[Any]
 ENCODED = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+
+
+def png(seed: int) -> bytes:
+    """Draw an image of noise, as the content of a file."""
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (10, 14, 3), dtype=np.uint8)).save(content, "PNG")
+    return content.getvalue()
+
+
+PHOTOS = [png(seed) for seed in range(16)]
 
 
 def write_parquet(path: Path, images: Column, more: Mapping[str, Column], column: str = "image") -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import importlib
-import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from huggingface_hub.errors import RepositoryNotFoundError
-from PIL import Image
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.files import decode_image
@@ -26,18 +24,9 @@ from fashion_tl.data.hugging_face import HuggingFace
 from fashion_tl.data.image_folder import ImageFolder
 from fashion_tl.errors import UserError
 
-from .packed import pixels, write_parquet
+from .packed import PHOTOS, pixels, png, write_parquet
 
 NAMES = ["cat"] * 8 + ["dog"] * 8
-
-
-def png(seed: int) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (10, 14, 3), dtype=np.uint8)).save(content, "PNG")
-    return content.getvalue()
-
-
-PHOTOS = [png(seed) for seed in range(16)]
 CARRIED = [
     (content, f"{name}/{number:02}.png") for number, (content, name) in enumerate(zip(PHOTOS, NAMES, strict=True))
 ]

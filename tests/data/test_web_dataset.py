@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import pickle
 import tarfile
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.files import decode_image
@@ -22,18 +20,9 @@ from fashion_tl.data.shards import find_shards, read_shard
 from fashion_tl.data.web_dataset import WebDataset
 from fashion_tl.errors import UserError
 
-from .packed import pixels, write_shard
+from .packed import PHOTOS, pixels, write_shard
 
 Files = list[tuple[str, bytes]]
-
-
-def png(seed: int) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (10, 14, 3), dtype=np.uint8)).save(content, "PNG")
-    return content.getvalue()
-
-
-PHOTOS = [png(seed) for seed in range(16)]
 
 
 def samples(numbers: Sequence[int] = range(16), labels: Sequence[str] = ("cat", "dog")) -> Files:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from fashion_tl.cache.store import Entry, entries, remove, remove_stale
+from fashion_tl.files import existing_above
 
 
 def why_no_room(folder: Path, needed: int, limit: int) -> str | None:
@@ -58,7 +59,7 @@ def _judge(folder: Path, needed: int, limit: int, make: bool = False) -> tuple[s
         if make:
             folder.mkdir(parents=True, exist_ok=True)
             remove_stale(folder)
-        known, free = entries(folder), _free(folder)
+        known, free = entries(folder), shutil.disk_usage(existing_above(folder)).free
     except OSError as error:
         return f"{folder}: {error.strerror or error}", [], 0
     held, reserved = sum(entry.bytes for entry in known), needed + _reserve(needed)
@@ -67,12 +68,6 @@ def _judge(folder: Path, needed: int, limit: int, make: bool = False) -> tuple[s
         return None, known, short
     there = f"the disk of {folder} has {size_text(free)} free, {size_text(held)} in entries"
     return f"it needs {size_text(reserved)}; {there}", known, short
-
-
-def _free(folder: Path) -> int:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _reserve(needed: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import shlex
 import sys
@@ -27,7 +25,7 @@ from fashion_tl.callbacks.pictures import keep_filters, keep_test_images
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError
-from fashion_tl.files import sha256, write_text
+from fashion_tl.files import as_csv, sha256, write_text
 from fashion_tl.metrics.metrics import summarise
 from fashion_tl.models.staged import BatchNormPolicy, count_parameters
 from fashion_tl.process import PeakMemory, device_text, leave_group_at_exit
@@ -491,11 +489,8 @@ def _classifier(module: LightningModule) -> ImageClassifier:
 
 def _write_csv(paths: RunPaths, rows: list[dict[str, float]]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(paths.logs / METRICS, text.getvalue())
+    values = [[row.get(name) for name in columns] for row in rows]
+    write_text(paths.logs / METRICS, as_csv([columns, *values]))
 
 
 def _why_stopped(trainer: Trainer) -> str:

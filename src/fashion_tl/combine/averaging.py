@@ -12,10 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fashion_tl.data.transforms import describe_preprocessing
 from fashion_tl.errors import UserError
-from fashion_tl.inspection.inference import infer
+from fashion_tl.inspection.inference import infer, tracked
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.metrics.metrics import Floats, Ints, cross_entropy
 from fashion_tl.models.batch_norm import estimating
+from fashion_tl.records.predictions import Predictions
 from fashion_tl.training.checkpoints import load_checkpoint
 from fashion_tl.training.classifier import ImageClassifier
 
@@ -173,6 +174,13 @@ class Averager:
         logits, _ = infer(self.run.module, self.run.data.in_order("val", self.batch_size))
         return score(logits.astype("float64"), labels)
 
+    def test(self, recorded: Predictions) -> Floats:
+        """Compute the logits (N, K), float64, of the test images that are recorded of a member."""
+        batches = self.run.data.in_order("test", self.batch_size)
+        tracking = tracked(batches, "test images", len(recorded.labels))
+        logits: Floats = infer(self.run.module, tracking)[0].astype("float64")
+        return logits[recorded.index]
+
     def state(self) -> State:
         """Return the network's state as it is, on the CPU."""
         state = _without_objective(self.run.module.state_dict())
@@ -183,4 +191,4 @@ class Averager:
         split = self.run.data.splits["train"]
         drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[: self.images]
         for positions in drawn.tensor_split(max(1, -(-len(drawn) // self.batch_size))):
-            yield split.images.__getitems__(split.indices[positions])[0]
+            yield split.reading.read(positions)

@@ -16,7 +16,7 @@ from fashion_tl.combine.averaging import (
 )
 from fashion_tl.combine.members import seen_by, told_of_starts, validation_logits
 from fashion_tl.combine.result import Combination
-from fashion_tl.inspection.inference import infer, progress, tracked
+from fashion_tl.inspection.inference import progress
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.plots.interpolation import interpolation_figure
 from fashion_tl.plots.style import png, style
@@ -61,9 +61,7 @@ def best_between(
         run, state, tested = members[side], (start, end)[side], test[side].logits.astype("float64")
     else:
         averager.load(interpolated(start, end, share))
-        run, state = averager.run, averager.state()
-        batches = tracked(run.data.in_order("test", averager.batch_size), "test images", len(test[0].labels))
-        tested = infer(run.module, batches)[0].astype("float64")[test[0].index]
+        run, state, tested = averager.run, averager.state(), averager.test(test[0])
     names = [member.label for member in members]
     strategy = f"{1 - share:.3g} of the weights of {names[0]}, {share:.3g} of {names[1]}"
     return Combination(

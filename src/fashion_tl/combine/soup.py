@@ -8,7 +8,6 @@ from typing import Any
 from fashion_tl.combine.averaging import Averager, averaged, differing_norms, score, states_of
 from fashion_tl.combine.members import seen_by, told_of_starts, validation_logits
 from fashion_tl.combine.result import Combination
-from fashion_tl.inspection.inference import infer, tracked
 from fashion_tl.inspection.run import OpenedRun
 from fashion_tl.records.analysis import Analysis
 from fashion_tl.records.predictions import Predictions
@@ -54,9 +53,7 @@ def greedy_soup(
         logits_of_test = test[kept[0]].logits.astype("float64")
     else:
         averager.load(averaged([states[i] for i in kept]))
-        run, state = averager.run, averager.state()
-        batches = tracked(run.data.in_order("test", averager.batch_size), "test images", len(test[0].labels))
-        logits_of_test = infer(run.module, batches)[0].astype("float64")[test[0].index]
+        run, state, logits_of_test = averager.run, averager.state(), averager.test(test[0])
     names = [members[i].label for i in kept]
     strategy = f"mean of the weights of {', '.join(names)}" if not lone else f"soup of {names[0]} alone"
     analysis = Analysis("Greedy soup", "Each run joins the mean of weights unless the validation accuracy falls.")

@@ -159,6 +159,11 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Bring images to uint8: float ones of 0 to 1, and beyond, by rounding; uint8 as they are."""
+    return images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 def visible(images: Tensor) -> Tensor:
     """Return what can be shown of images (B, C, H, W): (B, 1 or 3, H, W), for other C the mean over the channels."""
     if images.shape[1] in (1, 3):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fashion_tl.data.transforms import InputSpec
+from fashion_tl.data.transforms import InputSpec, to_bytes
 from fashion_tl.errors import UserError
 from fashion_tl.files import sha256
 from fashion_tl.inspection.run import OpenedRun, data_of, open_run
@@ -107,17 +107,13 @@ def run_images(opened: OpenedRun, most: int | None = None) -> Iterator[Tensor]:
     """Yield test images of a run as uint8 (B, C, stored, stored), in order: all of them, or so many at most."""
     count = len(opened.labels) if most is None else min(most, len(opened.labels))
     for start in range(0, count, _BATCH):
-        yield _as_bytes(opened.images(range(start, min(start + _BATCH, count))))
+        yield to_bytes(opened.images(range(start, min(start + _BATCH, count))))
 
 
 def calibration_images(opened: OpenedRun) -> Iterator[Tensor]:
     """Yield at most 256 training images of a run, spread evenly, as uint8 (B, C, stored, stored)."""
     split = opened.data.splits["train"]
     count = min(CALIBRATION_IMAGES, len(split))
-    chosen = split.indices[torch.arange(count) * len(split) // count]
-    for start in range(0, count, _BATCH):
-        yield _as_bytes(split.images.__getitems__(chosen[start : start + _BATCH])[0])
-
-
-def _as_bytes(images: Tensor) -> Tensor:
-    return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+    chosen = torch.arange(count) * len(split) // count
+    for positions in torch.split(chosen, _BATCH):
+        yield to_bytes(split.reading.read(positions))

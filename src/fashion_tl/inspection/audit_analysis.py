@@ -19,7 +19,7 @@ from fashion_tl.metrics.duplicates import exact_groups
 from fashion_tl.metrics.metrics import Ints
 from fashion_tl.metrics.uncertainty import wilson_interval
 from fashion_tl.plots.style import GREY, INK
-from fashion_tl.plots.tiles import Tile, draw_tiles
+from fashion_tl.plots.tiles import Tile, draw_tiles, in_rows
 from fashion_tl.records.analysis import Analysis
 from fashion_tl.training.classifier import ImageClassifier
 
@@ -95,7 +95,7 @@ def _copies(
     """
     split = data.splits["train"]
     chosen = np.random.default_rng(seed).permutation(len(split))[:COPIES]
-    originals = split.images.__getitems__(split.indices[torch.from_numpy(chosen)])[0]
+    originals = split.reading.read(torch.from_numpy(chosen))
     found = {}
     for name, alter in alterations().items():
         if originals.shape[1] not in (1, 3):
@@ -253,18 +253,15 @@ def _add_pictures(
             above = f"{PARTS[found.part[image]]} {found.position[image]}\n{name}"
             ink = INK if pairs.similarity[i] >= threshold else GREY
             tiles.append(Tile(picture(_image(data, found, int(image))), above, below, ink))
-    columns = 8
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     title = f"{data.source_name}: the most similar pairs between {_between(splits)}"
-    drawn = draw_tiles(rows, title=title, note=f"Correlation of the pixels below each pair; grey below {threshold:g}.")
+    note = f"Correlation of the pixels below each pair; grey below {threshold:g}."
+    drawn = draw_tiles(in_rows(tiles, 8), title=title, note=note)
     name = f"audit-{'-'.join(PARTS[i] for i in splits)}.png"
     analysis.add_picture(name, drawn, f"The most similar pairs between {_between(splits)}, with their correlation")
 
 
 def _image(data: ImageDataModule, found: Duplicates, number: int) -> Tensor:
-    split = data.splits[PARTS[found.part[number]]]
-    position = int(found.position[number])
-    return split.images.__getitems__(split.indices[position : position + 1])[0][0]
+    return data.splits[PARTS[found.part[number]]][int(found.position[number])][0]
 
 
 def _add_pairs(analysis: Analysis, found: Duplicates, data: ImageDataModule, threshold: float) -> None:

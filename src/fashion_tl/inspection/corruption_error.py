@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fashion_tl.data.batches import Split
 from fashion_tl.data.splits import stratified_split
-from fashion_tl.data.transforms import to_float
+from fashion_tl.data.transforms import to_bytes, to_float
 from fashion_tl.inspection.affine import warp
 from fashion_tl.inspection.calibration import Calibration
-from fashion_tl.inspection.corruptions import CORRUPTIONS, STRENGTHS, UNIT, corrupt, to_bytes
+from fashion_tl.inspection.corruptions import CORRUPTIONS, STRENGTHS, UNIT, corrupt
 from fashion_tl.inspection.inference import infer, progress
 from fashion_tl.metrics.metrics import Ints, calibration_error, softmax
 from fashion_tl.training.classifier import ImageClassifier
@@ -51,8 +51,7 @@ def subset_of(split: Split, count: int, seed: int) -> Subset:
     index = torch.arange(len(split))
     if count < len(split):
         index = stratified_split(split.labels, count / len(split), seed)[1]
-    images, labels = split.images.__getitems__(split.indices[index])
-    return Subset(images, labels.numpy(), index)
+    return Subset(split.reading.read(index), split.labels[index].numpy(), index)
 
 
 def corruption_figures(

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fashion_tl.data.transforms import to_float
+from fashion_tl.data.transforms import to_bytes, to_float
 from fashion_tl.inspection.affine import warp
 from fashion_tl.inspection.random_numbers import RandomNumbers
 
@@ -76,11 +76,6 @@ def corrupt(images: Tensor, name: str, level: int, seed: int, index: Tensor) -> 
     entry = CORRUPTIONS[name]
     random = RandomNumbers(seed, zlib.crc32(name.encode()), index.to(images.device))
     return to_bytes(entry.change(to_float(images), entry.strengths[level - 1], random))
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Bring float images in 0 to 1, and beyond, to uint8."""
-    return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 @corruption("Gaussian noise", (0.08, 0.12, 0.18, 0.26, 0.38), "standard deviation", f"{HENDRYCKS}, their strengths")
@@ -212,8 +207,7 @@ def pixelate(images: Tensor, strength: float, random: RandomNumbers) -> Tensor:
 @corruption("JPEG", (25, 18, 15, 10, 7), "quality", f"{HENDRYCKS}, their strengths")
 def jpeg(images: Tensor, strength: float, random: RandomNumbers) -> Tensor:
     """Compress as JPEG of a quality, 1 to 100."""
-    pixels = as_jpeg((images * 255).round().to(torch.uint8), round(strength))
-    return pixels.to(images.device, images.dtype) / 255
+    return to_float(as_jpeg(to_bytes(images), round(strength))).to(images.device)
 
 
 def as_jpeg(images: Tensor, quality: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fashion_tl.data.transforms import resize_images, to_float, to_grey, visible
+from fashion_tl.data.transforms import resize_images, to_bytes, to_float, to_grey, visible
 from fashion_tl.inspection.corruptions import as_jpeg
 from fashion_tl.metrics.duplicates import Singles, aligned_correlation, nearest, unit_rows
 from fashion_tl.metrics.metrics import Floats, Ints
@@ -239,4 +239,4 @@ def _shifted(images: Tensor) -> Tensor:
 def _rescaled(images: Tensor) -> Tensor:
     size = images.shape[-1]
     small = resize_images(to_float(images), max(4, round(0.9 * size)), "bilinear")
-    return (resize_images(small, size, "bilinear") * 255).round().to(torch.uint8)
+    return to_bytes(resize_images(small, size, "bilinear"))

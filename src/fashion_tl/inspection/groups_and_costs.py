@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from fashion_tl.errors import UserError, check_known
 from fashion_tl.metrics.decisions import check_costs
 from fashion_tl.metrics.errors import FASHION_MNIST_GROUPS, accuracy_by_group
 from fashion_tl.metrics.metrics import Floats
+from fashion_tl.runs.configs import read_yaml
 
 DEFAULT = "default"
 
@@ -97,8 +97,8 @@ def read_groups(path: Path | None, class_names: Sequence[str]) -> dict[str, tupl
 
 def _read(path: Path, option: str) -> Any:  # noqa: ANN401 - any YAML value
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{option} {path} cannot be read: {error.strerror}. Give a YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{option} {path} is not YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{option} {path} cannot be read: {reason}. Give a YAML file.") from error
+    return read_yaml(text, f"{option} {path}")

@@ -14,10 +14,9 @@ from fashion_tl.data.file_list import image_files
 from fashion_tl.data.files import decoded
 from fashion_tl.data.garments import SyntheticGarments
 from fashion_tl.data.idx import find_idx, read_idx
-from fashion_tl.data.transforms import InputSpec, resize_images, to_float, to_grey
+from fashion_tl.data.transforms import InputSpec, resize_images, to_bytes, to_float, to_grey
 from fashion_tl.errors import UserError
 from fashion_tl.inspection.corruption_error import Subset
-from fashion_tl.inspection.corruptions import to_bytes
 from fashion_tl.inspection.inference import infer, tracked
 from fashion_tl.inspection.mahalanobis import Distances, Features, fit_distances, stage_readers
 from fashion_tl.inspection.random_numbers import RandomNumbers
@@ -92,7 +91,7 @@ def _read_folder(folder: Path, spec: InputSpec, count: int, seed: int) -> Tensor
     files = image_files([folder])
     chosen = [files[i] for i in _choose(len(files), count, seed).tolist()]
     ((_, images),) = decoded(chosen, spec, len(chosen), skip=False)
-    return to_bytes(images) if images.is_floating_point() else images
+    return to_bytes(images)
 
 
 def _choose(available: int, count: int, seed: int) -> Tensor:

@@ -81,8 +81,7 @@ class OpenedRun:
 
     def images(self, positions: Sequence[int] | Ints) -> Tensor:
         """Return test images (B, C, H, W), uint8, by their positions in the test set."""
-        split = self.data.splits["test"]
-        return split.images.__getitems__(split.indices[torch.as_tensor(np.asarray(positions))])[0]
+        return self.data.splits["test"].reading.read(torch.as_tensor(np.asarray(positions)))
 
     def pictures(self, positions: Sequence[int] | Ints) -> list[np.ndarray]:
         """Return test images as they are drawn; see ``picture``."""

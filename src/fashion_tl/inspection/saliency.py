@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fashion_tl.inspection.inference import progress
 from fashion_tl.inspection.layers import Target
+from fashion_tl.models.batch_norm import estimating
 from fashion_tl.models.staged import HEAD, StagedNetwork
 from fashion_tl.training.classifier import ImageClassifier
 
@@ -185,7 +186,10 @@ def randomise_downwards(
             layer = norms.get(name.removeprefix("backbone.").rpartition(".")[0])
             if layer is not None and layer not in random_norms:
                 random_norms.append(layer)
-        _take_statistics(changed, random_norms, images)
+        if random_norms:
+            with torch.no_grad(), estimating(changed, random_norms):
+                # Twice each, since a plane of one pixel of one image has no variance.
+                changed(torch.cat([images, images]))
         maps = saliency(changed, target.within(changed), images, classes)
         found = [rank_correlation(a.cpu().numpy(), b.cpu().numpy()) for a, b in zip(trained, maps, strict=True)]
         steps.append(Step(names[stage], maps, found))
@@ -204,15 +208,3 @@ def rank_correlation(first: npt.ArrayLike, second: npt.ArrayLike) -> float | Non
 def _shuffle(parameter: Tensor, generator: torch.Generator) -> None:
     order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
     parameter.copy_(parameter.flatten()[order].view_as(parameter))
-
-
-@torch.no_grad()
-def _take_statistics(network: StagedNetwork, norms: list[_BatchNorm], images: Tensor) -> None:
-    """Set the running statistics of some BatchNorm layers to those of the images; their momentum changes."""
-    if norms:
-        for layer in norms:
-            layer.training, layer.momentum = True, 1.0
-        # Twice each, since a plane of one pixel of one image has no variance.
-        network(torch.cat([images, images]))
-        for layer in norms:
-            layer.training = False

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fashion_tl.metrics.cross_validation import SHARES, CrossValidation, cross_validation, interval_words
-from fashion_tl.metrics.metrics import summarise
-from fashion_tl.report.figures import Entry
+from fashion_tl.report.figures import Entry, point_figures
 from fashion_tl.report.run_files import Run
 from fashion_tl.report.tables import Cell, Row, Table, missing, named, number, table
 
@@ -67,8 +66,7 @@ def _combined(entry: Entry, seed: object, several: Mapping[int, Run]) -> Folds:
         if run is None or run.predictions is None or not images:
             lost.append(str(fold))
             continue
-        names = [str(i) for i in range(len(run.class_names))]
-        tests.append(summarise(run.predictions.logits, run.predictions.labels, names))
+        tests.append(point_figures(run.predictions))
         trained.append(int(images))
     if lost:
         return Folds(entry, seed, count, None, f"no readable test of fold {', '.join(lost)} of {count}")

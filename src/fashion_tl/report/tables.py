@@ -78,6 +78,12 @@ def table(
     return Table(caption, cells, [("", rows)], kind, run)
 
 
+def sortable_table(caption: str, head: Iterable[str], rows: list[Row], order: str = "descending") -> Table:
+    """Make the main table of a page, which a press on a heading sorts; it comes sorted by its first figure."""
+    cells = [Cell(text, attributes={"aria-sort": order if i == 1 else "none"}) for i, text in enumerate(head)]
+    return Table(f"{caption} Press a heading to sort.", cells, [("", rows)], "main", sortable=True)
+
+
 def named(entry: Series) -> Cell:
     """Name a run after its sign."""
     return Cell(run=entry)

@@ -9,7 +9,7 @@ from fashion_tl.report.exports import markdown_table, study_contents
 from fashion_tl.report.page import render
 from fashion_tl.report.pairs import p_text
 from fashion_tl.report.svg import Plot
-from fashion_tl.report.tables import Cell, Row, Table, missing, named, number, table
+from fashion_tl.report.tables import Cell, Row, Table, missing, named, number, sortable_table, table
 from fashion_tl.runs.search import words
 from fashion_tl.tournament.charts import Line, charts, lines_of
 from fashion_tl.tournament.conclusion import MINUS, SIGNIFICANT, cells_at
@@ -169,13 +169,10 @@ def _table(results: Results, budget: str, lines: Mapping[str, Line]) -> Table:
     head = [_what(results), "Accuracy", "Deviation", "Seconds", "Trained parameters"]
     if results["trials"] > 1:
         head += ["Trials, s", "Chosen by validation"]
-    order = ["none", "descending", *["none"] * (len(head) - 2)]
     rows = [Row(named(lines[cell["strategy"]]), _columns(results, cell)) for cell in cells]
     labels = next((cell["labels"] for cell in cells if cell["labels"]), None)
     caption = (at(budget) or "Test accuracy") + (f", {labels:,} labelled images" if labels else "")
-    caption += ": mean over seeds, Student\u2019s 95 % interval. Press a heading to sort."
-    heads = [Cell(text, attributes={"aria-sort": sort}) for text, sort in zip(head, order, strict=True)]
-    return Table(caption, heads, [("", rows)], "main", sortable=True)
+    return sortable_table(f"{caption}: mean over seeds, Student\u2019s 95 % interval.", head, rows)
 
 
 def _columns(results: Results, cell: Mapping[str, Any]) -> list[Cell]:

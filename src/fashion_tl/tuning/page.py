@@ -9,7 +9,7 @@ from typing import Any
 from fashion_tl.report.exports import markdown_table, study_contents
 from fashion_tl.report.page import render
 from fashion_tl.report.svg import Plot
-from fashion_tl.report.tables import Cell, Row, Table, missing, number
+from fashion_tl.report.tables import Cell, Row, Table, missing, number, sortable_table
 from fashion_tl.runs.parser import written
 from fashion_tl.tuning.charts import charts
 from fashion_tl.tuning.results import DONE
@@ -87,7 +87,6 @@ def ordered(results: Results) -> list[Mapping[str, Any]]:
 
 def _table(results: Results) -> Table:
     heads = ["Trial", results["monitor"], *results["space"], "Epochs", "Seconds"]
-    order = ["none", "ascending" if results["minimises"] else "descending", *["none"] * (len(heads) - 2)]
     rows = []
     for row in ordered(results):
         figure = missing(row["why"] or "", row["why"] or "\u2013")
@@ -97,9 +96,8 @@ def _table(results: Results) -> Table:
         settings = [_setting(row["settings"].get(key)) for key in results["space"]]
         cells = [figure, *settings, number(str(row["epochs"]), row["epochs"]), seconds]
         rows.append(Row(Cell(str(row["trial"]), attributes={"data-sort": str(row["trial"])}), cells))
-    cells = [Cell(text, attributes={"aria-sort": sort}) for text, sort in zip(heads, order, strict=True)]
-    caption = "All trials, the best first. Press a heading to sort."
-    return Table(caption, cells, [("", rows)], "main", sortable=True)
+    order = "ascending" if results["minimises"] else "descending"
+    return sortable_table("All trials, the best first.", heads, rows, order)
 
 
 def _setting(value: Any) -> Cell:  # noqa: ANN401 - any YAML value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import threading
 import time
@@ -20,6 +19,7 @@ from fashion_tl.errors import UserError, one_line
 from fashion_tl.events import EventWriter
 from fashion_tl.files import claimed
 from fashion_tl.records.record import METRICS, PRUNED, RunPaths, paths_of, read_record, versions
+from fashion_tl.records.verify import read_history
 from fashion_tl.runs.fit import fit
 from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.parser import written
@@ -202,8 +202,7 @@ def _refusal(tuning: Tuning, settings: Mapping[str, Any], place: int) -> UserErr
 
 def _figures(paths: RunPaths, monitor: str) -> dict[int, float]:
     """Read the validation figure of each epoch of a run."""
-    rows = csv.DictReader(io.StringIO((paths.logs / METRICS).read_text(encoding="utf-8")))
-    return {int(row["epoch"]): float(row[monitor]) for row in rows if row.get(monitor)}
+    return {int(row["epoch"]): row[monitor] for row in read_history(paths.logs / METRICS) if monitor in row}
 
 
 def _failed(tuning: Tuning, place: int, why: str) -> Outcome:
