@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -27,12 +28,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a draft to write; it takes the place of a file when it is whole on the disk, else the old file stays.
 
     Args:
-        path: The file; missing folders are made.
+        path: The file, or a link to it; missing folders are made.
 
     Raises:
-        OSError: If it cannot be written; ``filename`` is always set.
+        OSError: If it cannot be written, a folder included, which is told at once; ``filename`` is always set.
     """
+    path = path.resolve()
     with naming(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft_beside(path)
     with _removed_after(draft), naming(path):

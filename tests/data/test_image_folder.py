@@ -288,9 +288,16 @@ def make_beyond_16_bit(path: Path) -> None:
     Image.fromarray(np.full((5, 6), 70000, np.int32)).save(path, "TIFF")
 
 
+def make_dds_of_an_unknown_format(path: Path) -> None:
+    sizes = (124).to_bytes(4, "little") + b"\x07\x10\0\0" + (8).to_bytes(4, "little") * 2
+    form = (32).to_bytes(4, "little") + (4).to_bytes(4, "little") + b"ZZZZ"
+    path.write_bytes(b"DDS " + sizes + b"\0" * 44 + form + b"\0" * 60)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (make_dds_of_an_unknown_format, "pixel format"),
         (make_empty, "the file is empty"),
         (make_text, "not an image"),
         (make_truncated, "Truncated"),
@@ -330,7 +337,16 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         decode_image(path, 8, "crop")
 
 
-@pytest.mark.parametrize("error", [SyntaxError("broken PNG file"), EOFError("no more frames"), KeyError("ImageWidth")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        SyntaxError("broken PNG file"),
+        EOFError("no more frames"),
+        KeyError("ImageWidth"),
+        RuntimeError("broken AVIF file"),
+        AssertionError("broken palette of an ICNS file"),
+    ],
+)
 def test_other_errors_of_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(_: Path) -> None:
         raise error

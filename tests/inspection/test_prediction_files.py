@@ -103,6 +103,13 @@ def test_only_a_table_of_predictions_is_replaced(tmp_path: Path) -> None:
         "list.jsonl": '{"path": "a.png", "class": "a", "probabilities": ["a"]}\n{',
         "quotes.csv": 'path,class,"a\n',
         "odd.csv": "path,class,a\n\x00",
+        "heading.csv": "path,class,a\n",
+        "truth.csv": "path,class,cat,dog\na.png,cat,1,0\n",
+        "truths.csv": "path,class,cat,dog\na.png,cat,1.000000,1.000000\n",
+        "other.csv": "path,class,cat,dog\na.png,cat,0.300000,0.700000\n",
+        "remark.csv": "path,class,cat,dog\na.png,cat,0.700000,0.300000\nb.png,cat,0.700000,0.300000,look again\n",
+        "truth.jsonl": '{"path": "a.png", "class": "a", "probabilities": {"a": 1, "b": 0}}\n',
+        "second.jsonl": '{"path": "a.png", "class": "a", "probabilities": {"a": 1.0}}\n{"path": "b.png"}\n',
     }.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(UserError, match="exists and is no table of predictions"):
@@ -110,6 +117,19 @@ def test_only_a_table_of_predictions_is_replaced(tmp_path: Path) -> None:
     output.write_bytes(b"PAR1, or so")
     with pytest.raises(UserError, match="exists and is no table of predictions"):
         check_output(output, checkpoint, [])
+
+
+def test_a_folder_is_refused_before_any_work_and_a_link_stays_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder\. Name a file, such as .*predictions\.csv"):
+        check_output(tmp_path, tmp_path / "best.ckpt", [])
+    for name in ("a.csv", "a.jsonl"):
+        write(tmp_path / name, rows=1)
+        link = tmp_path / f"link.{name}"
+        link.symlink_to(name)
+        check_output(link, tmp_path / "best.ckpt", [])
+        write(link, rows=3)
+        assert link.is_symlink()
+        assert len((tmp_path / name).read_text().splitlines()) == 3 + name.endswith("csv")
 
 
 def test_what_parquet_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -125,6 +125,17 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"index\.html is a folder"):
         write_report(tmp_path / "out", {"index.html": "x", "a": "x"})
     assert files(tmp_path / "out") == []
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "plots").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"plots is not a folder"):
+        write_report(tmp_path / "flat", {"index.html": "x", "plots/a.png": b"x"})
+    assert files(tmp_path / "flat") == ["plots"]
+
+
+def test_an_output_in_whose_place_a_file_lies_is_told_before_any_record_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(UserError, match=r"--output .*file/report cannot be written: .*file is not a folder"):
+        compare(output=tmp_path / "file" / "report", log_dir=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["index.html", "manifest.json", "plots/a.png"])

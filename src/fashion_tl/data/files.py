@@ -32,12 +32,15 @@ _SMALL = 2**20  # bytes
 _TWELVE_BITS = 16  # of 255, what the highest level of many cameras and scanners, 4095 of 65535, becomes
 _PHOTOMETRIC = 262  # the TIFF tag that says which level is white
 
-# What Pillow's decoders let through on damaged files: a broken PNG chunk, for one, is a SyntaxError.
+# What Pillow's decoders let through on damaged files: a broken PNG chunk, for one, is a SyntaxError, a DDS of unknown
+# pixels a NotImplementedError, which is a RuntimeError like those of AVIF.
 _DECODER_ERRORS = (
     OSError,
     EOFError,
     ArithmeticError,
+    AssertionError,
     LookupError,
+    RuntimeError,
     SyntaxError,
     TypeError,
     ValueError,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ DECIMALS = 6
 
 _MARK = b"fashion_tl.predictions"  # in the metadata of Parquet files
 _FIRST = ("path", "class")
+_FIGURE = re.compile(rf"[01]\.\d{{{DECIMALS}}}")
 
 # Paths (B) and probabilities (B, K) of a batch.
 WriteRows = Callable[[Sequence[str], np.ndarray], None]
@@ -41,8 +43,9 @@ def check_output(output: Path, checkpoint: Path, images: Sequence[Path]) -> None
     Raises:
         UserError: If it is refused.
     """
-    there = output.exists() and not output.is_dir()
-    if there and any(path.exists() and output.samefile(path) for path in (checkpoint, *images)):
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder. Name a file, such as {output / 'predictions.csv'}.")
+    if output.exists() and any(path.exists() and output.samefile(path) for path in (checkpoint, *images)):
         raise UserError(f"--output {output} is also given to be read. Name another file.")
     form = output.suffix.lower()
     if form not in ALLOWED:
@@ -51,7 +54,7 @@ def check_output(output: Path, checkpoint: Path, images: Sequence[Path]) -> None
         )
     if form == PARQUET:
         _check_parquet(output, images)
-    if there and not (output.is_file() and _is_former(output)):
+    if output.exists() and not (output.is_file() and _is_former(output)):
         raise UserError(f"--output {output} exists and is no table of predictions. Remove it, or name another file.")
 
 
@@ -199,24 +202,37 @@ def _is_former(output: Path) -> bool:
 
 
 def _is_former_text(output: Path) -> bool:
-    """Say whether a file of text begins as this command writes it: a table of someone's own has other columns."""
+    """Say whether every row of a file of text is as this command writes it: others may have the same columns."""
     with output.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        begins = file.read(1)
+        file.seek(0)
         try:
-            rows = [*itertools.islice(csv.reader(file, strict=True), 2)]
-            file.seek(0)
-            line = file.readline()
-        except (csv.Error, UnicodeError):
+            if begins == "{":
+                return all(_is_json_row(json.loads(line)) for line in file)
+            rows = csv.reader(file, strict=True)
+            head = next(rows, [*_FIRST])
+            first = next(rows, None)
+            if head[:2] != [*_FIRST] or first is None:
+                return not begins
+            return all(_is_csv_row(row, head[2:]) for row in itertools.chain([first], rows))
+        except (csv.Error, ValueError, TypeError, AttributeError, IndexError):
             return False
-    if not line:
-        return True
-    try:
-        if line.startswith("{"):
-            row = json.loads(line)
-            return list(row) == [*_FIRST, "probabilities"] and isinstance(row["probabilities"].get(row["class"]), float)
-        head, *first = rows
-        return head[:2] == [*_FIRST] and all(
-            row[1] in head[2:] and all(0 <= float(each) <= 1 for each in row[2:]) and len(row) == len(head)
-            for row in first
-        )
-    except (ValueError, TypeError, AttributeError, IndexError):
+
+
+def _is_json_row(row: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
+    told = row["probabilities"] if list(row) == [*_FIRST, "probabilities"] else {}
+    return row.get("class") in told and _is_row([*told.values()], told[row["class"]])
+
+
+def _is_csv_row(row: Sequence[str], class_names: Sequence[str]) -> bool:
+    figures = row[2:]
+    if len(figures) != len(class_names) or not all(_FIGURE.fullmatch(figure) for figure in figures):
         return False
+    values = [float(figure) for figure in figures]
+    return _is_row(values, values[class_names.index(row[1])])
+
+
+def _is_row(values: Sequence[float], best: float) -> bool:
+    """Say whether values are the rounded probabilities of all classes, and one of them is the largest."""
+    rounding = len(values) * 10.0**-DECIMALS
+    return all(isinstance(each, float) for each in values) and best == max(values) and abs(sum(values) - 1) <= rounding

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fashion_tl.errors import UserError
-from fashion_tl.files import draft_beside, naming, write_bytes, write_text
+from fashion_tl.files import draft_beside, existing_above, naming, write_bytes, write_text
 from fashion_tl.plots.style import style
 from fashion_tl.report.charts import charts
 from fashion_tl.report.exports import PAGE, csv_text, markdown_text, plot_files
@@ -34,6 +34,7 @@ def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = P
     Raises:
         UserError: If a run is unknown, none can be compared, or the report cannot be written.
     """
+    check_folder(output)
     sections, left_out = collect(list(runs), log_dir)
     compared = [compare_section(section) for section in sections]
     with style():
@@ -49,6 +50,13 @@ def compare(*runs: str, log_dir: Path = Path("lightning_logs"), output: Path = P
             print(f"WARNING {entry.label}: {text}", file=sys.stderr)
     count = sum(len(c.entries) for c in compared)
     print(f"{count} run{'s' * (count != 1)} compared: {output / PAGE}")
+
+
+def check_folder(output: Path) -> None:
+    """Refuse a folder in whose place, or above which, a file lies."""
+    existing = existing_above(output)
+    if not existing.is_dir():
+        raise UserError(f"--output {output} cannot be written: {existing} is not a folder. Name another one.")
 
 
 def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
@@ -70,6 +78,8 @@ def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
     blocked = [name for name in contents if (output / name).is_dir()]
     if blocked:
         raise UserError(f"--output {output}: {blocked[0]} is a folder there. Remove it, or name another folder.")
+    for folder in sorted({parent for name in contents for parent in (output / name).parents}):
+        check_folder(folder)
     foreign = [name for name in contents if name not in old and (output / name).exists()]
     if foreign:
         raise UserError(
