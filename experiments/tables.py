@@ -151,7 +151,8 @@ def tournament_table(path: Path) -> str:
         more = [", ".join(f"{accuracy:.4f}" for accuracy in accuracies), f"{seconds:,.0f}"] if one else []
         rows.append([f"`{strategy}`", *(_mean_and_interval(each) for each, _ in own), *more])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([table, "", *(f"- {sentence}" for sentence in results["conclusion"])])
+    sentences = [each for text in results["conclusion"] for each in re.split(r"(?<=\.) (?=With )", text)]
+    return "\n".join([table, "", *(f"- {sentence}" for sentence in sentences)])
 
 
 def _mean_and_interval(accuracies: Sequence[float]) -> str:
