@@ -4,9 +4,9 @@ Completed versions of the runs that are named are copied from lightning_logs to 
 ablation that is named, its results and all of its runs. Then the tables are printed, from the records alone: that of
 README.md, those of recipes and ablations (docs/recipes.md), those of the studies' systems from random weights and with
 each backbone (docs/results.md), and those of probes, combinations, ablations, tournaments, stored types and audits
-(docs/methods.md), whose records are apart: name them with --methods. Of the many runs of an ablation or a tournament of
-docs/methods.md the results are kept, and which test images each run tells; of an audit, its document: name its folder
-with --audit.
+(docs/methods.md), whose records are apart: name them with --methods; those of docs/looking_inside.md with --inside.
+Of the many runs of an ablation or a tournament of docs/methods.md the results are kept, and which test images each run
+tells; of an audit, its document: name its folder with --audit.
 To go on with more seeds on another machine, copy docs/records into lightning_logs first: `make recipe` skips what is
 done.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from experiments import tables
-from experiments.tables import AUDIT, FOLDER, KEPT, METHODS, PROBE, RUNS, TOLD
+from experiments.tables import AUDIT, FOLDER, INSIDE, KEPT, METHODS, RUNS, TOLD
 
 from fashion_tl.errors import UserError
 from fashion_tl.files import read_json, replacing_folder, write_json
@@ -33,7 +33,10 @@ def main(args: list[str] | None = None) -> int:
     """Keep what is named and print the table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="runs and ablations to keep")
-    parser.add_argument("--methods", action="store_true", help="they are of docs/methods.md")
+    parser.add_argument(
+        "--methods", action="store_const", const=METHODS, dest="below", help="they are of docs/methods.md"
+    )
+    parser.add_argument("--inside", action="store_const", const=INSIDE, dest="below", help="of docs/looking_inside.md")
     parser.add_argument("--audit", type=Path, action="append", default=[], help="folder that an audit wrote")
     parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"))
     parser.add_argument("--kept", type=Path, default=KEPT)
@@ -42,8 +45,8 @@ def main(args: list[str] | None = None) -> int:
         for name in options.names:
             kind = keep
             if (options.log_dir / FOLDER / name / RESULTS).is_file():
-                kind = keep_study if options.methods else keep_ablation
-            kind(name, options.log_dir, options.kept / METHODS if options.methods else options.kept)
+                kind = keep_study if options.below else keep_ablation
+            kind(name, options.log_dir, options.kept / (options.below or ""))
         for folder in options.audit:
             keep_audit(folder, options.kept / METHODS)
         print("\n\n".join(tables.all_tables(options.kept)))
@@ -73,7 +76,7 @@ def keep(name: str, log_dir: Path, kept: Path) -> None:
         if target.exists():
             continue
         with replacing_folder(target) as draft:  # whole or not at all
-            for file in (*CHECKED, PROBE):
+            for file in (*CHECKED, *(path.relative_to(folder) for path in folder.glob("analysis/*.json"))):
                 if (folder / file).is_file():
                     (draft / file).parent.mkdir(exist_ok=True)
                     shutil.copyfile(folder / file, draft / file)

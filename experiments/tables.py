@@ -24,6 +24,7 @@ METHODS = "methods"  # below it, the records behind docs/methods.md
 PROBE = "analysis/probe.json"
 TOLD = "told.npz"  # packed bits of the test images that each run of a study tells, by the run's name
 AUDIT = "audit.json"
+INSIDE = "inside"  # below it, the two runs behind docs/looking_inside.md with what diagnose and robustness say
 STORED = (
     "features_"  # runs on cached features of a type, named after it: the first of TYPES is what others are compared to
 )
@@ -61,7 +62,8 @@ def all_tables(kept: Path) -> list[str]:
     """Return all tables in Markdown, in the order of the pages: README, recipes, studies, methods."""
     found = records_of(kept)
     tables = [own_table(found), table(found), *(study_table(found, each) for each in backbones(found))]
-    return [*tables, *map(ablation_table, ablations(kept)), *method_tables(kept / METHODS)]
+    inside = [inside_table(kept / INSIDE)] if (kept / INSIDE).is_dir() else []
+    return [*tables, *map(ablation_table, ablations(kept)), *method_tables(kept / METHODS), *inside]
 
 
 def ablations(kept: Path) -> list[Path]:
@@ -215,6 +217,39 @@ def stored_table(kept: Path) -> str:
             end = f"{np.abs(own - reference).max():.2g}, of logits up to {np.abs(reference).max():.0f} | {others} |"
         rows.append(f"| {kind} | {accuracy:.4f} | {end}")
     return "\n".join(rows)
+
+
+def inside_table(kept: Path) -> str:
+    """Return the table of docs/looking_inside.md in Markdown: what diagnose and robustness say, a column a run."""
+    columns = {path.parent.name: _inside(path) for path in sorted(kept.glob("*/version_0"))}
+    rows = [[what, *(column[what] for column in columns.values())] for what in next(iter(columns.values()))]
+    return _markdown(["", *columns], rows)
+
+
+def _inside(folder: Path) -> dict[str, str]:
+    told = read_json(folder / "analysis" / "diagnose.json")["figures"]
+    calibration, groups = told["calibration"], told["errors"]["groups"]
+    robust = read_json(folder / "analysis" / "robustness.json")["figures"]
+    chosen = calibration["chosen"]
+    scalings, kept = calibration["test"], calibration["selective"]["as trained"]["accuracy_at"]
+    rows = {
+        "accuracy": f"{scalings['as trained']['accuracy']:.4f}",
+        "scaling that cross-validation chose": chosen,
+        "temperature": f"{calibration['temperature']:.2f}",
+    }
+    for what, key in (("expected calibration error", "ece"), ("negative log likelihood", "nll")):
+        rows |= {f"{what}, {name}": f"{scaling[key]:.4f}" for name, scaling in scalings.items()}
+    rows |= {f"accuracy on the most confident {share} %": f"{kept[f'0.{share}']:.4f}" for share in (90, 80)}
+    rows["right group (tops, trousers, shoes, bags)"] = f"{groups['all']['group_accuracy']:.4f}"
+    rows["right within tops"] = f"{groups['tops']['within']:.4f}"
+    rows["likely label errors among the test images"] = str(told["errors"]["label_errors"]["images"])
+    rows["accuracy on the images of robustness"] = f"{robust['clean']['accuracy']:.3f}"
+    rows["mean over 16 corruptions at 5 strengths"] = f"{1 - robust['corruption_error']['error']:.3f}"
+    detection = robust["out_of_distribution"]
+    for name, best in detection["best"].items():
+        scores = detection["sets"][name]
+        rows[f"AUROC against {name}, best score"] = f"{scores[best]['auroc']:.3f} ({best})"
+    return rows
 
 
 def audit_tables(document: Mapping[str, Any]) -> str:
