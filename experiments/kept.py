@@ -76,7 +76,8 @@ def keep(name: str, log_dir: Path, kept: Path) -> None:
         if target.exists():
             continue
         with replacing_folder(target) as draft:  # whole or not at all
-            for file in (*CHECKED, *(path.relative_to(folder) for path in folder.glob("analysis/*.json"))):
+            analyses = (str(path.relative_to(folder)) for path in folder.glob("analysis/*.json"))
+            for file in (*CHECKED, *analyses):
                 if (folder / file).is_file():
                     (draft / file).parent.mkdir(exist_ok=True)
                     shutil.copyfile(folder / file, draft / file)
