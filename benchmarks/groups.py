@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+QUICK = 600  # training images of a quick run
+
+
 @dataclass(frozen=True)
 class Side:
     """One program and its arguments.
@@ -82,5 +85,9 @@ class Settings:
         return min(count, 2) if self.quick else count
 
     def some(self) -> int:
-        """Training images of the slow pairs."""
-        return 0 if self.quick else self.images
+        """Return the number of training images of the slow pairs; 0 for all."""
+        return QUICK if self.quick else self.images
+
+    def most(self) -> int:
+        """Return the number of training images of the other pairs; 0 for all."""
+        return QUICK if self.quick else 0

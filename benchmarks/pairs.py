@@ -18,7 +18,7 @@ def plan(settings: Settings) -> list[Group]:
         _whole(settings, "d-resnet18", _resnet18(settings), {"fit, twice, empty cache": "layer4"}, ("layer4",)),
         _search(settings),
         _cached(settings, "f-top", "layer4", settings.some(), 128, 5, 0.95),
-        _cached(settings, "f-head", "head", 0, 512, 41, 0.6),
+        _cached(settings, "f-head", "head", settings.most(), 512, 41, 0.6),
     ]
     if settings.pretrained is not None:
         modules = (*(f"blocks.{i}" for i in range(2, 7)), "conv_head", "bn2")
@@ -106,14 +106,14 @@ def _phases(settings: Settings) -> list[Group]:
 
 
 def _scratch(settings: Settings) -> Group:
-    epochs = settings.epochs(3)
+    images, epochs = settings.most(), settings.epochs(3)
     rates = ("--lr", "0.1", "--weight_decay", "0.0005", "--warmup", "0.2")
     return Group(
         "c",
         f"The scratch CNN at 28 px, all training images, {epochs} epochs",
         (
-            Side("bare PyTorch loop", "bare_scratch", _plain(settings, "c-bare", 0, epochs, *rates)),
-            Side("fit", "ours", _ours(settings, "c", _fit(settings, "scratch", 0, epochs))),
+            Side("bare PyTorch loop", "bare_scratch", _plain(settings, "c-bare", images, epochs, *rates)),
+            Side("fit", "ours", _ours(settings, "c", _fit(settings, "scratch", images, epochs))),
         ),
         (Ratio("fit", "bare PyTorch loop", 0.95),),
         "Both augment alike; the bare loop keeps the best weights in a file, `fit` leaves a whole record.",

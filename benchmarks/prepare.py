@@ -21,26 +21,22 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.fashion_mnist import FashionMNIST
 
 FILES = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
-SMALL = {"train": 600, "t10k": 200}
 STATISTICS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
-def images(source: Path, target: Path, small: bool) -> None:
-    """Lay Fashion-MNIST out as torchvision's download leaves it, or the first few hundred images of it."""
+def images(source: Path, target: Path) -> None:
+    """Lay Fashion-MNIST out as torchvision's download leaves it."""
     raw = target / "FashionMNIST" / "raw"
     if all((raw / name).is_file() for name in FILES):
         return
     raw.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         packed = source / "FashionMNIST" / "raw" / f"{name}.gz"
-        data = gzip.decompress(packed.read_bytes()) if packed.is_file() else packed.with_suffix("").read_bytes()
-        if small:
-            count, size = SMALL[name.partition("-")[0]], 28 * 28 if "images" in name else 1
-            header = data[:4] + count.to_bytes(4) + data[8 : 16 if "images" in name else 8]
-            data = header + data[len(header) : len(header) + count * size]
-        elif packed.is_file():
+        if packed.is_file():
             shutil.copyfile(packed, raw / packed.name)
-        (raw / name).write_bytes(data)
+            (raw / name).write_bytes(gzip.decompress(packed.read_bytes()))
+        else:
+            shutil.copyfile(packed.with_suffix(""), raw / name)
 
 
 def weights(folder: Path) -> None:
@@ -100,13 +96,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder to write to")
     parser.add_argument("--images", type=int, nargs="+", default=[], help="training images; 0 for all of them")
-    parser.add_argument("--small", action="store_true", help="a few hundred images, to try the programs")
     parser.add_argument("--top", type=int, help="training images whose activations below layer4 are needed")
     parser.add_argument("--head", type=int, help="training images whose features are needed")
     options = parser.parse_args()
     source = Path(os.environ.get("FASHION_TL_DATA_DIR") or "data").expanduser()
     root, backbone = options.work / "data", options.work / "weights" / "resnet18"
-    images(source, root, options.small)
+    images(source, root)
     weights(backbone)
     for count in {*options.images, options.top, options.head} - {None}:
         per_class = count // 10 if count else None

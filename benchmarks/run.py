@@ -173,9 +173,9 @@ def prepare(settings: Settings, groups: list[Group]) -> None:
     """Lay out images, splits, weights and activations in a process of its own, as it needs torch."""
     names = {group.name for group in groups}
     command = [sys.executable, "-m", "benchmarks.prepare", "--work", str(settings.work)]
-    command += ["--images", "0", str(settings.some()), *(["--small"] if settings.quick else [])]
+    command += ["--images", str(settings.most()), str(settings.some())]
     command += ["--top", str(settings.some())] if "f-top" in names else []
-    command += ["--head", "0"] if "f-head" in names else []
+    command += ["--head", str(settings.most())] if "f-head" in names else []
     if subprocess.run(command, cwd=ROOT, env={**os.environ, **KEPT_MEMORY}, check=False).returncode != 0:  # noqa: S603
         raise SystemExit(1)
 
