@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_tl.errors import UserError, check_options, out_of_range
-from fashion_tl.files import existing_above
 
 if TYPE_CHECKING:
     from fashion_tl.data.datamodule import ImageDataModule
@@ -98,7 +97,7 @@ def _cell(value: object) -> str:
 
 def _check_output(output: Path) -> None:
     """Refuse a folder that cannot be written to, or holds what this command did not write, before anything is read."""
-    existing = existing_above(output)
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise UserError(f"--output {output} cannot be written: {existing} is not a folder. Name another one.")
     if output.is_dir() and any(output.iterdir()) and not (output / "audit.json").is_file():
