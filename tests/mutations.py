@@ -910,6 +910,20 @@ MUTATIONS = (
         ("tests/export/test_push.py",),
     ),
     Mutation(
+        "a path of a command is cut whole",
+        "export/local_paths.py",
+        "change(value[found.start() :])",
+        "without_folders(value[found.start() :])",
+        ("tests/export/test_export.py", "-k", "whatever_its_name_holds"),
+    ),
+    Mutation(
+        "a card with the name of a folder of the user is not sent",
+        "export/local_paths.py",
+        "for folder in _own_folders() if _names(rest, folder)",
+        "for folder in _own_folders() if not rest",
+        ("tests/export/test_push.py",),
+    ),
+    Mutation(
         "an ONNX file whose logits differ is refused",
         "export/onnx_file.py",
         "if not difference <= allowed:",
