@@ -228,6 +228,29 @@ def test_the_card_names_no_folder_whatever_its_name_holds(folder: str, beside: R
     assert not [part for part in ("home/", "lovelace", "Users", *folder.split("/")) if part in text]
 
 
+@pytest.mark.parametrize(
+    ("epochs", "steps", "planned", "told"),
+    [
+        (1, -1, 1, "1 epoch"),
+        (-1, 3, 1, "3 steps, within 1 epoch"),
+        (4, 25, 3, "4 epochs or 25 steps, whichever comes first, within 3 epochs"),
+        (-1, -1, None, "no limit of epochs or steps"),
+    ],
+)
+def test_the_card_tells_the_planned_length_in_words(
+    epochs: int, steps: int, planned: int | None, told: str, beside: RunPaths, small: RunPaths
+) -> None:
+    record = read_record(beside.logs)
+    model = record["model"] | {"max_epochs": epochs, "max_steps": steps, "planned_epochs": planned}
+    try:
+        write_record(small.logs, record | {"model": model, "seed": None})
+        assert main(["export", "small", "out", "--format", "safetensors"]) == 0
+    finally:
+        write_record(small.logs, record)
+    assert f"| planned length | {told} |" in card()
+    assert "| seed, seed of the split | none, 0 |" in card()
+
+
 def test_the_card_says_why_figures_are_missing(beside: RunPaths, small: RunPaths) -> None:
     record = read_record(beside.logs)
     lacking = {name: value for name, value in record.items() if name not in ("test", "command", "environment", "time")}

@@ -124,13 +124,13 @@ def _training(subject: Subject) -> list[str]:
         "sampler": data.get("sampler"),
         "unreadable files left out": f"{left_out}" if "skipped" in data else None,
         "labelled images of each class at most": data.get("label_budget") or data.get("per_class") or "no limit",
-        "seed, seed of the split": f"{subject.record.get('seed')}, {data.get('split_seed')}",
+        "seed, seed of the split": f"{_seed(subject.record, 'seed')}, {_seed(data, 'split_seed')}",
         "began as": weights_without_folders(weights),
         "trained": "; ".join(phases) or model.get("strategy"),
         "optimizer, rate of the head, of the backbone": _joined(model, "optimizer", "lr", "backbone_lr"),
         "schedule": model.get("schedule"),
         "objective": model.get("objective"),
-        "epochs at most": model.get("max_epochs"),
+        "planned length": _planned_length(model),
         "chosen on validation images by": chosen,
         "seconds of training": f"{time['fit_seconds']:.1f}" if "fit_seconds" in time else None,
         "made of": ", ".join(f"{one.get('name')} {one.get('version')}" for one in subject.record.get("members") or []),
@@ -248,6 +248,27 @@ def _versions(subject: Subject) -> list[str]:
 def _weights(subject: Subject) -> str:
     weights = (subject.record.get("model") or {}).get("weights")
     return weights_without_folders(str(weights)) if weights else "weights that are not recorded"
+
+
+def _seed(values: Mapping[str, Any], name: str) -> str:
+    return _NOT if name not in values else "none" if values[name] is None else str(values[name])
+
+
+def _planned_length(model: Mapping[str, Any]) -> str | None:
+    """Say how long a run was to train: by epochs, by steps, or by whichever comes first; None if nothing says it."""
+    if "max_epochs" not in model:
+        return None
+    limits = {"epoch": model["max_epochs"], "step": model.get("max_steps")}
+    told = [_times(count, unit) for unit, count in limits.items() if isinstance(count, int) and count >= 0]
+    if not told:
+        return "no limit of epochs or steps"
+    planned = model.get("planned_epochs")
+    within = "" if planned is None or told == [_times(planned, "epoch")] else f", within {_times(planned, 'epoch')}"
+    return f"{' or '.join(told)}{', whichever comes first' if len(told) > 1 else ''}{within}"
+
+
+def _times(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
 
 
 def _is_whole(best: Mapping[str, Any]) -> bool:
