@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-import os
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from fashion_tl.callbacks.weight_average import WeightAverage
 from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.data.file_list import PASSED_OVER, counted_endings
 from fashion_tl.errors import UserError, check_known
+from fashion_tl.folders import nearest_folder
 from fashion_tl.metrics.imbalance import imbalance
 from fashion_tl.models.staged import count_parameters
 from fashion_tl.process import is_first_process, on_cpu, slow_precision
@@ -188,13 +188,11 @@ def check_disk(paths: RunPaths, model: ImageClassifier) -> None:
     copies = 5 if model.plan.may_end_early else 4  # weights, two moments, an average, the best weights of a phase
     needed = 2 * copies * sum(p.numel() * p.element_size() for p in model.parameters()) + 20 * 2**20
     needed += 2 * sum(b.numel() * b.element_size() for b in model.objective.buffers())
-    folder = paths.checkpoints
-    while not folder.exists():
-        folder = folder.parent
+    folder = nearest_folder(paths.checkpoints)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{os.path.abspath(folder)} has {free / 2**20:.0f} MiB free, this run's checkpoints may need "
+            f"{folder} has {free / 2**20:.0f} MiB free, this run's checkpoints may need "
             f"{needed / 2**20:.0f} MiB. Free some space or choose another disk with --checkpoint_dir."
         )
 
