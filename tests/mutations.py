@@ -820,8 +820,8 @@ MUTATIONS = (
     Mutation(
         "predict replaces nothing but an earlier table",
         "inspection/prediction_files.py",
-        "    if there and not (output.is_file() and _is_former(output)):\n",
-        "    if there and not output.is_file():\n",
+        "    if output.exists() and not (output.is_file() and _is_former(output)):\n",
+        "    if output.exists() and not output.is_file():\n",
         ("tests/test_tools.py", "-k", "output"),
     ),
     Mutation(
@@ -910,6 +910,20 @@ MUTATIONS = (
         ("tests/export/test_push.py",),
     ),
     Mutation(
+        "a path of a command is cut whole",
+        "export/local_paths.py",
+        "change(value[found.start() :])",
+        "without_folders(value[found.start() :])",
+        ("tests/export/test_export.py", "-k", "whatever_its_name_holds"),
+    ),
+    Mutation(
+        "a card with the name of a folder of the user is not sent",
+        "export/local_paths.py",
+        "for folder in _own_folders() if _names(rest, folder)",
+        "for folder in _own_folders() if not rest",
+        ("tests/export/test_push.py",),
+    ),
+    Mutation(
         "an ONNX file whose logits differ is refused",
         "export/onnx_file.py",
         "if not difference <= allowed:",
@@ -990,9 +1004,37 @@ MUTATIONS = (
     Mutation(
         "only a table of predictions is replaced by predict",
         "inspection/prediction_files.py",
-        "row[1] in head[2:] and all(0 <= float(each) <= 1 for each in row[2:]) and len(row) == len(head)",
-        "True",
+        "return all(_is_csv_row(row, head[2:]) for row in itertools.chain([first], rows))",
+        "return _is_csv_row(first, head[2:])",
         ("tests/inspection/test_prediction_files.py", "-k", "is_replaced"),
+    ),
+    Mutation(
+        "a folder is no output of predict",
+        "files.py",
+        "        if path.is_dir():\n            raise IsADirectoryError",
+        "        if not path:\n            raise IsADirectoryError",
+        ("tests/test_files.py", "-k", "folder"),
+    ),
+    Mutation(
+        "the certificate compares features of later batches, too",
+        "features/views.py",
+        "rows = torch.arange(min(count, len(split))) * (len(split) - 1) // max(min(count, len(split)) - 1, 1)",
+        "rows = torch.arange(min(count, len(split)))",
+        ("tests/training/test_certificate.py", "-k", "computed_wrongly"),
+    ),
+    Mutation(
+        "a run that is done is compared by its teachers",
+        "runs/named.py",
+        "if recorded.get(key, hashes) != hashes:",
+        "if recorded is None:",
+        ("tests/runs/test_going_on.py", "-k", "another_teacher"),
+    ),
+    Mutation(
+        "compare writes nothing where a file lies in the place of a folder",
+        "report/compare.py",
+        "    for folder in sorted({parent",
+        "    for folder in () and sorted({parent",
+        ("tests/report/test_compare.py", "-k", "cannot_be_written"),
     ),
     Mutation(
         "a run that is done is compared by its starting weights",

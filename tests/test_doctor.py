@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -73,13 +75,30 @@ def test_a_data_folder_is_listed(capsys: Output) -> None:
 
 def test_folders_that_cannot_be_written(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("a_file").touch()
-    access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
     Path("locked").mkdir()
+    mkdir = Path.mkdir
+
+    def refused(path: Path, *args: Any, **settings: Any) -> None:
+        if path.parent.name == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        mkdir(path, *args, **settings)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
     lines = wrong(capsys, "--log_dir", "a_file/logs", "--checkpoint_dir", "locked/deep")
     assert len(lines) == 2
     assert "a_file is no folder" in lines[0]
-    assert "locked cannot be written to" in lines[1]
+    assert "cannot write to locked/deep: Permission denied" in lines[1]
+
+
+@pytest.mark.parametrize("folder", ["dangling", "dangling/deep", "a_file", "a_file/deep"])
+def test_a_folder_that_fit_refuses_is_wrong(folder: str, capsys: Output) -> None:
+    Path("dangling").symlink_to("nowhere/x")
+    Path("a_file").touch()
+    (line,) = wrong(capsys, "--log_dir", folder)
+    reason = line.split("records")[1].strip()
+    assert main(["fit", "--data.source", "SyntheticGarments", "--log_dir", folder]) == 2
+    assert f"--log_dir: {reason}. Choose another folder." in capsys.readouterr().err
+    assert not Path("nowhere").exists()
 
 
 def test_a_full_disk_and_too_many_threads(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:

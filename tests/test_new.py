@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,10 @@ def test_nothing_is_overwritten_and_bad_names_are_refused(workdir: Path, capsys:
         assert told in capsys.readouterr().err
     assert [path.name for path in workdir.iterdir()] == ["mine.yaml"]
     assert Path("mine.yaml").read_text() == "name: other"
+
+
+def test_the_command_that_it_prints_can_be_typed(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "spaced", "--output", "my exps/a b.yaml"]) == 0
+    command = capsys.readouterr().out.partition("then ")[2]
+    assert shlex.split(command) == ["fashion-tl", "fit", "-c", "my exps/a b.yaml"]
+    assert f"# Command:  {command}" in Path("my exps/a b.yaml").read_text()

@@ -407,6 +407,16 @@ def test_text_is_no_checkpoint(pictures: Path, tmp_path: Path, capsys: Output) -
     assert "notes.ckpt cannot be read as a checkpoint" in fails(capsys, "predict", "notes.ckpt", pictures)
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "webp"])
+def test_a_picture_in_place_of_a_checkpoint_is_told(ending: str, tmp_path: Path, capsys: Output) -> None:
+    picture = f"photo.{ending}"
+    Image.new("RGB", (8, 8)).save(tmp_path / picture)
+    assert (
+        f"{picture} cannot be read as a checkpoint: it is no archive of torch. A run writes its own as "
+        "checkpoints/NAME/version_N/best.ckpt.\n"
+    ) in fails(capsys, "predict", picture, picture)
+
+
 # export
 
 

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from fashion_tl import __version__
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.files import existing_above
+from fashion_tl.folders import obstacle
 from fashion_tl.imports import installed_version
 
 DISTRIBUTION = "fashion-tl"
@@ -42,7 +43,7 @@ class Finding:
 def doctor(
     log_dir: Path = Path("lightning_logs"), checkpoint_dir: Path = Path("checkpoints"), root: str | None = None
 ) -> None:
-    """Say what this machine offers, what is wrong with it, and how to mend that. Nothing is written.
+    """Say what this machine offers, what is wrong with it, and how to mend that. Nothing is left on the disk.
 
     The exit status is 0 if nothing is wrong, else 1.
 
@@ -165,12 +166,9 @@ def data(root: str | None) -> Finding:
 
 def writable(what: str, folder: Path) -> Finding:
     """Say whether a folder, or what it would be made in, can be written to and has room."""
-    there = existing_above(folder)
-    if not there.is_dir():
-        return Finding(what, f"{there} is no folder", _choose(what))
-    if not os.access(there, os.W_OK | os.X_OK):
-        return Finding(what, f"{there} cannot be written to", _choose(what))
-    free = shutil.disk_usage(there).free
+    if problem := obstacle(folder):
+        return Finding(what, problem, _choose(what))
+    free = shutil.disk_usage(existing_above(folder)).free
     told = f"{folder}: writable, {free / 2**30:.1f} GiB free"
     return Finding(what, told, "free some space on its disk" if free < LEAST_FREE else "")
 

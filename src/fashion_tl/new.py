@@ -14,7 +14,7 @@ from fashion_tl.records.record import check_name
 FOLDER = Path("experiments")
 TEXT = """\
 # Question: what is this experiment to find out?
-# Command:  fashion-tl fit -c {file}
+# Command:  {command}
 # Result:   (test accuracy, seeds, hardware)
 name: {name}
 seed_everything: 0            # `--seeds 3` runs three, from this one on
@@ -78,16 +78,17 @@ def new(name: str, images: Path | None = None, output: Path | None = None) -> No
     photographs = images is not None
     source = {"class_path": "ImageFolder", "init_args": {"folder": str(images), "root": "."}}
     written = yaml.safe_dump(source, default_flow_style=True, width=1000).strip() if photographs else "FashionMNIST"
+    command = f"fashion-tl fit -c {shlex.quote(str(file))}"
     text = TEXT.format(
         name=_quoted(name),
-        file=shlex.quote(str(file)).replace("\n", " "),
+        command=command.replace("\n", " "),
         source=written,
         size=160 if photographs else 64,
         batch=32 if photographs else 128,
         batch_norm="eval" if photographs else "train",
     )
     write_text(file, text)
-    print(f"{file} is written. Next: read it, then fashion-tl fit -c {file}")
+    print(f"{file} is written. Next: read it, then {command}")
 
 
 def _quoted(name: str) -> str:

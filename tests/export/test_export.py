@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fashion_tl.cli import main
 from fashion_tl.inspection.inference import classify
@@ -179,6 +183,72 @@ def test_the_card_names_no_folder_of_this_machine(beside: RunPaths, small: RunPa
     check_nothing_is_of_this_machine()
     assert "fashion-tl fit --data.source.root .../pets\n" in card()
     assert "| began as | local-dir:.../weights\\_of |" in card()
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["My Clients/Acme Corp", "a,b", "x(1)", "proj (old)", "o'neil, inc", 'say "hi"', "k: v", "[b] {c}", "d;e|f<g>"],
+)
+def test_the_card_names_no_folder_whatever_its_name_holds(folder: str, beside: RunPaths, small: RunPaths) -> None:
+    secret = f"/home/lovelace/{folder}"
+    init_args = {"root": f"{secret}/pets", "csv": [f"{secret}/a.csv"]}
+    settings = yaml.safe_dump(init_args, default_flow_style=True, default_style='"', width=999)
+    command = [
+        *("fashion-tl", "fit", f"-c{secret}/x.yaml", "-c", "experiments/own.yaml", f"--data.source.root={secret}/p"),
+        *("--model.init_from", f"{secret}/best.ckpt", "--model.backbone", f"local-dir:{secret}/r18"),
+        *("--data.source.init_args", settings.strip(), "--file", f"file://{secret}/x", "--up", f"..{secret}/y"),
+        *(
+            "--home",
+            f"~{secret}/z",
+            "--windows",
+            f"C:\\Users\\lovelace\\{folder}\\w",
+            "--url",
+            "https://example.org/a/b",
+        ),
+    ]
+    expected = [
+        *("fashion-tl", "fit", "-c.../x.yaml", "-c", "experiments/own.yaml", "--data.source.root=.../p"),
+        *("--model.init_from", ".../best.ckpt", "--model.backbone", "local-dir:.../r18"),
+        *("--data.source.init_args", '{"csv": [".../a.csv"], "root": ".../pets"}', "--file", ".../x", "--up", ".../y"),
+        *("--home", ".../z", "--windows", ".../w", "--url", "https://example.org/a/b"),
+    ]
+    weights = f"local-dir:{secret}/r18, then {secret}/best.ckpt, then checkpoints/own/version_0/last.ckpt"
+    odd: dict[str, Any] = {"command": shlex.join(command), "model": {"weights": weights}}
+    odd |= {"status": "failed", "reason": f"{secret}/pets/1.png: it is damaged"}
+    record = read_record(beside.logs)
+    try:
+        write_record(small.logs, record | odd)
+        assert main(["export", str(beside.best), "out", "--format", "safetensors"]) == 0
+    finally:
+        write_record(small.logs, record)
+    assert shlex.join(expected) in card()
+    text = html.unescape(re.sub(r"\\(.)", r"\1", card()))
+    assert "| began as | local-dir:.../r18, then .../best.ckpt, then checkpoints/own/version_0/last.ckpt |" in text
+    assert "| the run is not completed | failed: .../1.png: it is damaged |" in text
+    assert not [part for part in ("home/", "lovelace", "Users", *folder.split("/")) if part in text]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "planned", "told"),
+    [
+        (1, -1, 1, "1 epoch"),
+        (-1, 3, 1, "3 steps, within 1 epoch"),
+        (4, 25, 3, "4 epochs or 25 steps, whichever comes first, within 3 epochs"),
+        (-1, -1, None, "no limit of epochs or steps"),
+    ],
+)
+def test_the_card_tells_the_planned_length_in_words(
+    epochs: int, steps: int, planned: int | None, told: str, beside: RunPaths, small: RunPaths
+) -> None:
+    record = read_record(beside.logs)
+    model = record["model"] | {"max_epochs": epochs, "max_steps": steps, "planned_epochs": planned}
+    try:
+        write_record(small.logs, record | {"model": model, "seed": None})
+        assert main(["export", "small", "out", "--format", "safetensors"]) == 0
+    finally:
+        write_record(small.logs, record)
+    assert f"| planned length | {told} |" in card()
+    assert "| seed, seed of the split | none, 0 |" in card()
 
 
 def test_the_card_says_why_figures_are_missing(beside: RunPaths, small: RunPaths) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import tempfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -226,3 +227,37 @@ def test_what_is_no_export_is_not_sent(hub: Hub, folder: Path, capsys: Output) -
     message = fails(capsys, "out", "ada/garments")
     assert "out is no export, it has no README.md, no model.onnx or" in message
     assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fit -c{here}/x.yaml",
+        "`-c{here}/x.yaml`",
+        "see file://{here}/secret/x",
+        "began as local-dir:{here}/My Clients/Acme Corp/r18",
+        "data{here}/gone",
+        "in {temp}/gone",
+        "in {home}",
+        "in {home}/gone (old)/x",
+        "in {marked}/x",
+    ],
+)
+def test_a_card_that_names_a_folder_of_this_machine_is_not_sent(
+    text: str, hub: Hub, folder: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = folder.parent / "_my own"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", "/home/ada_of_a_test")
+    marked = str(here).replace("_", r"\_")
+    told = text.format(here=here, temp=tempfile.gettempdir(), home=Path.home(), marked=marked)
+    (folder / "README.md").write_text(f"# small\n\n{told}\n")
+    assert "README.md names a path of this machine, " in fails(capsys, folder, "ada/garments")
+    assert hub.asked == []
+
+
+def test_a_card_may_name_what_is_no_folder_of_this_machine(hub: Hub, folder: Path) -> None:
+    told = "data/tmp/pets, https://example.org/tmp/pets, ../home/x, .../pets, T-shirt/top, /pets, and/or, /gone/x"
+    (folder / "README.md").write_text(f"# small\n\n{told}\n")
+    assert main(["push", "out", "ada/garments"]) == 0

@@ -161,3 +161,9 @@ def test_a_checkpoint_that_does_not_build_its_classifier_is_refused(tmp_path: Pa
     torch.save({**load_checkpoint(path), **change}, path)
     with pytest.raises(UserError, match=r"a\.ckpt"):
         load_classifier(path)
+
+
+def test_objects_that_are_not_loaded_are_told_without_advice_of_torch(tmp_path: Path) -> None:
+    torch.save({"fashion_tl_module": Path()}, tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=r"as a checkpoint: it holds more than tensors and plain values\. A run"):
+        load_checkpoint(tmp_path / "a.ckpt")

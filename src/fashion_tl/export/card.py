@@ -12,7 +12,12 @@ import numpy as np
 
 from fashion_tl import __version__
 from fashion_tl.errors import UserError
-from fashion_tl.export.local_paths import command_without_folders, without_folders
+from fashion_tl.export.local_paths import (
+    command_without_folders,
+    named_paths,
+    weights_without_folders,
+    without_folders,
+)
 from fashion_tl.export.subject import Subject
 from fashion_tl.inspection.calibration import UNSCALED, Calibration, read_calibration
 from fashion_tl.metrics.imbalance import imbalance
@@ -107,9 +112,11 @@ def _training(subject: Subject) -> list[str]:
     ]
     left_out = len(data.get("skipped", []))
     chosen = f"{best['monitor']} {best['value']:.4f} after epoch {best['epoch'] + 1}" if _is_whole(best) else None
-    status, reason = (subject.record.get(name) for name in ("status", "reason"))
+    command, weights = str(subject.record.get("command") or ""), str(model.get("weights") or "")
+    status, reason = subject.record.get("status"), str(subject.record.get("reason") or "no reason recorded")
+    reason = without_folders(reason, named_paths(command, weights))
     rows = {
-        **({} if status == COMPLETED else {"the run is not completed": f"{status}: {reason or 'no reason recorded'}"}),
+        **({} if status == COMPLETED else {"the run is not completed": f"{status}: {reason}"}),
         "images": data.get("source"),
         "fingerprint of images and labels": data.get("fingerprint"),
         **{f"{name} images": f"{sizes[name]:,}" if name in sizes else None for name in ("train", "val", "test")},
@@ -117,20 +124,19 @@ def _training(subject: Subject) -> list[str]:
         "sampler": data.get("sampler"),
         "unreadable files left out": f"{left_out}" if "skipped" in data else None,
         "labelled images of each class at most": data.get("label_budget") or data.get("per_class") or "no limit",
-        "seed, seed of the split": f"{subject.record.get('seed')}, {data.get('split_seed')}",
-        "began as": model.get("weights"),
+        "seed, seed of the split": f"{_seed(subject.record, 'seed')}, {_seed(data, 'split_seed')}",
+        "began as": weights_without_folders(weights),
         "trained": "; ".join(phases) or model.get("strategy"),
         "optimizer, rate of the head, of the backbone": _joined(model, "optimizer", "lr", "backbone_lr"),
         "schedule": model.get("schedule"),
         "objective": model.get("objective"),
-        "epochs at most": model.get("max_epochs"),
+        "planned length": _planned_length(model),
         "chosen on validation images by": chosen,
         "seconds of training": f"{time['fit_seconds']:.1f}" if "fit_seconds" in time else None,
         "made of": ", ".join(f"{one.get('name')} {one.get('version')}" for one in subject.record.get("members") or []),
     }
     if not rows["made of"]:
         del rows["made of"]
-    command = subject.record.get("command")
     told = f"```\n{clean(command_without_folders(command))}\n```" if command else "The record holds no command."
     table = _table(("what", "value"), [(name, _cell(value)) for name, value in rows.items()])
     return ["## Training", table, f"Command:\n\n{told}"]
@@ -241,7 +247,28 @@ def _versions(subject: Subject) -> list[str]:
 
 def _weights(subject: Subject) -> str:
     weights = (subject.record.get("model") or {}).get("weights")
-    return str(weights) if weights else "weights that are not recorded"
+    return weights_without_folders(str(weights)) if weights else "weights that are not recorded"
+
+
+def _seed(values: Mapping[str, Any], name: str) -> str:
+    return _NOT if name not in values else "none" if values[name] is None else str(values[name])
+
+
+def _planned_length(model: Mapping[str, Any]) -> str | None:
+    """Say how long a run was to train: by epochs, by steps, or by whichever comes first; None if nothing says it."""
+    if "max_epochs" not in model:
+        return None
+    limits = {"epoch": model["max_epochs"], "step": model.get("max_steps")}
+    told = [_times(count, unit) for unit, count in limits.items() if isinstance(count, int) and count >= 0]
+    if not told:
+        return "no limit of epochs or steps"
+    planned = model.get("planned_epochs")
+    within = "" if planned is None or told == [_times(planned, "epoch")] else f", within {_times(planned, 'epoch')}"
+    return f"{' or '.join(told)}{', whichever comes first' if len(told) > 1 else ''}{within}"
+
+
+def _times(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
 
 
 def _is_whole(best: Mapping[str, Any]) -> bool:

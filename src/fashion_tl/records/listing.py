@@ -21,14 +21,15 @@ def runs(*names: str, log_dir: Path = Path("lightning_logs"), newest: bool = Fal
         UserError: If there is no such run.
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from fashion_tl.records.record import COMPLETED, all_records
 
-    table = Table(
+    heads = (
         *("run", "version", "status", "test accuracy", "balanced accuracy", "macro F1"),
         *("trained / all parameters", "epochs", "seconds"),
     )
+    table = Table(*(Column(head, overflow="fold") for head in heads))
     rows: dict[str, list[list[str]]] = {}
     known: dict[str, None] = {}
     for folder, record in all_records(log_dir):
@@ -53,7 +54,10 @@ def runs(*names: str, log_dir: Path = Path("lightning_logs"), newest: bool = Fal
     for name in names or rows:
         for row in rows[name]:
             table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console = Console()
+    if not sys.stdout.isatty():  # the table's own width, however long a name is
+        console.width = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
+    console.print(table)
 
 
 def _columns(record: dict[str, Any]) -> list[str]:

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
@@ -28,7 +27,7 @@ from fashion_tl.data.mixing import Mix
 from fashion_tl.data.sampling import BALANCED, SAMPLERS
 from fashion_tl.errors import UserError, check_known, check_ranges, out_of_range, shown, unknown_name
 from fashion_tl.features.pooling import POOLS
-from fashion_tl.files import draft_beside
+from fashion_tl.folders import obstacle
 from fashion_tl.imports import class_path, import_class
 from fashion_tl.process import on_cpu
 from fashion_tl.records.record import check_name
@@ -421,31 +420,7 @@ def _check_folders(config: Namespace) -> None:
     if config.trainer.fast_dev_run:
         return
     for flag in ("log_dir", "checkpoint_dir"):
-        check_folder(config[flag] / config.name, f"--{flag}")
+        if problem := obstacle(config[flag] / config.name):
+            raise UserError(f"--{flag}: {problem}. Choose another folder.")
     if os.path.realpath(config.log_dir) == os.path.realpath(config.checkpoint_dir):
         raise UserError(f"--log_dir and --checkpoint_dir are both {config.log_dir}: give two folders.")
-
-
-def check_folder(folder: Path, flag: str) -> None:
-    """Refuse a folder that cannot be made, or in which nothing can be made; nothing is left by this.
-
-    Args:
-        folder: The folder.
-        flag: The flag that names it, for the message.
-    """
-    there = folder
-    try:
-        with suppress(FileNotFoundError):
-            folder.lstat()
-        while not there.exists():
-            if there.is_symlink():
-                raise UserError(f"{flag}: {shown(str(there))[1:-1]} is a link to nowhere. Choose another folder.")
-            there = there.parent
-        draft = draft_beside(there / folder.name)
-        draft.mkdir()
-        draft.rmdir()
-    except (OSError, ValueError) as error:  # a ValueError: a path that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{flag}: cannot write to {shown(str(folder))[1:-1]}: {reason}. Choose another folder."
-        ) from error

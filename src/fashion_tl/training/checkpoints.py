@@ -22,6 +22,8 @@ from fashion_tl.files import write_bytes
 # there a changed bit may exchange one tensor for another. So the archive's comment, at its end, covers the whole file.
 _MARK, _DIGITS = b"fashion_tl crc32 ", 8
 _TAIL = len(_MARK) + _DIGITS
+_ARCHIVE = b"PK\3\4"  # how one begins
+_OWN = "A run writes its own as checkpoints/NAME/version_N/best.ckpt."
 _BROKEN = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, NotImplementedError)
 BROKEN = (*_BROKEN, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error)
 TYPES: dict[str, type] = {
@@ -102,6 +104,10 @@ def verify(path: Any) -> None:  # noqa: ANN401 - whatever names a checkpoint for
             with zipfile.ZipFile(file) as archive:
                 if (member := archive.testzip()) is not None:
                     raise ValueError(f"it is damaged, the checksum of {member} is wrong")
+        else:
+            file.seek(0)
+            cut = file.read(len(_ARCHIVE)) == _ARCHIVE
+            raise ValueError("it is damaged, its end is missing" if cut else f"it is no archive of torch. {_OWN}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -115,9 +121,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             verify(path)
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(
-            f"there is no checkpoint {path}. A run writes its own as checkpoints/NAME/version_N/best.ckpt."
-        ) from error
+        raise UserError(f"there is no checkpoint {path}. {_OWN}") from error
     if not isinstance(checkpoint, dict) or "fashion_tl_module" not in checkpoint:
         raise UserError(f"{path} was not written by fashion_tl; give a best.ckpt or last.ckpt of one of its runs.")
     wrong = [f"it has no {name}" for name in REQUIRED if checkpoint.get(name) is None] + wrong_types(checkpoint, TYPES)
@@ -136,6 +140,8 @@ def reading(path: Any) -> Iterator[None]:  # noqa: ANN401 - as ``verify``
         raise
     except BROKEN as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to load it all the same
+            reason = f"it holds more than tensors and plain values. {_OWN}"
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
