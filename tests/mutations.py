@@ -1013,7 +1013,7 @@ MUTATIONS = (
         "files.py",
         "        if path.is_dir():\n            raise IsADirectoryError",
         "        if not path:\n            raise IsADirectoryError",
-        ("tests/test_files.py", "-k", "folder"),
+        ("tests/test_files.py", "-k", "no_folder"),
     ),
     Mutation(
         "the certificate compares features of later batches, too",

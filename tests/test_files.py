@@ -93,6 +93,18 @@ def test_drafts_of_killed_processes_are_removed_and_those_of_others_kept(tmp_pat
     assert set(tmp_path.iterdir()) == {parent, elsewhere, tmp_path / ".draft.mine", tmp_path / "a"}
 
 
+def test_a_file_takes_the_place_of_no_folder_and_of_no_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(IsADirectoryError, match="there"), replacing(tmp_path / "there"):
+        pytest.fail("it is told before anything is written")
+    (tmp_path / "link").symlink_to("target")
+    for text in ("one", "two"):
+        write_text(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "target").read_text("utf-8") == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target", "there"]
+
+
 def test_a_folder_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(folder: Path) -> None:
         with replacing_folder(folder) as draft:

@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: If it cannot be written, a folder included, which is told at once; ``filename`` is always set.
     """
-    path = path.resolve()
+    path = path.resolve() if path.is_symlink() else path
     with naming(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
