@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from fashion_tl.files import copy
-from fashion_tl.records.record import RunPaths
+from fashion_tl.records.record import RunPaths, smaller_is_better
 
 ASKED_EVERY = 16  # batches between two looks at the clock, which several processes must agree on
 
@@ -29,7 +29,7 @@ class BestCheckpoint(ModelCheckpoint):
             None,
             "best",
             monitor=monitor,
-            mode="min" if monitor.endswith("loss") else "max",
+            mode="min" if smaller_is_better(monitor) else "max",
             auto_insert_metric_name=False,
             enable_version_counter=False,
             save_on_train_epoch_end=True,

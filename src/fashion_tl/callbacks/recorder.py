@@ -44,6 +44,7 @@ from fashion_tl.records.record import (
     TRAINED,
     RunPaths,
     read_record,
+    smaller_is_better,
     write_record,
 )
 from fashion_tl.records.settings import setting_changes
@@ -400,7 +401,7 @@ class RunRecorder(Callback):
     def _best_row(self) -> dict[str, float] | None:
         own = [row for row in self.history if row["epoch"] >= self._first_epoch]
         scored = [row for row in own if math.isfinite(row.get(self.monitor, math.nan))]
-        sign = -1 if self.monitor.endswith("loss") else 1
+        sign = -1 if smaller_is_better(self.monitor) else 1
         return max(scored, key=lambda row: sign * row[self.monitor], default=None)
 
     def _write(self, trainer: Trainer, config: bool = False) -> None:

@@ -212,6 +212,15 @@ def verify(folder: Path, name: str, record: dict[str, Any]) -> None:
         return  # whoever reads it says why it cannot be read
 
 
+def smaller_is_better(monitor: str) -> bool:
+    """Say whether less of a metric is better.
+
+    >>> [smaller_is_better(monitor) for monitor in ("val/loss", "val/accuracy")]
+    [True, False]
+    """
+    return monitor.endswith("loss")
+
+
 def check_same_data(folder: Path, record: Mapping[str, Any], described: Mapping[str, Any], way: str = "") -> None:
     """Refuse a run of other images than those at hand.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fashion_tl.errors import UserError
 from fashion_tl.files import SHA256, sha256
-from fashion_tl.records.record import CHECKED, METRICS, RECORD, RunPaths, measured, paths_of
+from fashion_tl.records.record import CHECKED, METRICS, RECORD, RunPaths, measured, paths_of, smaller_is_better
 from fashion_tl.records.record import verify as verify_file
 
 HOLDS, DIFFERS, UNKNOWN = "holds", "does not hold", "cannot be checked"
@@ -152,7 +152,7 @@ def _best(record: Mapping[str, Any], rows: list[dict[str, float]]) -> Check:
         return Check(what, UNKNOWN, f"{RECORD} names none")
     # A version that went on from another one's checkpoint counts from there.
     starts = [0, *(int(entry.get("epoch", 0)) for entry in record.get("resumed") or [] if isinstance(entry, dict))]
-    sign = -1 if monitor.endswith("loss") else 1
+    sign = -1 if smaller_is_better(monitor) else 1
     found: dict[int, dict[str, Any]] = {}
     for start in starts:
         scored = [row for row in rows if row.get("epoch", -1) >= start and math.isfinite(row.get(monitor, math.nan))]

@@ -16,6 +16,7 @@ from fashion_tl.callbacks.progress_bar import PhaseProgressBar
 from fashion_tl.callbacks.pruning import Pruning, Watch
 from fashion_tl.callbacks.recorder import RunRecorder
 from fashion_tl.callbacks.tensorboard import TensorBoardPictures
+from fashion_tl.records.record import smaller_is_better
 from fashion_tl.runs.configs import flat
 from fashion_tl.training.divergence import DivergenceGuard
 from fashion_tl.training.freezing import EarlyStopping, FreezeUnfreeze
@@ -52,7 +53,7 @@ def callbacks_of(
     if trial:
         return callbacks
     if config.patience is not None:
-        mode = "min" if config.monitor.endswith("loss") else "max"
+        mode = "min" if smaller_is_better(config.monitor) else "max"
         callbacks.append(
             EarlyStopping(config.monitor, mode=mode, patience=config.patience, check_on_train_epoch_end=False)
         )

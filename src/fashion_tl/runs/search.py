@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_tl.errors import UserError, one_line
 from fashion_tl.files import claimed
-from fashion_tl.records.record import NAMED, versions
+from fashion_tl.records.record import NAMED, smaller_is_better, versions
 from fashion_tl.runs.fit import Run, fit
 from fashion_tl.runs.jobs import work_off
 from fashion_tl.runs.parser import Config, arguments, parse, written
@@ -283,7 +283,7 @@ def score(record: Mapping[str, Any]) -> float:
     value = float(found.get("value", math.nan))
     if not math.isfinite(value):
         return -math.inf
-    return -value if str(found.get("monitor", "")).endswith("loss") else value
+    return -value if smaller_is_better(str(found.get("monitor", ""))) else value
 
 
 @rank_zero_only

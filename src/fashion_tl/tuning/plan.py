@@ -16,7 +16,7 @@ from fashion_tl.data.datamodule import ImageDataModule
 from fashion_tl.errors import UserError, check_options
 from fashion_tl.files import read_json, write_json
 from fashion_tl.plain_text import flatten
-from fashion_tl.records.record import check_name
+from fashion_tl.records.record import check_name, smaller_is_better
 from fashion_tl.runs.configs import read_yaml
 from fashion_tl.runs.named import hashes_of_named
 from fashion_tl.runs.parser import arguments, dump, parse
@@ -89,7 +89,7 @@ class Tuning:
     @property
     def minimises(self) -> bool:
         """Whether less is better."""
-        return self.monitor.endswith("loss")
+        return smaller_is_better(self.monitor)
 
     def trial_name(self, place: int) -> str:
         """Name the run of a trial, by its place from 0."""
