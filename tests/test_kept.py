@@ -79,6 +79,12 @@ def test_the_tables_of_the_methods_are_those_of_the_records() -> None:
         assert table in page, f"put into docs/methods.md:\n{table}"
 
 
+def test_the_table_of_the_look_inside_is_that_of_the_records() -> None:
+    page = (ROOT / "docs" / "looking_inside.md").read_text(encoding="utf-8")
+    table = tables.inside_table(RECORDS / tables.INSIDE)
+    assert table in page, f"put into docs/looking_inside.md:\n{table}"
+
+
 def test_what_bounds_the_ensembles_is_computed_from_the_records() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").replace("\n", " ")
     singles = ("scratch", "taught_lite0", "lite0", "mobilenetv2", "taught_mobilenetv2", "tiny")
@@ -100,7 +106,7 @@ def accuracy_of_mean(paths: Sequence[Path]) -> float:
 
 
 def test_the_records_hold_and_name_no_folder_of_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in (RECORDS, RECORDS / "methods"):
+    for folder in (RECORDS, RECORDS / tables.METHODS, RECORDS / tables.INSIDE):
         assert main(["verify", "--quick", "--log_dir", str(folder)]) == 0
         assert "checks hold" in capsys.readouterr().out
     for path in RECORDS.rglob("*"):
