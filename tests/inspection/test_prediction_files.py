@@ -103,7 +103,6 @@ def test_only_a_table_of_predictions_is_replaced(tmp_path: Path) -> None:
         "list.jsonl": '{"path": "a.png", "class": "a", "probabilities": ["a"]}\n{',
         "quotes.csv": 'path,class,"a\n',
         "odd.csv": "path,class,a\n\x00",
-        "heading.csv": "path,class,a\n",
         "truth.csv": "path,class,cat,dog\na.png,cat,1,0\n",
         "truths.csv": "path,class,cat,dog\na.png,cat,1.000000,1.000000\n",
         "other.csv": "path,class,cat,dog\na.png,cat,0.300000,0.700000\n",
@@ -117,6 +116,17 @@ def test_only_a_table_of_predictions_is_replaced(tmp_path: Path) -> None:
     output.write_bytes(b"PAR1, or so")
     with pytest.raises(UserError, match="exists and is no table of predictions"):
         check_output(output, checkpoint, [])
+
+
+def test_a_heading_alone_is_replaced_if_it_is_of_these_classes(tmp_path: Path) -> None:
+    output = tmp_path / "a.csv"
+    write(output, rows=0)
+    check_output(output, tmp_path / "best.ckpt", [])
+    check_class_names(output, NAMES)
+    with pytest.raises(UserError, match="exists and is no table of predictions"):
+        check_class_names(output, ["split"])
+    write(output, rows=1)
+    check_class_names(output, ["split"])  # its rows say that it is one
 
 
 def test_a_folder_is_refused_before_any_work_and_a_link_stays_one(tmp_path: Path) -> None:

@@ -56,8 +56,9 @@ def test_each_seed_repeats_the_whole_way(fit: Fit, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
-def test_seeds_that_each_searched_a_rate_repeat_the_whole_way_too(fit: Fit) -> None:
-    two = ("--seeds", "2")
+def test_seeds_that_each_searched_a_rate_repeat_the_whole_way_too(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    two, rates = ("--seeds", "2"), iter((0.001, 0.002))
+    monkeypatch.setattr("fashion_tl.runs.find_rate.suggested", lambda *_: next(rates))
     assert fit("--model.train", "all", "--find_lr", "true", *two, name="first") == 0
     assert len({read_record(LOGS / "first" / f"version_{version}")["model"]["lr"] for version in (0, 1)}) == 2
     assert fit(*FROM_FIRST, *two, name="second") == 0

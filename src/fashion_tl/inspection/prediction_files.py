@@ -44,7 +44,8 @@ def check_output(output: Path, checkpoint: Path, images: Sequence[Path]) -> None
         UserError: If it is refused.
     """
     if output.is_dir():
-        raise UserError(f"--output {output} is a folder. Name a file, such as {output / 'predictions.csv'}.")
+        told = f"--output {output} cannot be written: it is a folder"
+        raise UserError(f"{told}. Name a file, such as {output / 'predictions.csv'}.")
     if output.exists() and any(path.exists() and output.samefile(path) for path in (checkpoint, *images)):
         raise UserError(f"--output {output} is also given to be read. Name another file.")
     form = output.suffix.lower()
@@ -55,19 +56,26 @@ def check_output(output: Path, checkpoint: Path, images: Sequence[Path]) -> None
     if form == PARQUET:
         _check_parquet(output, images)
     if output.exists() and not (output.is_file() and _is_former(output)):
-        raise UserError(f"--output {output} exists and is no table of predictions. Remove it, or name another file.")
+        raise UserError(_in_the_way(output))
 
 
 def check_class_names(output: Path | None, class_names: Sequence[str]) -> None:
-    """Refuse names of classes that a table cannot have as columns; JSON lines have them apart.
+    """Refuse names of classes that a table cannot have as columns, and a heading alone of other classes.
+
+    JSON lines have names of classes apart from others. Only the heading tells whether a table without rows is a former
+    one of this command.
 
     Args:
-        output: The file to write; CSV on standard output if None.
+        output: The file to write, see ``check_output``; CSV on standard output if None.
         class_names: Names of the K classes.
 
     Raises:
-        UserError: If two columns would have one name.
+        UserError: If two columns would have one name, or the file is there and is of others.
     """
+    if output is not None and output.suffix.lower() != PARQUET and output.is_file():
+        head = _heading_alone(output)
+        if head and head != [*_FIRST, *class_names]:
+            raise UserError(_in_the_way(output))
     twice = [name for name, count in Counter([*_FIRST, *class_names]).items() if count > 1]
     if twice and not (output is not None and output.suffix.lower() == JSON_LINES):
         table = "the table" if output is None else f"--output {output}"
@@ -202,7 +210,10 @@ def _is_former(output: Path) -> bool:
 
 
 def _is_former_text(output: Path) -> bool:
-    """Say whether every row of a file of text is as this command writes it: others may have the same columns."""
+    """Say whether every row of a file of text is as this command writes it: others may have the same columns.
+
+    Of a heading alone, ``check_class_names`` says it.
+    """
     with output.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         begins = file.read(1)
         file.seek(0)
@@ -211,12 +222,20 @@ def _is_former_text(output: Path) -> bool:
                 return all(_is_json_row(json.loads(line)) for line in file)
             rows = csv.reader(file, strict=True)
             head = next(rows, [*_FIRST])
-            first = next(rows, None)
-            if head[:2] != [*_FIRST] or first is None:
-                return not begins
-            return all(_is_csv_row(row, head[2:]) for row in itertools.chain([first], rows))
+            return head[:2] == [*_FIRST] and all(_is_csv_row(row, head[2:]) for row in rows)
         except (csv.Error, ValueError, TypeError, AttributeError, IndexError):
             return False
+
+
+def _heading_alone(output: Path) -> list[str]:
+    """Return the heading of a table as CSV that has no rows; nothing of another file."""
+    with output.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = [*itertools.islice(csv.reader(file), 2)]
+    return rows[0] if len(rows) == 1 and rows[0][:2] == [*_FIRST] else []
+
+
+def _in_the_way(output: Path) -> str:
+    return f"--output {output} exists and is no table of predictions. Remove it, or name another file."
 
 
 def _is_json_row(row: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
