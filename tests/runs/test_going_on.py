@@ -132,6 +132,7 @@ TEACHER = {
 }
 
 
+@pytest.mark.thorough(keep=1)
 @pytest.mark.parametrize("named", TEACHER)
 def test_what_is_done_is_not_taken_for_a_run_of_another_teacher_at_the_same_path(fit: Fit, named: str, capsys) -> None:
     for seed in ("1", "2"):
