@@ -1018,8 +1018,8 @@ MUTATIONS = (
     Mutation(
         "the certificate compares features of later batches, too",
         "features/views.py",
-        "rows = torch.arange(min(count, len(split))) * (len(split) - 1) // max(min(count, len(split)) - 1, 1)",
-        "rows = torch.arange(min(count, len(split)))",
+        "rows = torch.arange(count) * (len(split) - 1) // max(count - 1, 1)",
+        "rows = torch.arange(count)",
         ("tests/training/test_certificate.py", "-k", "computed_wrongly"),
     ),
     Mutation(
@@ -1032,8 +1032,8 @@ MUTATIONS = (
     Mutation(
         "compare writes nothing where a file lies in the place of a folder",
         "report/compare.py",
-        "    for folder in sorted({parent",
-        "    for folder in () and sorted({parent",
+        "    for folder in sorted({(output / name).parent",
+        "    for folder in () and sorted({(output / name).parent",
         ("tests/report/test_compare.py", "-k", "cannot_be_written"),
     ),
     Mutation(

@@ -73,8 +73,9 @@ class FixedViews(Views):
 
     def some(self, split: Split, count: int, device: torch.device) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return rows from the first to the last, evenly spread."""
-        rows = torch.arange(min(count, len(split))) * (len(split) - 1) // max(min(count, len(split)) - 1, 1)
-        images = split.reading.fetch(split.__getitems__(rows.tolist()), False).to(device)
+        count = min(count, len(split))
+        rows = torch.arange(count) * (len(split) - 1) // max(count - 1, 1)
+        images = split.reading.read(rows).to(device)
         return rows, {name: VIEWS[name](images) for name in self.names}
 
 

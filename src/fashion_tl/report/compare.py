@@ -78,7 +78,7 @@ def write_report(output: Path, contents: dict[str, str | bytes]) -> None:
     blocked = [name for name in contents if (output / name).is_dir()]
     if blocked:
         raise UserError(f"--output {output}: {blocked[0]} is a folder there. Remove it, or name another folder.")
-    for folder in sorted({parent for name in contents for parent in (output / name).parents}):
+    for folder in sorted({(output / name).parent for name in contents}):
         check_folder(folder)
     foreign = [name for name in contents if name not in old and (output / name).exists()]
     if foreign:

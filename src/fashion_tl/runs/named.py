@@ -61,9 +61,10 @@ def named_runs(config: Namespace) -> dict[str, Any]:
 
 
 def hashes_of_named(config: Namespace) -> dict[str, list[str]]:
-    """Return the SHA-256 of the checkpoints that a settled configuration names, by setting, without that of its start.
+    """Return the SHA-256 of the checkpoints that a settled configuration names, by setting.
 
-    The weights to start from are told by hashes of their own, as they are another network's for a while only.
+    ``init_from`` is left out: a record has hashes of the weights that a run starts from, whatever file they are in.
+    Checkpoints that are not there are left out, too, as they cannot be compared.
     """
     found: dict[str, list[str]] = {}
     for key, value in named_runs(config).items():
